@@ -1,0 +1,212 @@
+"""What the scripts can be told: dataclasses whose help is the documentation, and the parser that reads them."""
+
+import difflib
+import math
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import HfArgumentParser, TrainingArguments
+
+from recipe.errors import UserError
+
+
+def _option(default, help_text: str, **more):
+    return field(default=default, metadata={"help": help_text, **more})
+
+
+@dataclass
+class HubArguments:
+    """How names of the hub are resolved."""
+
+    cache_dir: str | None = _option(None, "Where downloads from the hub are kept.")
+    model_revision: str = _option("main", "Branch, tag or commit of a hub model and its tokenizer.")
+    token: str | None = _option(None, "Hub token; by default the one of `hf auth login`.")
+    trust_remote_code: bool = _option(False, "Run code that a hub repository brings. Off: only transformers' own.")
+
+    def hub_options(self) -> dict:
+        """Keyword arguments for from_pretrained."""
+        return {
+            "cache_dir": self.cache_dir,
+            "revision": self.model_revision,
+            "token": self.token,
+            "trust_remote_code": self.trust_remote_code,
+        }
+
+
+@dataclass
+class ModelArguments(HubArguments):
+    """Which model and tokenizer."""
+
+    model_name_or_path: str | None = _option(None, "Checkpoint (hub id or folder) whose pre-training is continued.")
+    config_name: str | None = _option(None, "Config of a model from scratch: a file of configs/, a folder or a hub id.")
+    model_type: str | None = _option(None, "A model from scratch with its family's default config: roberta or bert.")
+    config_overrides: str | None = _option(None, "Changes to the config: key=value,key=value.")
+    tokenizer_name: str | None = _option(None, "Hub id or folder, or `train` for one of our own on the corpus.")
+    use_fast_tokenizer: bool = _option(True, "Only fast tokenizers are supported.")
+    vocab_size: int = _option(8192, "Size of a tokenizer that is trained here.")
+    lowercase: bool = _option(False, "Whether a tokenizer that is trained here lower-cases its text.")
+
+
+@dataclass
+class DataArguments:
+    """Which text, and how it is cut."""
+
+    dataset_name: str | None = _option(None, "Hub id, file, folder or glob; `docstrings` is the built-in corpus.")
+    dataset_config_name: str | None = _option(None, "Config of a hub dataset.")
+    train_file: str | None = _option(None, "Training text: .txt .jsonl .csv .parquet, plain or .gz or .zst.")
+    validation_file: str | None = _option(None, "Validation text; without one, documents are split off.")
+    text_column: str = _option("text", "Column that holds the text.")
+    line_by_line: bool = _option(False, "Each line of a .txt is a document (by default: each blank-line paragraph).")
+    validation_split_percentage: float = _option(5.0, "Share of documents that are split off for validation.")
+    prepared_dir: str = _option("data", "Where prepared tokens and trained tokenizers are kept.")
+    overwrite_cache: bool = _option(False, "Prepare the tokens again.")
+    preprocessing_num_workers: int | None = _option(None, "Threads for tokenisation; by default every core.")
+    max_seq_length: int = _option(512, "Tokens a block, its begin and end token included.")
+    pad_to_max_length: bool = _option(False, "Accepted for scripts that set it: blocks always have the full length.")
+    streaming: bool = _option(False, "Accepted for scripts that set it: preparation streams in any case.")
+    max_train_samples: int | None = _option(None, "Use only this many training blocks.")
+    max_eval_samples: int | None = _option(None, "Use only this many validation blocks.")
+
+    def __post_init__(self):
+        if not 0 < self.validation_split_percentage < 100:
+            raise UserError(
+                f"found --validation_split_percentage {self.validation_split_percentage}, expected more than 0 "
+                "and less than 100"
+            )
+        if self.preprocessing_num_workers:
+            os.environ["RAYON_NUM_THREADS"] = str(self.preprocessing_num_workers)
+
+
+@dataclass
+class ObjectiveArguments:
+    """What is hidden, and behind what."""
+
+    mlm_probability: float = _option(0.15, "Share of a block's tokens that are predicted.")
+    mask_replace_prob: float = _option(0.8, "Share of those that become the mask token.")
+    random_replace_prob: float = _option(0.1, "Share of those that become a random token; the rest stay.")
+    whole_word_mask: bool = _option(False, "Hide whole words.")
+
+    def __post_init__(self):
+        if not 0 < self.mlm_probability < 1:
+            raise UserError(f"found --mlm_probability {self.mlm_probability}, expected between 0 and 1")
+        if min(self.mask_replace_prob, self.random_replace_prob) < 0 or (
+            self.mask_replace_prob + self.random_replace_prob > 1
+        ):
+            raise UserError(
+                f"found --mask_replace_prob {self.mask_replace_prob} and --random_replace_prob "
+                f"{self.random_replace_prob}, expected two shares of at most 1 together"
+            )
+
+
+@dataclass
+class PretrainArguments(TrainingArguments):
+    """All of transformers' TrainingArguments, and the recipe's own."""
+
+    global_batch_size: int | None = _option(
+        None,
+        "Sequences an optimizer step on all devices together; gradient accumulation is derived from it. "
+        "By default: micro-batch x accumulation x devices.",
+    )
+    peak_tflops: float | None = _option(None, "The device's peak rate, for MFU, where its name isn't known.")
+    nonfinite: str = _option("stop", "What a NaN or infinite gradient does: stop the run, or skip the update.")
+    allow_changed: str = _option("", "Settings that may differ from the run that is resumed, separated by commas.")
+    logging_nan_inf_filter: bool = _option(False, "Always off here: a loss that isn't finite must be seen.")
+    # In-house loaders seek by themselves, so the Trainer must not skip batches one by one.
+    ignore_data_skip: bool = _option(True, "Always on here: the data seeks to the step that a run resumes at.")
+
+    def __post_init__(self):
+        if self.output_dir is None:
+            raise UserError("found no --output_dir: name the run's folder")
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if world == 1 and torch.cuda.device_count() > 1 and not self.use_cpu:
+            raise UserError(
+                f"found {torch.cuda.device_count()} GPUs and one process: start one a GPU with bash pretrain.sh or "
+                "torchrun, or choose one by CUDA_VISIBLE_DEVICES=0"
+            )
+        if self.global_batch_size is not None:
+            self.gradient_accumulation_steps = derive_accumulation(
+                self.global_batch_size, self.per_device_train_batch_size, world
+            )
+        if self.nonfinite not in ("stop", "skip"):
+            raise UserError(f"found --nonfinite {self.nonfinite}, expected stop or skip")
+        for name, value, expected in (
+            ("--load_best_model_at_end", self.load_best_model_at_end, False),
+            ("--ignore_data_skip", self.ignore_data_skip, True),
+            ("--logging_nan_inf_filter", self.logging_nan_inf_filter, False),
+            ("--auto_find_batch_size", self.auto_find_batch_size, False),
+        ):
+            if value != expected:
+                raise UserError(f"found {name} {value}: pre-training here works with {expected} alone; leave it out")
+        if self.fsdp:
+            raise UserError("found --fsdp: tied embeddings fail under it; use --deepspeed ds_config/zero2_bf16.json")
+        super().__post_init__()
+
+
+def derive_accumulation(global_batch: int, micro_batch: int, devices: int) -> int:
+    """Accumulation steps that make `global_batch` sequences of micro-batches on `devices`.
+
+    Raises UserError, with the micro-batches that would do, where they don't divide.
+    """
+    if global_batch % (micro_batch * devices) == 0:
+        return global_batch // (micro_batch * devices)
+    if global_batch % devices:
+        fitting = [n for n in range(1, global_batch + 1) if global_batch % n == 0]
+        near = sorted(sorted(fitting, key=lambda n: abs(n - devices))[:4])
+        lower = global_batch // devices * devices
+        raise UserError(
+            f"a global batch of {global_batch} sequences doesn't divide by {devices} devices: use "
+            f"{', '.join(map(str, near))} devices, or a global batch of {lower or devices} or {lower + devices}"
+        )
+    share = global_batch // devices
+    fitting = [n for n in range(1, share + 1) if share % n == 0]
+    near = sorted(sorted(fitting, key=lambda n: abs(n - micro_batch))[:4])
+    raise UserError(
+        f"a global batch of {global_batch} sequences on {devices} device{'s' * (devices > 1)} doesn't divide by a "
+        f"micro-batch of {micro_batch}: micro-batches that do are {', '.join(map(str, near))}"
+    )
+
+
+def sequences_a_step(args: TrainingArguments) -> int:
+    """The global batch: micro-batch x accumulation x devices."""
+    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+def epochs_to_steps(args: TrainingArguments, blocks: int) -> int:
+    """The optimizer steps of a run: max_steps, or what num_train_epochs over `blocks` comes to."""
+    if args.max_steps > 0:
+        return args.max_steps
+    return math.ceil(args.num_train_epochs * blocks / sequences_a_step(args))
+
+
+class _Parser(HfArgumentParser):
+    """argparse answers a mistake with its whole usage; here it is one line."""
+
+    def error(self, message):
+        raise UserError(f"{message}: see --help")
+
+
+def parse(dataclasses: tuple[type, ...], argv: list[str] | None = None, description: str = "") -> tuple:
+    """Reads the command line, or the one .json, .yaml or .yml file that it names, into instances of `dataclasses`.
+
+    Raises UserError for what is unknown or doesn't fit, with the nearest flag's name.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _Parser(dataclasses, description=description, allow_abbrev=False)
+    try:
+        if len(argv) == 1 and Path(argv[0]).suffix in {".json", ".yaml", ".yml"}:
+            read = parser.parse_json_file if argv[0].endswith(".json") else parser.parse_yaml_file
+            return read(argv[0])
+        *parsed, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    except UserError:
+        raise
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        raise UserError(str(error).strip().replace("\n", " ")) from error
+    if unknown:
+        flags = [option for action in parser._actions for option in action.option_strings]
+        close = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
+        hint = f": did you mean {close[0]}?" if close else ": see --help"
+        raise UserError(f"found the unknown flag {unknown[0]}{hint}")
+    return tuple(parsed)

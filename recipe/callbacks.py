@@ -1,0 +1,112 @@
+"""What watches a run: stop signals, log.jsonl, the console and its progress bar."""
+
+import json
+import signal
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_callback import ProgressCallback
+
+INTERRUPTED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
+
+
+class StopSignals(TrainerCallback):
+    """SIGTERM, SIGUSR1 and Ctrl-C let the current step end, save a checkpoint and stop every rank at the same step.
+
+    The handler only sets a flag. A second signal changes nothing: the save goes on.
+    """
+
+    def __init__(self):
+        self.received: signal.Signals | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, self._remember)
+
+    def _remember(self, number, frame):
+        self.received = signal.Signals(number)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self._any_rank_was_told(args) and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+            self.received = self.received or signal.SIGTERM
+
+    def _any_rank_was_told(self, args) -> bool:
+        if args.world_size == 1:
+            return self.received is not None
+        told = torch.tensor(float(self.received is not None), device=args.device)
+        torch.distributed.all_reduce(told)
+        return bool(told.item())
+
+
+class RankSeed(TrainerCallback):
+    """Gives each rank a generator of its own, once the weights are drawn: dropout must not repeat across ranks.
+
+    A resumed run restores its generators after this."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        torch.manual_seed(args.seed + 1_000_003 * args.process_index)
+
+
+class TrueEpoch(TrainerCallback):
+    """state.epoch counts passes over the corpus; the Trainer sees the whole run as one."""
+
+    def __init__(self, sequences_an_epoch: int, sequences_a_step: int):
+        self.epochs_a_step = sequences_a_step / sequences_an_epoch
+
+    def on_step_end(self, args, state, control, **kwargs):
+        state.epoch = state.global_step * self.epochs_a_step
+
+
+class JsonLog(TrainerCallback):
+    """log.jsonl in the run's folder: one line a log, whatever the trackers do; a resumed run drops the lines after
+    its checkpoint and writes them again."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if not state.is_world_process_zero or not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text().splitlines(keepends=True):
+            try:
+                if json.loads(line)["step"] <= state.global_step and line.endswith("\n"):
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                continue  # a line that the kill cut short
+        partial = self.path.with_suffix(".tmp")
+        partial.write_text("".join(kept))
+        partial.replace(self.path)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero:
+            with self.path.open("a") as stream:
+                stream.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+
+
+class Console(ProgressCallback):
+    """The Trainer's progress bar, with one readable line a log in place of a printed dict."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and self.training_bar is not None and logs:
+            line = self._line(state, logs)
+            if line:
+                self.training_bar.write(line)
+
+    @staticmethod
+    def _line(state, logs: dict) -> str:
+        step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
+        if "loss" in logs:
+            mfu = f"  MFU {logs['mfu']:.1%}" if "mfu" in logs else ""
+            return (
+                f"{step}  loss {logs['loss']:.3f}  grad {logs.get('grad_norm', 0):.2f}  "
+                f"lr {logs.get('learning_rate', 0):.2e}  {logs.get('tokens_per_second', 0):,.0f} tokens/s{mfu}"
+            )
+        if "eval_loss" in logs:
+            baseline = f"  (unigram {logs['eval_unigram_loss']:.3f})" if "eval_unigram_loss" in logs else ""
+            accuracy = f"  masked accuracy {logs['eval_masked_accuracy']:.1%}" if "eval_masked_accuracy" in logs else ""
+            return f"{step}  eval loss {logs['eval_loss']:.3f}{baseline}{accuracy}"
+        return ""

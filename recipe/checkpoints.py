@@ -1,0 +1,138 @@
+"""Checkpoints that are whole or not there: staged, hashed, then renamed; and the lock on a run's folder.
+
+A checkpoint is written to a staging folder, gets manifest.json (every file with its size and sha256) last, and takes
+its name checkpoint-N by one rename. What bears that name without a manifest that verifies is damaged.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from recipe.errors import UserError
+
+MANIFEST = "manifest.json"
+STAGING = "_staging"  # the underscore keeps it out of pushes to the hub
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def step_of(folder: Path) -> int:
+    """The optimizer step in a checkpoint's name, -1 for another name."""
+    match = _NAME.fullmatch(folder.name)
+    return int(match[1]) if match else -1
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The folders called checkpoint-N of a run, by step, whole or not."""
+    return sorted((path for path in run.glob("checkpoint-*") if path.is_dir() and step_of(path) >= 0), key=step_of)
+
+
+def sha256_of(file: Path) -> str:
+    """The hex sha256 of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(stream)
+
+
+def _digest(stream) -> str:  # Python 3.10
+    digest = hashlib.sha256()
+    while chunk := stream.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def commit(staged: Path, final: Path) -> None:
+    """Makes the finished folder `staged` the checkpoint `final`: manifest, flush to disk, rename."""
+    files = {}
+    for path in sorted(staged.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            files[path.relative_to(staged).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            _flush(path)
+    manifest = staged / MANIFEST
+    manifest.write_text(json.dumps({"files": files}, indent=2) + "\n")
+    _flush(manifest)
+    _flush(staged)
+    if final.exists():  # damaged, or this very step saved before
+        doomed = staged.with_name(f"old-{final.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        final.replace(doomed)
+        staged.replace(final)
+        shutil.rmtree(doomed)
+    else:
+        staged.replace(final)
+    _flush(final.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint folder, in a few words that name the file; None for a whole one."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{MANIFEST} is unreadable"
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != expected["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes, expected {expected['bytes']}"
+        if sha256_of(path) != expected["sha256"]:
+            return f"{name} has other content than its manifest says"
+    return None
+
+
+def newest_whole(run: Path, warn=print) -> Path | None:
+    """The newest checkpoint of `run` that verifies; says through `warn` what was wrong with each newer one."""
+    for folder in reversed(checkpoints(run)):
+        reason = damage(folder)
+        if reason is None:
+            return folder
+        warn(f"warning: {folder} is damaged ({reason}): using the one before")
+    return None
+
+
+def rotate(run: Path, limit: int | None, keep: Path | None = None) -> None:
+    """Deletes the oldest checkpoints beyond `limit`, never the newest nor `keep`. A deletion that is cut short leaves
+    a folder without a manifest, which is no checkpoint."""
+    if not limit or limit < 0:
+        return
+    found = checkpoints(run)
+    for folder in found[: max(0, len(found) - limit)]:
+        if keep is None or folder.resolve() != keep.resolve():
+            (folder / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def run_lock(run: Path) -> Iterator[None]:
+    """Keeps other pre-trainings out of `run` until this process ends, however it ends.
+
+    Raises UserError where another one holds it, or where the folder cannot be written.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run / ".lock")
+        lock.acquire(timeout=0.1)
+    except Timeout as error:
+        raise UserError(f"another run is training in {run}: wait for it, or choose another OUTPUT_DIR") from error
+    except OSError as error:
+        raise UserError(f"cannot write to {run}: {error.strerror}: choose another OUTPUT_DIR") from error
+    try:
+        shutil.rmtree(run / STAGING, ignore_errors=True)  # what a killed run left behind
+        yield
+    finally:
+        lock.release()

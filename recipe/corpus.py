@@ -1,0 +1,362 @@
+"""Where text comes from: files, folders, globs, hub datasets or the built-in corpus, as a stream of documents."""
+
+import ast
+import csv
+import glob
+import gzip
+import importlib.metadata
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow
+import pyarrow.parquet
+import zstandard
+
+from recipe.errors import UserError
+from recipe.hub import require_hub
+
+FORMATS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
+COMPRESSIONS = (".gz", ".zst")
+# A paragraph or a line of more characters than this is cut, so that memory stays bounded whatever a file holds.
+MAX_TEXT_CHARACTERS = 1_000_000
+
+DOCSTRINGS = "docstrings"
+DOCSTRING_PACKAGES = ("numpy", "scipy", "sklearn", "pandas")
+DOCSTRING_MIN_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class Source:
+    """A split of a corpus. `documents()` streams it afresh each time, always in the same order; `description` is plain
+    JSON that changes when the text does."""
+
+    name: str
+    description: dict
+    documents: Callable[[], Iterator[str]]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The training text and, where the source has one, its own validation text."""
+
+    name: str
+    train: Source
+    validation: Source | None = None
+
+
+def open_corpus(
+    dataset: str | None = None,
+    *,
+    config: str | None = None,
+    train_file: str | None = None,
+    validation_file: str | None = None,
+    text_column: str = "text",
+    line_by_line: bool = False,
+    cache_dir: str | None = None,
+    token: str | None = None,
+) -> Corpus:
+    """Finds the corpus that `dataset` (docstrings, a path, a glob or a hub id) or `train_file` names.
+
+    Reads no text yet. A folder's files go to a split by the beginning of their names: `valid...`, `dev...` and
+    `eval...` are validation, `test...` is left alone, the rest is training text; names that begin with `train` make
+    only those the training text. Raises UserError where nothing usable is found.
+    """
+    if (dataset is None) == (train_file is None):
+        raise UserError("found both or neither of --dataset_name and --train_file: pass exactly one of them")
+    options = {"text_column": text_column, "line_by_line": line_by_line}
+    validation = None
+    if dataset == DOCSTRINGS:
+        corpus_name, train = DOCSTRINGS, _docstring_source()
+    elif train_file or _looks_local(dataset):
+        path = train_file or dataset
+        train_paths, validation_paths = _split_by_name(_find_files(path), keep_all=bool(train_file))
+        corpus_name = _slug(Path(path.rstrip("/")).name if not glob.has_magic(path) else Path(path).parent.name)
+        train = _file_source("train", train_paths, options)
+        if validation_paths:
+            validation = _file_source("validation", validation_paths, options)
+    else:
+        corpus_name = _slug("-".join(filter(None, (dataset, config))))
+        train, validation = _hub_sources(dataset, config, text_column, cache_dir, token)
+    if validation_file:
+        validation = _file_source("validation", _find_files(validation_file), options)
+    return Corpus(corpus_name, train, validation)
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80] or "corpus"
+
+
+def _looks_local(dataset: str) -> bool:
+    return (
+        Path(dataset).exists()
+        or glob.has_magic(dataset)
+        or dataset.startswith((".", "/", "~"))
+        or dataset.count("/") > 1
+        or _format_of(Path(dataset)) is not None
+    )
+
+
+# ---- files
+
+
+def _format_of(path: Path) -> str | None:
+    suffixes = path.suffixes
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes = suffixes[:-1]
+    return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else None
+
+
+def _find_files(path: str) -> list[Path]:
+    path = str(Path(path).expanduser())
+    if Path(path).is_dir():
+        found = [file for file in sorted(Path(path).rglob("*")) if file.is_file() and _format_of(file)]
+    elif Path(path).is_file():
+        found = [Path(path)]
+        if _format_of(found[0]) is None:
+            raise UserError(f"{path} has an unknown format: expected one of {' '.join(FORMATS)}, plain or .gz or .zst")
+    else:
+        found = [Path(name) for name in sorted(glob.iglob(path, recursive=True)) if _format_of(Path(name))]
+    if not found:
+        raise UserError(
+            f"found no text at {path}: expected a file, a folder or a glob of {' '.join(FORMATS)} files, "
+            "plain or .gz or .zst"
+        )
+    return found
+
+
+def _split_by_name(paths: list[Path], keep_all: bool = False) -> tuple[list[Path], list[Path]]:
+    if keep_all or len(paths) == 1:
+        return paths, []
+    validation = [p for p in paths if p.name.lower().startswith(("valid", "dev", "eval"))]
+    rest = [p for p in paths if p not in validation and not p.name.lower().startswith("test")]
+    train = [p for p in rest if p.name.lower().startswith("train")] or rest
+    if not train:
+        raise UserError(f"found only validation or test files beside {paths[0]}: name the training text's files train*")
+    return train, validation
+
+
+def _file_source(name: str, paths: list[Path], options: dict) -> Source:
+    files = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        if status.st_size == 0:
+            raise UserError(f"{path} is empty: expected text; remove the file or fill it")
+        files.append([str(path), status.st_size, status.st_mtime_ns])
+
+    def documents() -> Iterator[str]:
+        for path in paths:
+            yield from _read_file(path, **options)
+
+    return Source(name, {"files": files, **options}, documents)
+
+
+def _read_file(path: Path, text_column: str, line_by_line: bool) -> Iterator[str]:
+    kind = _format_of(path)
+    try:
+        if kind == ".parquet":
+            yield from _read_parquet(path, text_column)
+            return
+        with _open_binary(path) as stream:
+            if kind == ".txt":
+                yield from _read_text(path, stream, line_by_line)
+            elif kind in (".csv", ".tsv"):
+                yield from _read_csv(path, stream, text_column, "," if kind == ".csv" else "\t")
+            else:
+                yield from _read_json_lines(path, stream, text_column)
+    except (EOFError, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        raise UserError(f"{path} is not a whole compressed file ({error}): compress or download it again") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _open_binary(path: Path) -> BinaryIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")
+    if path.suffix == ".zst":
+        return zstandard.open(path, "rb")
+    return path.open("rb")
+
+
+def _lines(path: Path, stream: BinaryIO) -> Iterator[tuple[int, str]]:
+    """(number, text) of each line, at most MAX_TEXT_CHARACTERS bytes of it at a time, never inside a UTF-8 letter."""
+    number, carried = 1, b""
+    while raw := stream.readline(MAX_TEXT_CHARACTERS):
+        raw = carried + raw
+        if b"\0" in raw:
+            raise UserError(f"{path}, line {number}: found a zero byte, expected UTF-8 text: this file is binary")
+        try:
+            text, carried = raw.decode("utf-8"), b""
+        except UnicodeDecodeError as error:
+            if not raw.endswith(b"\n") and error.reason == "unexpected end of data" and len(raw) >= MAX_TEXT_CHARACTERS:
+                text, carried = raw[: error.start].decode("utf-8"), raw[error.start :]
+            else:
+                raise UserError(
+                    f"{path}, line {number}: byte 0x{raw[error.start]:02x} is not UTF-8: "
+                    "convert the file, for example with iconv -f latin1 -t utf-8"
+                ) from error
+        yield number, text
+        number += raw.endswith(b"\n")
+    if carried:
+        raise UserError(f"{path}, line {number}: the file ends inside a UTF-8 character: it is cut short")
+
+
+def _read_text(path: Path, stream: BinaryIO, line_by_line: bool) -> Iterator[str]:
+    """Documents are separated by blank lines, or are single lines."""
+    paragraph, size = [], 0
+    for number, line in _lines(path, stream):
+        if number == 1:
+            line = line.removeprefix("\ufeff")
+        text = line.strip()
+        if text:
+            paragraph.append(text)
+            size += len(text)
+        if paragraph and (not text or line_by_line or size >= MAX_TEXT_CHARACTERS):
+            yield "\n".join(paragraph)
+            paragraph, size = [], 0
+    if paragraph:
+        yield "\n".join(paragraph)
+
+
+def _read_json_lines(path: Path, stream: BinaryIO, column: str) -> Iterator[str]:
+    parts: list[str] = []
+    for number, line in _lines(path, stream):
+        parts.append(line)
+        if not line.endswith("\n") and len(line) >= MAX_TEXT_CHARACTERS // 4:
+            continue  # a piece of a very long line
+        text = "".join(parts)
+        parts.clear()
+        if text.strip():
+            yield from _text_of_json(path, number, text, column)
+    if parts:
+        yield from _text_of_json(path, number, "".join(parts), column)
+
+
+def _text_of_json(path: Path, number: int, line: str, column: str) -> Iterator[str]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise UserError(
+            f"{path}, line {number}: not JSON ({error}): expected one object a line, such as "
+            f'{{"{column}": "..."}}; mend or remove the line'
+        ) from error
+    if not isinstance(record, dict):
+        raise UserError(f"{path}, line {number}: found a {type(record).__name__}, expected one JSON object a line")
+    if column not in record:
+        raise UserError(_unknown_column(f"{path}, line {number}", column, record))
+    yield from _text_of(f"{path}, line {number}", column, record[column])
+
+
+def _read_csv(path: Path, stream: BinaryIO, column: str, delimiter: str) -> Iterator[str]:
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.DictReader((line for _, line in _lines(path, stream)), delimiter=delimiter)
+    if column not in (reader.fieldnames or []):
+        raise UserError(_unknown_column(path, column, reader.fieldnames or []))
+    for row in reader:
+        yield from _text_of(f"{path}, line {reader.line_num}", column, row[column])
+
+
+def _read_parquet(path: Path, column: str) -> Iterator[str]:
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        if column not in file.schema_arrow.names:
+            raise UserError(_unknown_column(path, column, file.schema_arrow.names))
+        for batch in file.iter_batches(batch_size=64, columns=[column]):
+            for value in batch.column(0).to_pylist():
+                yield from _text_of(path, column, value)
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path} is not a whole parquet file ({error}): write or download it again") from error
+
+
+def _unknown_column(where: object, column: str, columns) -> str:
+    names = ", ".join(map(str, columns)) or "none"
+    return f"{where}: found no column {column!r}, only {names}: pass --text_column NAME"
+
+
+def _text_of(where: object, column: str, value: object) -> Iterator[str]:
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise UserError(f"{where}: column {column!r} holds a {type(value).__name__}, expected text: pass --text_column")
+    if text := value.strip():
+        yield text
+
+
+# ---- the hub
+
+
+def _hub_sources(dataset: str, config: str | None, column: str, cache_dir: str | None, token: str | None):
+    require_hub(f"dataset {dataset}", "a local file, folder or glob as DATASET, or DATASET=docstrings")
+    import datasets  # heavy, and absent where only local text is trained on
+
+    try:
+        splits = datasets.load_dataset(dataset, config, streaming=True, cache_dir=cache_dir, token=token)
+    except Exception as error:  # the hub's errors share no base class
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"cannot open the hub dataset {dataset}: {reason}: check the name, --dataset_config_name and --token"
+        ) from error
+    if "train" not in splits:
+        raise UserError(f"the hub dataset {dataset} has the splits {', '.join(splits)}, expected a train split")
+
+    def source(split: str) -> Source:
+        def documents() -> Iterator[str]:
+            for row in splits[split]:
+                if column not in row:
+                    raise UserError(_unknown_column(dataset, column, row))
+                yield from _text_of(dataset, column, row[column])
+
+        description = {"hub": dataset, "config": config, "split": split, "text_column": column}
+        description["fingerprint"] = str(splits[split]._fingerprint)
+        return Source(split, description, documents)
+
+    return source("train"), source("validation") if "validation" in splits else None
+
+
+# ---- the built-in corpus
+
+
+def _docstring_source() -> Source:
+    distributions = {"sklearn": "scikit-learn"}
+    versions = {name: importlib.metadata.version(distributions.get(name, name)) for name in DOCSTRING_PACKAGES}
+    return Source("train", {"docstrings": versions}, lambda: iter(_docstrings()))
+
+
+@cache
+def _docstrings() -> list[str]:
+    """The documentation of the packages this project installs: about 12 million characters of English prose.
+
+    One document a docstring, longer than DOCSTRING_MIN_CHARACTERS, each once, tests left out. Takes some 13 s.
+    """
+    found: dict[str, None] = {}
+    for package in DOCSTRING_PACKAGES:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise UserError(f"the built-in corpus needs {package}: run pip install -r requirements.txt")
+        for path in sorted(Path(spec.origin).parent.rglob("*.py")):
+            if "tests" in path.parts:
+                continue
+            source = path.read_text(encoding="utf-8", errors="replace")
+            if '"""' in source:
+                found.update(dict.fromkeys(_docstrings_of(source)))
+    return list(found)
+
+
+def _docstrings_of(source: str) -> Iterator[str]:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # a template that only looks like Python
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node)
+            if text and len(text) > DOCSTRING_MIN_CHARACTERS:
+                yield text

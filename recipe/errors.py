@@ -1,0 +1,27 @@
+"""What a user's mistake looks like: one line on stderr and exit code 2, never a traceback."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+USER_ERROR_EXIT_CODE = 2
+
+
+class UserError(ValueError):
+    """A mistake the user can mend. Its message says what was found, what was expected and the one thing to do."""
+
+
+def run_script(main: Callable[[], int | None]) -> NoReturn:
+    """Runs `main` as a program: exits with what it returns (None is 0), or with 2 and one line for a `UserError`.
+
+    Under a launcher every rank finds the same mistake; only the first of a node says it.
+    """
+    try:
+        code = main() or 0
+    except UserError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        code = USER_ERROR_EXIT_CODE
+    sys.stdout.flush()
+    sys.exit(code)

@@ -1,0 +1,180 @@
+"""The model: read from a config, checked against tokenizer and length, and given the masked-only objective.
+
+The head runs on masked positions alone. The class, its parameters and what is saved stay those of transformers.
+"""
+
+import json
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from recipe.errors import UserError
+from recipe.hub import is_local, require_hub, require_local_path
+
+# A model family is one line: where its vocabulary projection is, as a function of hidden states [n, width].
+HEADS: dict[str, Callable[[PreTrainedModel], Callable[[torch.Tensor], torch.Tensor]]] = {
+    "roberta": lambda model: model.lm_head,
+    "bert": lambda model: model.cls,
+}
+EMBEDDING_MULTIPLE = 64  # rows of the vocabulary projection: a multiple keeps GPU matrix kernels on their fast path
+# How many positions a family's table loses before the first token: RoBERTa counts from pad_token_id + 1.
+POSITION_OFFSET: dict[str, Callable[[PreTrainedConfig], int]] = {"roberta": lambda config: config.pad_token_id + 1}
+
+
+def load_config(name: str, overrides: str | None = None, **hub_options) -> PreTrainedConfig:
+    """Reads a model config from a JSON file, a folder or the hub, and applies `overrides` ("key=value,key=value").
+
+    Raises UserError for a file that isn't JSON, a key the config class doesn't know, a head count that doesn't divide
+    the width, or a family that isn't in HEADS.
+    """
+    require_local_path(name, "model config")
+    path = Path(name).expanduser()
+    file = path / "config.json" if path.is_dir() else path
+    if is_local(name):
+        config = _config_from_file(file)
+    else:
+        require_hub(f"model {name}", "a local folder, or a file of configs/ as MODEL")
+        try:
+            config = AutoConfig.from_pretrained(name, **hub_options)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"cannot load the config of {name}: {reason}: pass a hub id, a folder or a file") from error
+    if overrides:
+        try:
+            config.update_from_string(overrides)
+        except ValueError as error:
+            raise UserError(f"--config_overrides {overrides!r}: {error}: expected key=value,key=value") from error
+    if config.model_type not in HEADS:
+        raise UserError(f"{name} is a {config.model_type} model, expected one of {', '.join(HEADS)}")
+    if config.hidden_size % config.num_attention_heads:
+        raise UserError(
+            f"{name} has hidden_size {config.hidden_size} and {config.num_attention_heads} attention heads, "
+            "expected a width that the heads divide: change one of them"
+        )
+    return config
+
+
+def _config_from_file(file: Path) -> PreTrainedConfig:
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the model config {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON: {error}: mend it, or start from a file of configs/") from error
+    if not isinstance(settings, dict) or settings.get("model_type") not in CONFIG_MAPPING:
+        found = settings.get("model_type") if isinstance(settings, dict) else type(settings).__name__
+        raise UserError(f"{file} has model_type {found!r}, expected one of {', '.join(HEADS)}")
+    config_class = CONFIG_MAPPING[settings["model_type"]]
+    known = {*config_class().to_dict(), *PreTrainedConfig().to_dict(), "torch_dtype", "num_labels"}
+    if unknown := sorted(set(settings) - known):
+        raise UserError(f"{file} has the unknown key {', '.join(unknown)}: {config_class.__name__} has no such setting")
+    try:
+        return config_class.from_dict(settings)
+    except Exception as error:  # the strict config classes raise errors of several libraries
+        raise UserError(
+            f"{file} is not a valid {config_class.__name__}: {str(error).strip().splitlines()[-1]}"
+        ) from error
+
+
+def fit_to_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, name: str) -> str | None:
+    """Makes `config` agree with `tokenizer`: one embedding row a token, padded to a multiple of EMBEDDING_MULTIPLE.
+
+    Returns a sentence on what was changed, or None. Raises UserError, with both values, where the tokenizer has more
+    tokens than the config has room for or their special tokens differ.
+    """
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens, {name} has room for {config.vocab_size}: "
+            "use the tokenizer it was made for, or set vocab_size"
+        )
+    for role in ("pad", "bos", "eos"):
+        expected, found = getattr(config, f"{role}_token_id", None), getattr(tokenizer, f"{role}_token_id")
+        if expected is not None and found is not None and expected != found:
+            raise UserError(
+                f"the tokenizer's {role} token has id {found}, {name} says {role}_token_id {expected}: "
+                "use the tokenizer it was made for, or correct the config"
+            )
+    rows = -(-len(tokenizer) // EMBEDDING_MULTIPLE) * EMBEDDING_MULTIPLE
+    if rows == config.vocab_size:
+        return None
+    sentence = (
+        f"embedding rows: {rows:,} for the tokenizer's {len(tokenizer):,} tokens ({name} says {config.vocab_size:,})"
+    )
+    config.vocab_size = rows
+    return sentence
+
+
+def check_length(config: PreTrainedConfig, length: int, name: str) -> None:
+    """Raises UserError where sequences of `length` tokens don't fit the position table, or are too short to mask."""
+    room = config.max_position_embeddings - POSITION_OFFSET.get(config.model_type, lambda _: 0)(config)
+    if length > room:
+        raise UserError(
+            f"--max_seq_length is {length}, {name} has positions for {room} tokens "
+            f"(max_position_embeddings {config.max_position_embeddings}): shorten the one or raise the other"
+        )
+    if length < 8:
+        raise UserError(f"--max_seq_length is {length}, expected at least 8 tokens")
+
+
+def build_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """A new model with freshly drawn weights, in fp32; seed torch's generator before."""
+    return AutoModelForMaskedLM.from_config(config)
+
+
+def load_model(name: str, config: PreTrainedConfig, **hub_options) -> PreTrainedModel:
+    """The model of a checkpoint folder or hub id, in fp32, to continue its pre-training."""
+    if config.architectures and any("CausalLM" in architecture for architecture in config.architectures):
+        raise UserError(f"{name} holds a causal model ({config.architectures[0]}), expected a masked one")
+    try:
+        return AutoModelForMaskedLM.from_pretrained(name, config=config, dtype=torch.float32, **hub_options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"cannot load the model {name}: {str(error).strip().splitlines()[0]}") from error
+
+
+def use_masked_only_head(model: PreTrainedModel) -> PreTrainedModel:
+    """Gives `model` a training forward whose vocabulary projection runs on masked positions alone (in place).
+
+    It takes input_ids [batch, length], masked_positions [batch, K], labels [batch, K] (-100: not counted) and, if
+    blocks are padded, attention_mask, and returns loss, the *sum* of cross-entropies over counted labels in nats,
+    and, in evaluation, correct, how many of them the model ranks first. Loss and gradients are those of the dense
+    head to rounding.
+    """
+    head = HEADS[model.config.model_type](model)
+
+    def forward(self, input_ids, masked_positions, labels, attention_mask=None):
+        hidden = self.base_model(input_ids, attention_mask=attention_mask)[0]
+        index = masked_positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
+        logits = head(hidden.gather(1, index).flatten(0, 1)).float()
+        labels = labels.flatten()
+        loss = functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+        if self.training:
+            return {"loss": loss}
+        return {"loss": loss, "correct": (logits.argmax(-1) == labels).sum()}
+
+    model.forward = types.MethodType(forward, model)
+    return model
+
+
+def flops_per_token(model: nn.Module, length: int, masked_per_block: int) -> float:
+    """Floating-point operations of one training step a token of input, forward and backward.
+
+    Six a weight of every matrix a token passes (Kaplan et al., 2020), where the head's count only for the masked share
+    of tokens, and twelve a layer for each of length x width in attention. Embedding look-ups cost nothing.
+    """
+    config = model.config
+    encoder = sum(m.weight.numel() for m in model.base_model.modules() if isinstance(m, nn.Linear))
+    head = config.vocab_size * config.hidden_size + config.hidden_size**2
+    attention = config.num_hidden_layers * length * config.hidden_size
+    return 6.0 * (encoder + head * masked_per_block / length) + 12.0 * attention

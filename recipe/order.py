@@ -1,0 +1,71 @@
+"""Which block of the corpus is the n-th sequence of a run: a keyed permutation an epoch, in O(1) for any n.
+
+A run is one long line of sequences n = 0, 1, 2 ...; optimizer step k sees n = k*G to (k+1)*G - 1, where G is the
+global batch in sequences. Workers, ranks, micro-batches and interruptions only decide who fetches which part of it.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+FEISTEL_ROUNDS = 6  # four are enough for a pseudo-random permutation (Luby and Rackoff, 1988); six leave a margin
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """A bijection of uint64 in which every input bit moves every output bit (the finalizer of splitmix64)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def permute(index: np.ndarray, size: np.ndarray | int, key: np.ndarray | int) -> np.ndarray:
+    """Maps each `index` in [0, size) to its place under the permutation of [0, size) that `key` chooses.
+
+    A Feistel network over the next even power of two, walked until it lands inside (Black and Rogaway, "Ciphers with
+    arbitrary finite domains", 2002): no table, so any place of a corpus of any size costs the same. `key` is one
+    integer or one an index. Returns int64 of the shape of `index`.
+    """
+    half = np.uint64(max(1, (int(size - 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    value = np.array(index, dtype=np.uint64, ndmin=1)
+    keys = np.broadcast_to(np.asarray(key, dtype=np.uint64), value.shape)
+    rounds = np.arange(1, FEISTEL_ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    outside = np.ones(value.shape, dtype=bool)
+    while outside.any():
+        left, right, row_keys = value[outside] >> half, value[outside] & mask, keys[outside]
+        for constant in rounds:
+            left, right = right, left ^ (mix(mix(row_keys + constant) ^ right) & mask)
+        value[outside] = (left << half) | right
+        outside = value >= np.uint64(size)
+    return value.astype(np.int64).reshape(np.shape(index))
+
+
+def blocks_of(sequences: np.ndarray, blocks: int, seed: int) -> np.ndarray:
+    """The block ids of the sequences `n` of a run over `blocks` blocks: epoch n // blocks, place n % blocks in it."""
+    epoch, place = np.divmod(np.asarray(sequences, dtype=np.int64), blocks)
+    key = mix(np.uint64(seed) + mix(epoch.astype(np.uint64)))
+    return permute(place, blocks, key)
+
+
+class MicroBatches(Sampler[range]):
+    """The micro-batches of one rank over a whole run, each the range of its sequences n.
+
+    Step k is cut as [accumulation step][rank][sequence]: whatever the cut, the step holds the same sequences.
+    Iteration starts at the step that `start` returns at that moment, so a resumed run skips nothing by hand; the
+    length is that of the whole run.
+    """
+
+    def __init__(
+        self, steps: int, micro_batch: int, accumulation: int, rank: int, ranks: int, start: Callable[[], int]
+    ):
+        self.steps, self.micro_batch, self.accumulation = steps, micro_batch, accumulation
+        self.rank, self.ranks, self.start = rank, ranks, start
+
+    def __len__(self) -> int:
+        return self.steps * self.accumulation
+
+    def __iter__(self) -> Iterator[range]:
+        for micro_step in range(self.start() * self.accumulation, self.steps * self.accumulation):
+            first = (micro_step * self.ranks + self.rank) * self.micro_batch
+            yield range(first, first + self.micro_batch)

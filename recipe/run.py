@@ -1,0 +1,72 @@
+"""A run's record, run.json: what it was told, on what data and with which versions; and what may change on resume."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from recipe.errors import UserError
+
+RECORD = "run.json"
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "deepspeed", "numpy")
+
+
+def record_run(folder: Path, meaning: dict, settings: dict, allow_changed: str = "") -> None:
+    """Writes run.json, or checks it against the one that is there.
+
+    `meaning` holds the settings that decide what the run computes; on resume each must be as it was, unless
+    `allow_changed` (names separated by commas) lists it. `settings` is everything else worth knowing, free to change.
+    Raises UserError with both values of the first setting that differs.
+    """
+    path = folder / RECORD
+    allowed = {name.strip() for name in allow_changed.split(",") if name.strip()}
+    if unknown := sorted(allowed - set(meaning)):
+        raise UserError(f"--allow_changed names {', '.join(unknown)}, expected some of {', '.join(meaning)}")
+    history = []
+    if path.exists():
+        before = json.loads(path.read_text())
+        for name, value in json.loads(json.dumps(meaning)).items():
+            if name in before["meaning"] and before["meaning"][name] != value and name not in allowed:
+                raise UserError(
+                    f"{folder} was begun with {name} {_short(before['meaning'][name])}, now it is {_short(value)}: "
+                    f"use the former, another OUTPUT_DIR, or --allow_changed {name}"
+                )
+        history = before.get("history", [])
+        changed = {k: [before["meaning"].get(k), v] for k, v in meaning.items() if before["meaning"].get(k) != v}
+        if changed:
+            history.append({"changed": changed})
+    record = {
+        "command": sys.argv,
+        "meaning": meaning,
+        "settings": settings,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()} {platform.system()}",
+        "packages": {name: _version(name) for name in PACKAGES},
+        "history": history,
+    }
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(record, indent=2) + "\n")
+    partial.replace(path)
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,214 @@
+"""The tokenizer: loaded from the hub or a folder, or trained here on the corpus in bounded memory."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
+
+from recipe.errors import UserError
+from recipe.hub import is_local, require_hub, require_local_path
+
+TRAIN = "train"  # the TOKENIZER that asks for one of our own
+KINDS = ("bpe", "wordpiece", "unigram")
+ROBERTA_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # ids 0 to 4; the first four as in RoBERTa
+BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# Merges learned from this much text are the merges of the corpus; the counts of its distinct words fit in 2 GB.
+MAX_TRAINING_CHARACTERS = 200_000_000
+MAX_ALPHABET = 1000  # letters that WordPiece knows; rarer ones are [UNK]
+
+
+def load_tokenizer(name: str, **hub_options) -> PreTrainedTokenizerFast:
+    """Loads the tokenizer `name`, a hub id or a folder; `hub_options` go to `from_pretrained`.
+
+    Raises UserError where there is none, where it isn't a fast one, or where it lacks a token that the recipe needs.
+    """
+    require_local_path(name, "tokenizer")
+    if not is_local(name):
+        require_hub(f"tokenizer {name}", "a local folder as TOKENIZER, or TOKENIZER=train to train one on the corpus")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **hub_options)
+    except Exception as error:  # libraries raise OSError, ValueError, KeyError ... for the same thing
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot load the tokenizer {name}: {reason}: pass a hub id or a tokenizer's folder") from error
+    if not tokenizer.is_fast:
+        raise UserError(f"the tokenizer {name} has no tokenizer.json: convert it to a fast one")
+    for role in ("pad", "mask"):
+        if getattr(tokenizer, f"{role}_token_id") is None:
+            raise UserError(f"the tokenizer {name} has no {role} token: expected one; add it or use another tokenizer")
+    block_ends(tokenizer)
+    return tokenizer
+
+
+def block_ends(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
+    """The ids that every block begins and ends with: <s> and </s>, or [CLS] and [SEP]."""
+    first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+    last = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    if first is None or last is None:
+        raise UserError(
+            f"the tokenizer {tokenizer.name_or_path} has no token to begin and end a sequence: "
+            "expected cls and sep, or bos and eos"
+        )
+    return first, last
+
+
+def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """A copy of the Rust tokenizer that neither pads nor truncates, and reads '</s>' in a text as text."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    backend.encode_special_tokens = True
+    return backend
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """sha256 of everything that decides which ids a text gets."""
+    ends = block_ends(tokenizer)
+    return hashlib.sha256(f"{plain_backend(tokenizer).to_str()}{ends}".encode()).hexdigest()
+
+
+def train_tokenizer(
+    documents: Callable[[], Iterable[str]],
+    *,
+    kind: str = "bpe",
+    vocab_size: int = 8192,
+    min_frequency: int = 2,
+    lowercase: bool = False,
+    max_characters: int = MAX_TRAINING_CHARACTERS,
+) -> PreTrainedTokenizerFast:
+    """Trains a tokenizer on the stream that `documents()` begins.
+
+    `kind` is "bpe" (byte-level, RoBERTa's special tokens), "wordpiece" (BERT's) or "unigram" (RoBERTa's). Text is
+    taken in order until `max_characters`; of a longer corpus, `sample` gives a seeded part. The result has
+    `vocab_size` tokens, fewer if the text is too small to fill it. The same text gives the same tokenizer, but for
+    "unigram", whose trainer adds floats in no fixed order. Raises UserError where there is no text to learn from.
+    """
+    if kind not in KINDS:
+        raise UserError(f"found the tokenizer kind {kind!r}, expected one of {', '.join(KINDS)}")
+    specials = BERT_SPECIALS if kind == "wordpiece" else ROBERTA_SPECIALS
+    floor = len(specials) + (256 if kind == "bpe" else 0)
+    if vocab_size <= floor:
+        raise UserError(f"found VOCAB_SIZE {vocab_size}, expected more than the {floor} bytes and special tokens")
+    characters = 0
+
+    def bounded() -> Iterator[str]:
+        nonlocal characters
+        characters = 0
+        for text in documents():
+            if characters >= max_characters:
+                return
+            characters += len(text)
+            yield text
+
+    train = {"bpe": _byte_level_bpe, "wordpiece": _wordpiece, "unigram": _unigram}[kind]
+    backend = train(bounded, vocab_size, min_frequency, lowercase)
+    if characters == 0:
+        raise UserError("found no text to train the tokenizer on")
+    return _wrap(backend, kind, lowercase)
+
+
+def sample(documents: Iterable[str], share: float, seed: int) -> Iterator[str]:
+    """A seeded `share` of the documents, in their order."""
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    return (text for text in documents if share >= 1 or generator.random() < share)
+
+
+def _byte_level_bpe(texts: Callable[[], Iterable[str]], vocab_size: int, min_frequency: int, lowercase: bool):
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    if lowercase:
+        backend.normalizer = normalizers.Lowercase()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=_with_mask(ROBERTA_SPECIALS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts(), trainer)
+    return backend
+
+
+def _wordpiece(texts: Callable[[], Iterable[str]], vocab_size: int, min_frequency: int, lowercase: bool):
+    """WordPiece from BPE merges with the ## mark, as the library's own trainer does it, but reproducible: that one
+    numbers the marked letters in the order of a hash map, and ties between merges then fall differently each time."""
+    backend = Tokenizer(models.BPE(continuing_subword_prefix="##"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    letters: Counter[str] = Counter()
+    for text in texts():
+        letters.update(backend.normalizer.normalize_str(text))
+    kept = sorted(letter for letter, _ in letters.most_common(MAX_ALPHABET) if not letter.isspace())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=[*BERT_SPECIALS, *kept, *(f"##{letter}" for letter in kept)],
+        limit_alphabet=len(kept),
+        initial_alphabet=kept,
+        continuing_subword_prefix="##",
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts(), trainer)
+    learned = Tokenizer(models.WordPiece(backend.get_vocab(with_added_tokens=True), unk_token="[UNK]"))
+    learned.normalizer, learned.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
+    learned.decoder = decoders.WordPiece()
+    learned.add_special_tokens(list(BERT_SPECIALS))
+    return learned
+
+
+def _unigram(texts: Callable[[], Iterable[str]], vocab_size: int, min_frequency: int, lowercase: bool):
+    backend = Tokenizer(models.Unigram())
+    steps = [normalizers.NFKC()] + ([normalizers.Lowercase()] if lowercase else [])
+    backend.normalizer = normalizers.Sequence(steps)
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size,
+        special_tokens=_with_mask(ROBERTA_SPECIALS),
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts(), trainer)
+    return backend
+
+
+def _with_mask(specials: tuple[str, ...]) -> list[AddedToken | str]:
+    """RoBERTa's mask takes the space before it, so that "is <mask>" fills in " Paris"."""
+    return [AddedToken(s, lstrip=True, special=True) if s == "<mask>" else s for s in specials]
+
+
+def _wrap(backend: Tokenizer, kind: str, lowercase: bool) -> PreTrainedTokenizerFast:
+    if kind == "wordpiece":
+        cls, sep = backend.token_to_id("[CLS]"), backend.token_to_id("[SEP]")
+        backend.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+        return BertTokenizer(tokenizer_object=backend, do_lower_case=lowercase, model_max_length=512)
+    ends = ("</s>", backend.token_to_id("</s>")), ("<s>", backend.token_to_id("<s>"))
+    backend.post_processor = processors.RobertaProcessing(*ends, trim_offsets=True, add_prefix_space=False)
+    names = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "mask_token": AddedToken("<mask>", lstrip=True, special=True),
+        "model_max_length": 512,
+    }
+    wrapper = RobertaTokenizer if kind == "bpe" and not lowercase else PreTrainedTokenizerFast
+    return wrapper(tokenizer_object=backend, **names)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Writes the tokenizer's files to `folder`, which appears whole or not at all."""
+    partial = folder.with_name(folder.name + ".partial")
+    tokenizer.save_pretrained(partial)
+    if folder.exists():
+        for file in partial.iterdir():
+            file.replace(folder / file.name)
+        partial.rmdir()
+    else:
+        partial.replace(folder)

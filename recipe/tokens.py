@@ -1,0 +1,295 @@
+"""Prepared tokens: a corpus tokenised once into flat arrays on disk, one a split, from which any length is cut later.
+
+A folder holds train.npy and validation.npy (NumPy's own format, uint16 or uint32: the documents' tokens one after the
+other, each document followed by the end-of-sequence token), unigram.npy (how often each id occurs in train.npy) and
+prepared.json (what all this was made from). The folder's name ends in a hash of tokenizer, text and split, so other
+text or another tokenizer gives another folder.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from recipe.corpus import Corpus
+from recipe.errors import UserError
+from recipe.order import mix
+from recipe.tokenizer import block_ends, fingerprint, plain_backend
+
+FORMAT = 1  # raised when the same inputs would give other files
+BATCH_CHARACTERS = 4_000_000  # text in memory at a time; 10 000 documents of 400 letters, or one book
+BATCH_DOCUMENTS = 20_000
+SECONDS_BETWEEN_NOTES = 5.0
+CHUNK_TOKENS = 1 << 24
+SPLITS = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class PreparedTokens:
+    """What a folder of prepared tokens holds. `splits` has, by split, the counts of tokens and documents and the
+    sha256 of the tokens; `fingerprint` is the folder's hash of what it was made from."""
+
+    folder: Path
+    fingerprint: str
+    splits: dict[str, dict]
+
+    def tokens(self, split: str) -> np.ndarray:
+        """The flat array of `split`, memory-mapped."""
+        return np.load(self.folder / f"{split}.npy", mmap_mode="r")
+
+    def unigram_counts(self) -> np.ndarray:
+        """[vocabulary] int64: occurrences of each id in the training tokens."""
+        return np.load(self.folder / "unigram.npy")
+
+
+def prepare(
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerFast,
+    parent: Path,
+    *,
+    validation_percentage: float = 5.0,
+    seed: int = 42,
+    rebuild: bool = False,
+    show_progress: bool = True,
+) -> PreparedTokens:
+    """Returns the prepared tokens of `corpus` under `parent`, making them if they aren't there.
+
+    Where the corpus has no validation text, each document goes to the validation split with a chance of
+    `validation_percentage` in 100, decided by `seed` and the document's number. One process works while others that
+    ask for the same wait; killed, the next call continues where the last note was taken. Memory is bounded by
+    BATCH_CHARACTERS. Raises UserError for unusable text, and leaves nothing behind then.
+    """
+    origin = {
+        "format": FORMAT,
+        "tokenizer": fingerprint(tokenizer),
+        "train": corpus.train.description,
+        "validation": (
+            corpus.validation.description
+            if corpus.validation
+            else {"percentage": validation_percentage, "seed": seed, "by": "document"}
+        ),
+    }
+    digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:16]
+    folder = parent / f"{corpus.name}-{digest}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with _alone(parent / f"{folder.name}.lock", folder):
+            if rebuild and folder.exists():
+                shutil.rmtree(folder)
+            if not (folder / "prepared.json").exists():
+                chooser = _Chooser(seed, 0.0 if corpus.validation else validation_percentage / 100)
+                _Preparation(corpus, tokenizer, folder, origin, chooser, show_progress).run()
+    except OSError as error:
+        what = "no space left" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        raise UserError(
+            f"cannot write prepared tokens to {folder}: {what}: free some or pass --prepared_dir"
+        ) from error
+    return load_prepared(folder)
+
+
+def load_prepared(folder: Path) -> PreparedTokens:
+    """Opens a folder that `prepare` made. Raises UserError where it isn't one or its arrays have another size."""
+    try:
+        described = json.loads((folder / "prepared.json").read_text())
+        prepared = PreparedTokens(folder, described["fingerprint"], described["splits"])
+        for split, about in prepared.splits.items():
+            if len(prepared.tokens(split)) != about["tokens"]:
+                raise ValueError(f"{split}.npy does not hold {about['tokens']} tokens")
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder} holds no whole prepared tokens ({error}): delete it and run again") from error
+    return prepared
+
+
+@contextmanager
+def _alone(lock_file: Path, folder: Path) -> Iterator[None]:
+    """Holds a lock that falls with its process; says once that it waits, then waits as long as it takes."""
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=2)
+    except Timeout:
+        print(f"another process prepares {folder}: waiting for it", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Chooser:
+    """Whether document i belongs to the validation split."""
+
+    def __init__(self, seed: int, share: float):
+        self.seed, self.threshold = np.uint64(seed), share * 2.0**64
+
+    def __call__(self, numbers: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return mix(mix(self.seed + np.uint64(1)) + numbers.astype(np.uint64)) < self.threshold
+
+
+class _Preparation:
+    """One pass over a corpus into `folder`.partial, which takes its own name when it is whole."""
+
+    def __init__(self, corpus, tokenizer, folder: Path, origin: dict, chooser: _Chooser, show_progress: bool):
+        self.corpus, self.folder, self.origin, self.chooser = corpus, folder, origin, chooser
+        self.partial = folder.with_name(folder.name + ".partial")
+        self.notes = self.partial / "progress.json"
+        self.backend = plain_backend(tokenizer)
+        self.separator = block_ends(tokenizer)[1]
+        self.vocabulary = len(tokenizer)
+        self.dtype = np.uint16 if self.vocabulary <= 1 << 16 else np.uint32
+        self.tokenizer_name = tokenizer.name_or_path
+        self.show_progress = show_progress
+
+    def run(self) -> None:
+        try:
+            done = json.loads(self.notes.read_text())
+        except (OSError, ValueError):
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self.partial.mkdir()
+            done = {"source": 0, "documents": dict.fromkeys(SPLITS, 0), "tokens": dict.fromkeys(SPLITS, 0), "read": 0}
+        else:
+            print(f"continuing the preparation after {sum(done['tokens'].values()):,} tokens", flush=True)
+        try:
+            self._tokenise(done)
+            self._check(done)
+            self._finish(done)
+        except UserError:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            raise
+
+    def _tokenise(self, done: dict) -> None:
+        sources = [source for source in (self.corpus.train, self.corpus.validation) if source]
+        files = {split: self._open(split, done["tokens"][split]) for split in SPLITS}
+        bar = tqdm(
+            desc=f"Tokenising {self.corpus.name}",
+            unit=" tokens",
+            unit_scale=True,
+            initial=sum(done["tokens"].values()),
+            disable=not self.show_progress,
+        )
+        noted = time.monotonic()
+        with files["train"], files["validation"], bar:
+            for number in range(done["source"], len(sources)):
+                source = sources[number]
+                for texts in _batches(source.documents(), done["read"]):
+                    numbers = np.arange(done["read"], done["read"] + len(texts))
+                    to_validation = self.chooser(numbers) if source is self.corpus.train else np.ones(len(texts), bool)
+                    for text, validation in zip(self._encode(texts), to_validation, strict=True):
+                        split = SPLITS[int(validation)]
+                        files[split].write(text.tobytes())
+                        done["documents"][split] += 1
+                        done["tokens"][split] += len(text)
+                        bar.update(len(text))
+                    done["read"] += len(texts)
+                    if time.monotonic() - noted > SECONDS_BETWEEN_NOTES:
+                        self._note(files, done)
+                        noted = time.monotonic()
+                done["source"], done["read"] = number + 1, 0
+
+    def _open(self, split: str, tokens: int):
+        """The split's file, cut to its header and the `tokens` that the notes vouch for."""
+        path = self.partial / f"{split}.npy"
+        path.touch()
+        stream = path.open("r+b")
+        self._write_header(stream, tokens)
+        stream.truncate(stream.tell() + tokens * np.dtype(self.dtype).itemsize)
+        stream.seek(0, os.SEEK_END)
+        return stream
+
+    def _write_header(self, stream, tokens: int) -> None:
+        # NumPy pads its header so that a growing first axis never changes the header's length.
+        header = {"descr": np.dtype(self.dtype).str, "fortran_order": False, "shape": (tokens,)}
+        np.lib.format.write_array_header_1_0(stream, header)
+
+    def _encode(self, texts: list[str]) -> Iterator[np.ndarray]:
+        for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False):
+            yield np.array([*encoding.ids, self.separator], dtype=self.dtype)
+
+    def _note(self, files: dict, done: dict) -> None:
+        for stream in files.values():
+            stream.flush()
+            os.fsync(stream.fileno())
+        _write_json(self.notes, done)
+
+    def _check(self, done: dict) -> None:
+        documents = done["documents"]
+        if sum(documents.values()) == 0:
+            raise UserError(f"found no text in {self.corpus.name}: expected at least one document that isn't blank")
+        if documents["train"] == 0:
+            raise UserError(
+                f"all {documents['validation']} documents of {self.corpus.name} fell to validation: "
+                "lower --validation_split_percentage or pass --validation_file"
+            )
+        if documents["validation"] == 0 and self.corpus.validation is not None:
+            raise UserError(f"found no text in the validation source of {self.corpus.name}")
+        if documents["validation"] == 0:
+            raise UserError(
+                f"none of the {documents['train']} documents of {self.corpus.name} fell to validation: raise "
+                "--validation_split_percentage, pass --validation_file, or --line_by_line to make each line a document"
+            )
+
+    def _finish(self, done: dict) -> None:
+        splits = {}
+        for split in SPLITS:
+            path = self.partial / f"{split}.npy"
+            with path.open("r+b") as stream:
+                self._write_header(stream, done["tokens"][split])
+                stream.flush()
+                os.fsync(stream.fileno())
+            tokens = np.load(path, mmap_mode="r")
+            digest, counts = hashlib.sha256(), np.zeros(self.vocabulary, dtype=np.int64)
+            for start in range(0, len(tokens), CHUNK_TOKENS):
+                chunk = np.ascontiguousarray(tokens[start : start + CHUNK_TOKENS])
+                digest.update(chunk)
+                counts += np.bincount(chunk, minlength=self.vocabulary)
+            if split == "train":
+                np.save(self.partial / "unigram.npy", counts)
+            splits[split] = {
+                "tokens": done["tokens"][split],
+                "documents": done["documents"][split],
+                "sha256": digest.hexdigest(),
+            }
+        described = {
+            "fingerprint": hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest(),
+            "corpus": self.corpus.name,
+            "tokenizer_name": self.tokenizer_name,
+            "vocabulary": self.vocabulary,
+            "dtype": np.dtype(self.dtype).name,
+            "splits": splits,
+            "made_from": self.origin,
+        }
+        self.notes.unlink(missing_ok=True)
+        _write_json(self.partial / "prepared.json", described)
+        self.partial.replace(self.folder)
+
+
+def _batches(documents: Iterable[str], skip: int) -> Iterator[list[str]]:
+    """Lists of documents of about BATCH_CHARACTERS, after the first `skip` documents."""
+    batch, size = [], 0
+    for number, text in enumerate(documents):
+        if number < skip:
+            continue
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH_CHARACTERS or len(batch) >= BATCH_DOCUMENTS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _write_json(path: Path, content: dict) -> None:
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Every check that CI runs: lint, format, shell scripts, tests.
+#
+#   bash test.sh                      the default suite, under 10 minutes on two cores
+#   bash test.sh -m slow              what takes longer (more pytest flags work the same way)
+#   bash test.sh tests/test_order.py  one file
+set -euo pipefail
+cd "$(dirname "$0")"
+source environment.sh
+export HF_HUB_OFFLINE=1 WANDB_MODE=offline TOKENIZERS_PARALLELISM=true
+
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
+
+shellcheck=$(command -v shellcheck || true)
+[[ -n $shellcheck ]] || shellcheck=$(dirname "$("$PYTHON" -c 'import sys; print(sys.executable)')")/shellcheck
+if [[ -x $shellcheck ]]; then
+    git ls-files -z '*.sh' .ci/run | xargs -0 "$shellcheck" -x
+else
+    echo "shellcheck is not installed: the shell scripts were not checked" >&2
+fi
+
+exec "$PYTHON" -m pytest "$@"
