@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the top-level scripts: leaves in $PYTHON an interpreter that has every package.
 # One that has them already is used as it is; otherwise .venv is made with the exact pins of requirements.txt.
 

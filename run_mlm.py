@@ -34,6 +34,7 @@ from recipe.fill import blanks_from
 from recipe.masking import Masking
 from recipe.model import build_model, check_length, fit_to_tokenizer, load_config, load_model, use_masked_only_head
 from recipe.prepare import corpus_of, tokenizer_of, tokens_of
+from recipe.quiet import quiet_libraries
 from recipe.run import record_run
 from recipe.tokenizer import block_ends, fingerprint
 from recipe.trackers import settle_trackers
@@ -51,7 +52,7 @@ def main() -> int:
     )
     main_process = args.process_index == 0
     say = print if main_process else (lambda *_, **__: None)
-    transformers.logging.set_verbosity_error()
+    quiet_libraries()
     if not (args.do_train or args.do_eval):
         raise UserError("found neither --do_train nor --do_eval: pass what to do")
     settle_trackers(args, say)
@@ -238,8 +239,8 @@ def report(metrics: dict, model, tokenizer, eval_data: MaskedSequences, run: Pat
     blocks = eval_data.blocks
     rows = blocks.rows(eval_data.block_ids(range(min(len(blocks), 30))))
     for blank in blanks_from(model, tokenizer, rows):
-        guesses = ", ".join(f"{word!r} {probability:.0%}" for word, probability in blank.guesses)
-        print(f"  ... {blank.text} ...\n      {guesses}   (it was {blank.hidden!r})\n")
+        guesses = ", ".join(f"{word.strip() or word!r} {probability:.0%}" for word, probability in blank.guesses)
+        print(f"  ... {blank.text} ...\n      {guesses}   (it was {blank.hidden})\n")
     print(f"The model is in {run}. Next:  RUN={run} bash finetune_glue.sh")
 
 

@@ -1,5 +1,6 @@
 """What the scripts can be told: dataclasses whose help is the documentation, and the parser that reads them."""
 
+import argparse
 import difflib
 import math
 import os
@@ -188,13 +189,23 @@ class _Parser(HfArgumentParser):
         raise UserError(f"{message}: see --help")
 
 
-def parse(dataclasses: tuple[type, ...], argv: list[str] | None = None, description: str = "") -> tuple:
+def parse(
+    dataclasses: tuple[type, ...],
+    argv: list[str] | None = None,
+    description: str = "",
+    positional: tuple[str, ...] = (),
+) -> tuple:
     """Reads the command line, or the one .json, .yaml or .yml file that it names, into instances of `dataclasses`.
 
-    Raises UserError for what is unknown or doesn't fit, with the nearest flag's name.
+    With names of `positional` arguments, a tuple of their values comes last. Raises UserError for what is unknown or
+    doesn't fit, with the nearest flag's name.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser = _Parser(dataclasses, description=description, allow_abbrev=False)
+    parser = _Parser(
+        dataclasses, description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in positional:
+        parser.add_argument(name)
     try:
         if len(argv) == 1 and Path(argv[0]).suffix in {".json", ".yaml", ".yml"}:
             read = parser.parse_json_file if argv[0].endswith(".json") else parser.parse_yaml_file
@@ -209,4 +220,7 @@ def parse(dataclasses: tuple[type, ...], argv: list[str] | None = None, descript
         close = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
         hint = f": did you mean {close[0]}?" if close else ": see --help"
         raise UserError(f"found the unknown flag {unknown[0]}{hint}")
+    if positional:
+        *parsed, named = parsed
+        parsed.append(tuple(getattr(named, name) for name in positional))
     return tuple(parsed)

@@ -63,5 +63,5 @@ def _guess(model, tokenizer, ids: torch.Tensor, guesses: int, only: int | None =
         probabilities = logits[place, : len(tokenizer)].softmax(-1)
         best = probabilities.topk(guesses)
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        answers.append([(tokenizer.decode([token]).strip(), probability) for probability, token in pairs])
+        answers.append([(tokenizer.decode([token]), probability) for probability, token in pairs])
     return answers

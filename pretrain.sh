@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# Pre-trains an encoder: text in, checkpoints out. Run it again and it continues, or says that it is done.
+#
+#   bash pretrain.sh                                    the demonstration: five minutes on two cores
+#   MODEL=configs/bert_tiny.json bash pretrain.sh       another model (or edit the lines below)
+#   DATASET=my.txt RECIPE=demo bash pretrain.sh         your text, by the demonstration's settings
+#   MODEL=configs/roberta_medium.json TOKENIZER=roberta-base DATASET=JackBAI/bert_pretrain_datasets bash pretrain.sh
+#   DRY_RUN=1 bash pretrain.sh                          prints the command and runs nothing
+#
+# What follows the script's name goes to run_mlm.py as it is, and wins: bash pretrain.sh --mlm_probability 0.3
+set -euo pipefail
+cd "$(dirname "$0")"
+
+export MODEL=${MODEL:-configs/roberta_tiny.json} # a config of configs/ (from scratch), or a checkpoint to continue from
+export TOKENIZER=${TOKENIZER:-train}             # a hub id, a folder, or train: one of VOCAB_SIZE tokens on the corpus
+export DATASET=${DATASET:-docstrings}            # a file, folder, glob or hub id; docstrings: text on every machine
+export RECIPE=${RECIPE:-$([[ $DATASET == docstrings ]] && echo demo || echo roberta)}
+
+case $RECIPE in
+    demo) #   3 M tokens, a laptop: 32 sequences x 128 tokens = 4,096 tokens a step
+        : "${SEQ_LENGTH:=128}" "${GLOBAL_BATCH_SIZE:=32}" "${MICRO_BATCH_SIZE:=32}"
+        : "${MAX_STEPS:=900}" "${WARMUP_STEPS:=60}" "${PEAK_LR:=3e-3}"
+        : "${SAVE_STEPS:=150}" "${EVAL_STEPS:=150}" "${LOGGING_STEPS:=25}" "${EVAL_BLOCKS:=400}"
+        ;;
+    roberta) # 126 G tokens, a node of GPUs: 8,192 sequences x 512 tokens = 4.2 M tokens a step
+        : "${SEQ_LENGTH:=512}" "${GLOBAL_BATCH_SIZE:=8192}" "${MICRO_BATCH_SIZE:=64}"
+        : "${MAX_STEPS:=30000}" "${WARMUP_STEPS:=1800}" "${PEAK_LR:=1e-3}"
+        : "${SAVE_STEPS:=500}" "${EVAL_STEPS:=500}" "${LOGGING_STEPS:=10}" "${EVAL_BLOCKS:=8192}"
+        ;;
+    *) echo "found RECIPE=$RECIPE, expected demo or roberta" >&2 && exit 2 ;;
+esac
+ADAM_BETA1=${ADAM_BETA1:-0.9} ADAM_BETA2=${ADAM_BETA2:-0.98} ADAM_EPSILON=${ADAM_EPSILON:-1e-6}
+WEIGHT_DECAY=${WEIGHT_DECAY:-0.01} # none on biases and LayerNorm
+SEED=${SEED:-42}
+VOCAB_SIZE=${VOCAB_SIZE:-8192} # of TOKENIZER=train
+RUN_NAME=${RUN_NAME:-$(basename "${MODEL%.json}")-$(basename "${DATASET%/}")-L$SEQ_LENGTH-B$GLOBAL_BATCH_SIZE-lr$PEAK_LR-seed$SEED}
+OUTPUT_DIR=${OUTPUT_DIR:-runs/$RUN_NAME}
+WANDB_NAME=${WANDB_NAME:-$RUN_NAME} WANDB_PROJECT=${WANDB_PROJECT:-encoder-recipe}
+REPORT_TO=${REPORT_TO:-none} # wandb: online with a key, offline without one
+export WANDB_NAME WANDB_PROJECT
+
+source environment.sh
+
+# Devices: one process each; bf16 and ZeRO-2 where there are GPUs for it, fp32 on a CPU.
+gpus=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -n || true)
+visible=${CUDA_VISIBLE_DEVICES-all}
+count=$([[ -n $gpus ]] && wc -l <<<"$gpus" || echo 0)
+[[ $visible == all ]] || count=$([[ -n $visible && -n $gpus ]] && tr ',' '\n' <<<"$visible" | wc -l || echo 0)
+NPROC_PER_NODE=${NPROC_PER_NODE:-$((count > 0 ? count : 1))}
+NNODES=${NNODES:-1}
+capability=${gpus%%.*} # of the oldest GPU: 8 is Ampere, the first with bf16
+precision=()
+((count > 0 && ${capability:-0} >= 8)) && precision=(--bf16)
+DS_CONFIG=${DS_CONFIG-$([[ ${#precision[@]} -gt 0 ]] && echo ds_config/zero2_bf16.json || true)} # empty: plain DDP
+
+case $MODEL in
+    *.json) model=(--config_name "$MODEL") ;;
+    *) model=(--model_name_or_path "$MODEL") ;;
+esac
+
+args=(
+    "${model[@]}"
+    --tokenizer_name "$TOKENIZER" --vocab_size "$VOCAB_SIZE"
+    --dataset_name "$DATASET" ${DATASET_CONFIG:+--dataset_config_name "$DATASET_CONFIG"}
+    --output_dir "$OUTPUT_DIR" --do_train --do_eval
+
+    --max_seq_length "$SEQ_LENGTH" --seed "$SEED"
+    --global_batch_size "$GLOBAL_BATCH_SIZE" # means the same on any number of devices: accumulation is derived
+    --per_device_train_batch_size "$MICRO_BATCH_SIZE" --per_device_eval_batch_size "$MICRO_BATCH_SIZE"
+
+    --max_steps "$MAX_STEPS" --warmup_steps "$WARMUP_STEPS" --lr_scheduler_type linear --learning_rate "$PEAK_LR"
+    --adam_beta1 "$ADAM_BETA1" --adam_beta2 "$ADAM_BETA2" --adam_epsilon "$ADAM_EPSILON" --weight_decay "$WEIGHT_DECAY"
+    "${precision[@]}" ${DS_CONFIG:+--deepspeed "$DS_CONFIG"}
+
+    --eval_strategy steps --eval_steps "$EVAL_STEPS" --max_eval_samples "$EVAL_BLOCKS"
+    --save_steps "$SAVE_STEPS" --logging_steps "$LOGGING_STEPS"
+    --report_to "$REPORT_TO" --run_name "$WANDB_NAME"
+)
+
+if ((NNODES * NPROC_PER_NODE > 1)) || [[ -n $DS_CONFIG ]]; then
+    start=("$PYTHON" -m torch.distributed.run --nproc_per_node "$NPROC_PER_NODE" --nnodes "$NNODES")
+    if ((NNODES > 1)); then
+        : "${MASTER_ADDR:?set it to the address of the first node}" "${NODE_RANK:?set it to the number of this node, from 0}"
+        start+=(--node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
+    else
+        start+=(--standalone)
+    fi
+else
+    start=("$PYTHON")
+fi
+
+if [[ -n ${DRY_RUN:-} ]]; then
+    printf '%q ' "${start[@]}" run_mlm.py "${args[@]}" "$@" && echo
+    exit 0
+fi
+exec "${start[@]}" run_mlm.py "${args[@]}" "$@"

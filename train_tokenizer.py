@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Trains a tokenizer on a corpus: byte-level BPE with RoBERTa's special tokens, or WordPiece with BERT's.
+
+Text streams through; memory is bounded by the corpus's distinct words. Of a corpus longer than --max_characters a
+seeded sample of documents is used.
+
+    python train_tokenizer.py --dataset_name my_corpus/ --output_dir my_tokenizer --vocab_size 16384
+    TOKENIZER=my_tokenizer DATASET=my_corpus bash pretrain.sh
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recipe.arguments import DataArguments, HubArguments, parse
+from recipe.errors import UserError, run_script
+from recipe.hub import require_hub
+from recipe.prepare import corpus_of
+from recipe.tokenizer import KINDS, MAX_TRAINING_CHARACTERS, sample, save_tokenizer, train_tokenizer
+
+
+def _option(default, help_text: str):
+    return field(default=default, metadata={"help": help_text})
+
+
+@dataclass
+class TokenizerArguments:
+    """What kind of tokenizer, and where it goes."""
+
+    output_dir: str = _option("", "Folder for the tokenizer.")
+    model: str = _option("bpe", f"One of {', '.join(KINDS)}.")
+    vocab_size: int = _option(8192, "Tokens, special ones included.")
+    min_frequency: int = _option(2, "A merge must occur this often.")
+    lowercase: bool = _option(False, "Lower-case the text.")
+    max_characters: int = _option(MAX_TRAINING_CHARACTERS, "Learn from at most this much text.")
+    sample_share: float = _option(1.0, "Share of the documents to learn from, drawn by --seed.")
+    seed: int = _option(42, "Seed of the sample.")
+    push_to_hub: str | None = _option(None, "Hub repository to push the tokenizer to.")
+
+
+def main() -> None:
+    options, data, hub = parse((TokenizerArguments, DataArguments, HubArguments), description=__doc__)
+    if not options.output_dir:
+        raise UserError("found no --output_dir: name a folder for the tokenizer")
+    if options.push_to_hub:
+        require_hub(f"repository {options.push_to_hub}", "no --push_to_hub, and push the folder later")
+    corpus = corpus_of(data, hub)
+    tokenizer = train_tokenizer(
+        lambda: sample(corpus.train.documents(), options.sample_share, options.seed),
+        kind=options.model,
+        vocab_size=options.vocab_size,
+        min_frequency=options.min_frequency,
+        lowercase=options.lowercase,
+        max_characters=options.max_characters,
+    )
+    try:
+        save_tokenizer(tokenizer, Path(options.output_dir))
+    except OSError as error:
+        raise UserError(f"cannot write the tokenizer to {options.output_dir}: {error.strerror}") from error
+    print(f"{len(tokenizer):,} tokens in {options.output_dir}")
+    if options.push_to_hub:
+        tokenizer.push_to_hub(options.push_to_hub, token=hub.token)
+
+
+if __name__ == "__main__":
+    run_script(main)
