@@ -6,8 +6,10 @@ import glob
 import gzip
 import importlib.metadata
 import importlib.util
+import io
 import json
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +18,6 @@ from typing import BinaryIO
 
 import pyarrow
 import pyarrow.parquet
-import zstandard
 
 from recipe.errors import UserError
 from recipe.hub import require_hub
@@ -172,17 +173,17 @@ def _read_file(path: Path, text_column: str, line_by_line: bool) -> Iterator[str
                 yield from _read_csv(path, stream, text_column, "," if kind == ".csv" else "\t")
             else:
                 yield from _read_json_lines(path, stream, text_column)
-    except (EOFError, gzip.BadGzipFile, zstandard.ZstdError) as error:
-        raise UserError(f"{path} is not a whole compressed file ({error}): compress or download it again") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except (EOFError, OSError, zlib.error) as error:
+        if path.suffix in COMPRESSIONS and getattr(error, "errno", None) is None:
+            raise UserError(f"{path} is not a whole compressed file ({error}): make or download it again") from error
+        raise UserError(f"cannot read {path}: {error.strerror if isinstance(error, OSError) else error}") from error
 
 
 def _open_binary(path: Path) -> BinaryIO:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")
     if path.suffix == ".zst":
-        return zstandard.open(path, "rb")
+        return io.BufferedReader(pyarrow.input_stream(path, compression="zstd"))
     return path.open("rb")
 
 
@@ -219,7 +220,8 @@ def _read_text(path: Path, stream: BinaryIO, line_by_line: bool) -> Iterator[str
         if text:
             paragraph.append(text)
             size += len(text)
-        if paragraph and (not text or line_by_line or size >= MAX_TEXT_CHARACTERS):
+        cut_short = not line.endswith("\n")  # a piece of a very long line, or the last one
+        if paragraph and (not text or line_by_line or cut_short or size >= MAX_TEXT_CHARACTERS):
             yield "\n".join(paragraph)
             paragraph, size = [], 0
     if paragraph:

@@ -83,9 +83,7 @@ def _config_from_file(file: Path) -> PreTrainedConfig:
     try:
         return config_class.from_dict(settings)
     except Exception as error:  # the strict config classes raise errors of several libraries
-        raise UserError(
-            f"{file} is not a valid {config_class.__name__}: {str(error).strip().splitlines()[-1]}"
-        ) from error
+        raise UserError(f"{file} is no valid {config_class.__name__}: {str(error).strip().splitlines()[-1]}") from error
 
 
 def fit_to_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, name: str) -> str | None:
@@ -109,11 +107,8 @@ def fit_to_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFas
     rows = -(-len(tokenizer) // EMBEDDING_MULTIPLE) * EMBEDDING_MULTIPLE
     if rows == config.vocab_size:
         return None
-    sentence = (
-        f"embedding rows: {rows:,} for the tokenizer's {len(tokenizer):,} tokens ({name} says {config.vocab_size:,})"
-    )
-    config.vocab_size = rows
-    return sentence
+    before, config.vocab_size = config.vocab_size, rows
+    return f"embedding  {rows:,} rows for the tokenizer's {len(tokenizer):,} tokens ({name} says {before:,})"
 
 
 def check_length(config: PreTrainedConfig, length: int, name: str) -> None:

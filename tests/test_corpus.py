@@ -1,0 +1,126 @@
+"""Every format in, documents out; every unusable file is named with its line."""
+
+import gzip
+import json
+
+import pandas
+import pyarrow
+import pytest
+
+from recipe.corpus import MAX_TEXT_CHARACTERS, open_corpus
+from recipe.errors import UserError
+
+TEXTS = ["first document,\nof two lines", "second: naïve “quotes”", "third"]
+
+
+def zstd(content: bytes) -> bytes:
+    return pyarrow.compress(content, codec="zstd", asbytes=True)
+
+
+def write(path, kind):
+    if kind == "txt":
+        path.write_text("\n" + "\n \n\n".join(TEXTS))
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS) + "\n")
+    elif kind == "csv":
+        pandas.DataFrame({"id": range(3), "text": TEXTS}).to_csv(path, index=False)
+    elif kind == "tsv":
+        pandas.DataFrame({"id": range(3), "text": TEXTS}).to_csv(path, index=False, sep="\t")
+    elif kind == "parquet":
+        pandas.DataFrame({"text": [*TEXTS, None, "  "]}).to_parquet(path)
+    return path
+
+
+def read(path, **options):
+    return list(open_corpus(str(path), **options).train.documents())
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "tsv", "parquet"])
+def test_formats(tmp_path, kind):
+    path = write(tmp_path / f"corpus.{kind}", kind)
+    assert read(path) == TEXTS
+    if kind != "parquet":
+        for suffix, compress in ((".gz", gzip.compress), (".zst", zstd)):
+            packed = tmp_path / f"packed.{kind}{suffix}"
+            packed.write_bytes(compress(path.read_bytes()))
+            assert read(packed) == TEXTS
+
+
+def test_lines_as_documents(tmp_path):
+    assert len(read(write(tmp_path / "a.txt", "txt"), line_by_line=True)) == 4
+
+
+def test_a_folder_is_split_by_file_names(tmp_path):
+    for name in ("train-1.txt", "train-0.txt", "validation-0.txt", "test.txt", "notes.md"):
+        (tmp_path / name).write_text(name)
+    corpus = open_corpus(str(tmp_path))
+    assert list(corpus.train.documents()) == ["train-0.txt", "train-1.txt"]
+    assert list(corpus.validation.documents()) == ["validation-0.txt"]
+    assert open_corpus(str(tmp_path / "train-*.txt")).validation is None
+
+
+def test_a_file_name_is_only_a_name(tmp_path):
+    path = tmp_path / "$(touch pwned).txt"
+    path.write_text("text")
+    assert read(path) == ["text"] and not (tmp_path / "pwned").exists()
+
+
+def test_text_without_blank_lines_comes_in_bounded_pieces(tmp_path):
+    path = tmp_path / "long.txt"
+    path.write_text("é" * (2 * MAX_TEXT_CHARACTERS + 5))
+    pieces = read(path)
+    assert max(map(len, pieces)) <= MAX_TEXT_CHARACTERS * 1.3 and sum(map(len, pieces)) == 2 * MAX_TEXT_CHARACTERS + 5
+    path.write_text("word\n" * (MAX_TEXT_CHARACTERS // 2))
+    assert max(map(len, read(path))) <= MAX_TEXT_CHARACTERS * 1.3
+
+
+def test_the_built_in_corpus_is_prose_each_piece_once():
+    documents = read("docstrings")
+    assert len(documents) > 5000 and len(set(documents)) == len(documents)
+    assert 8e6 < sum(map(len, documents)) < 3e7
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.txt", None, "found no text at"),
+        ("empty.txt", b"", "is empty"),
+        ("image.png", b"\x89PNG", "unknown format"),
+        ("binary.txt", b"text\nmore\0text", "line 2: found a zero byte"),
+        ("latin.txt", "gut\nschön\n".encode("latin-1"), "line 2: byte 0xf6 is not UTF-8"),
+        ("cut.txt.gz", gzip.compress(b"text " * 10_000)[:40], "not a whole compressed file"),
+        ("cut.txt.zst", zstd(bytes(range(1, 127)) * 99)[:60], "not a whole compressed file"),
+        ("broken.jsonl", b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
+        ("list.jsonl", b"[1, 2]\n", "line 1: found a list"),
+        ("other.jsonl", b'{"body": "a"}\n', "line 1: found no column 'text', only body"),
+        ("number.jsonl", b'{"text": 5}\n', "line 1: column 'text' holds a int"),
+        ("other.csv", b"id,body\n1,a\n", "found no column 'text', only id, body"),
+        ("broken.parquet", b"PAR1 not really", "not a whole parquet file"),
+    ],
+)
+def test_unusable_files_are_named(tmp_path, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        read(path)
+    assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_column_can_be_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"body": "a"}\n')
+    assert read(path, text_column="body") == ["a"]
+
+
+def test_one_source_is_asked_for():
+    for arguments in ({}, {"dataset": "docstrings", "train_file": "a.txt"}):
+        with pytest.raises(UserError, match="exactly one"):
+            open_corpus(**arguments)
+
+
+def test_the_hub_without_a_network_says_what_to_pass_instead(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "none"))
+    with pytest.raises(UserError, match="cannot be reached from here: pass a local file"):
+        open_corpus("somebody/something")

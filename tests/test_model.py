@@ -1,0 +1,154 @@
+"""Law 2: the masked-only head computes what the dense head does; model, tokenizer and length fit or are refused."""
+
+import copy
+import json
+
+import pytest
+import torch
+from conftest import config_settings, sequences_of
+from torch.nn import functional
+from transformers import AutoModelForMaskedLM
+
+from recipe.errors import UserError
+from recipe.model import (
+    HEADS,
+    build_model,
+    check_length,
+    fit_to_tokenizer,
+    flops_per_token,
+    load_config,
+    use_masked_only_head,
+)
+
+
+def toy_model(write_config, family, vocab_size, **more):
+    torch.manual_seed(0)
+    return build_model(load_config(str(write_config(family, vocab_size=vocab_size, **more))))
+
+
+@pytest.mark.parametrize(("family", "tokenizer"), [("roberta", "bpe"), ("bert", "wordpiece")])
+@pytest.mark.parametrize("which", ["full", "short"])
+def test_loss_and_every_gradient_equal_the_dense_heads(family, tokenizer, which, write_config, documents, request):
+    tokenizer = request.getfixturevalue(tokenizer)
+    sequences = sequences_of(tokenizer, documents, order_seed=None)
+    last = len(sequences)
+    batch = sequences.__getitems__(range(4) if which == "full" else range(last - 4, last))
+    dense = toy_model(write_config, family, len(tokenizer))
+    sparse = use_masked_only_head(copy.deepcopy(dense))
+
+    labels = torch.full_like(batch["input_ids"], -100)
+    labels.scatter_(1, batch["masked_positions"], batch["labels"])
+    logits = dense(batch["input_ids"], attention_mask=batch.get("attention_mask")).logits
+    reference = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    reference.backward()
+    loss = sparse(**batch)["loss"]
+    loss.backward()
+
+    torch.testing.assert_close(loss, reference, rtol=1e-6, atol=1e-5)
+    for (name, p), (_, q) in zip(dense.named_parameters(), sparse.named_parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+    sparse.eval()
+    hits = (logits.argmax(-1) == labels).sum()
+    assert sparse(**batch)["correct"] == hits
+
+
+@pytest.mark.parametrize("family", list(HEADS))
+def test_what_is_saved_is_the_plain_class(family, write_config, tmp_path):
+    model = use_masked_only_head(toy_model(write_config, family, 320))
+    model.save_pretrained(tmp_path / "saved")
+    loaded = AutoModelForMaskedLM.from_pretrained(tmp_path / "saved")
+    assert type(loaded) is type(model)
+    ids = torch.randint(5, 300, (2, 16))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, type(model).forward(model, input_ids=ids).logits)
+
+
+def test_the_head_runs_on_masked_positions_alone(write_config, bpe, documents):
+    model = use_masked_only_head(toy_model(write_config, "roberta", len(bpe)))
+    seen = []
+    model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    model(**sequences_of(bpe, documents).__getitems__(range(4)))
+    assert seen == [(4 * 5, len(bpe))]
+
+
+def test_embedding_gets_a_row_a_token_in_multiples_of_64(write_config, bpe):
+    config = load_config(str(write_config(vocab_size=1000)))
+    assert "320 rows for the tokenizer's 320 tokens (toy says 1,000)" in fit_to_tokenizer(config, bpe, "toy")
+    assert config.vocab_size == 320
+    config = load_config(str(write_config(vocab_size=50265)))
+
+    class Large:
+        pad_token_id, bos_token_id, eos_token_id = 1, 0, 2
+
+        def __len__(self):
+            return 50265
+
+    fit_to_tokenizer(config, Large(), "roberta")
+    assert config.vocab_size == 50304
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vocab_size": 100}, "the tokenizer has 320 tokens, toy has room for 100"),
+        ({"pad_token_id": 5}, "pad token has id 1, toy says pad_token_id 5"),
+        ({"eos_token_id": 3}, "eos token has id 2, toy says eos_token_id 3"),
+    ],
+)
+def test_a_tokenizer_that_does_not_fit_is_refused_with_both_values(write_config, bpe, settings, message):
+    with pytest.raises(UserError, match=message):
+        fit_to_tokenizer(load_config(str(write_config(**settings))), bpe, "toy")
+
+
+@pytest.mark.parametrize(("family", "room"), [("roberta", 64), ("bert", 66)])
+def test_length_must_fit_the_positions(write_config, family, room):
+    config = load_config(str(write_config(family)))
+    check_length(config, room, "toy")
+    with pytest.raises(UserError, match=f"is {room + 1}, toy has positions for {room} tokens"):
+        check_length(config, room + 1, "toy")
+    model = build_model(config)
+    model(torch.full((1, room), 7))  # the table really has that room
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "has model_type 'list'"),
+        (json.dumps({"model_type": "nothing"}), "model_type 'nothing'"),
+        (json.dumps({"model_type": "gpt2"}), "is a gpt2 model, expected one of roberta, bert"),
+        (json.dumps(config_settings("roberta", hiden_size=5)), "unknown key hiden_size"),
+        (json.dumps(config_settings("roberta", num_attention_heads=3)), "hidden_size 16 and 3 attention heads"),
+        (json.dumps(config_settings("roberta", hidden_size="wide")), "no valid RobertaConfig"),
+    ],
+)
+def test_bad_configs(tmp_path, content, message):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        load_config(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_that_is_not_there(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="found no model config at"):
+        load_config(str(tmp_path / "none.json"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "none"))
+    with pytest.raises(UserError, match="cannot be reached"):
+        load_config("somebody/model")
+
+
+def test_overrides(write_config):
+    path = str(write_config())
+    assert load_config(path, "hidden_dropout_prob=0.3,num_hidden_layers=1").num_hidden_layers == 1
+    with pytest.raises(UserError, match="config_overrides"):
+        load_config(path, "no_such_key=1")
+
+
+def test_flops_are_those_of_the_matrices(write_config):
+    model = toy_model(write_config, "roberta", 320)
+    length, masked = 64, 10
+    encoder = 2 * (4 * 16 * 16 + 2 * 16 * 32)
+    head = (320 * 16 + 16 * 16) * masked / length
+    assert flops_per_token(model, length, masked) == pytest.approx(6 * (encoder + head) + 12 * 2 * length * 16)

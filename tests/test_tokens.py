@@ -1,0 +1,152 @@
+"""Prepared tokens: every token of every document once, made once, continued when killed, made anew when needed."""
+
+import json
+
+import numpy as np
+import pytest
+
+import recipe.tokens
+from recipe.corpus import Corpus, Source, open_corpus
+from recipe.errors import UserError
+from recipe.tokenizer import plain_backend
+from recipe.tokens import load_prepared, prepare
+
+
+def quiet(corpus, tokenizer, folder, **options):
+    return prepare(corpus, tokenizer, folder, show_progress=False, **options)
+
+
+def documents_of(tokens, separator):
+    """The flat array cut back into documents, each with its separator."""
+    return [part.tolist() for part in np.split(tokens, np.flatnonzero(tokens == separator) + 1)[:-1]]
+
+
+def expected(tokenizer, documents):
+    return [
+        [*plain_backend(tokenizer).encode(t, add_special_tokens=False).ids, tokenizer.sep_token_id] for t in documents
+    ]
+
+
+def test_every_document_is_there_once_in_order_and_split_by_document(bpe, text_file, documents, tmp_path):
+    prepared = quiet(open_corpus(str(text_file)), bpe, tmp_path / "data", validation_percentage=10)
+    train, validation = (documents_of(prepared.tokens(split), bpe.sep_token_id) for split in ("train", "validation"))
+    everything = expected(bpe, documents)
+    assert sorted(train + validation) == sorted(everything)
+    assert train == [d for d in everything if d in train] and 8 <= len(validation) <= 35
+    first_in_validation = [everything.index(d) for d in validation]
+    assert max(first_in_validation) > 150  # not the head of the file
+    about = prepared.splits["train"]
+    assert about["tokens"] == len(prepared.tokens("train")) and about["documents"] == len(train)
+    assert prepared.tokens("train").dtype == np.uint16
+    np.testing.assert_array_equal(prepared.unigram_counts(), np.bincount(prepared.tokens("train"), minlength=len(bpe)))
+
+
+def test_a_large_vocabulary_takes_four_bytes(bpe, text_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(bpe), "__len__", lambda self: 70_000)
+    assert quiet(open_corpus(str(text_file)), bpe, tmp_path / "data").tokens("train").dtype == np.uint32
+
+
+def test_a_validation_source_is_used_as_it_is(bpe, tmp_path):
+    for name, text in (("train.txt", "the cat\n\nsat"), ("valid.txt", "on a mat")):
+        (tmp_path / name).write_text(text)
+    prepared = quiet(open_corpus(str(tmp_path)), bpe, tmp_path / "data")
+    assert documents_of(prepared.tokens("validation"), 2) == expected(bpe, ["on a mat"])
+    assert documents_of(prepared.tokens("train"), 2) == expected(bpe, ["the cat", "sat"])
+
+
+def test_the_split_is_decided_by_its_seed(bpe, text_file, tmp_path):
+    corpus = open_corpus(str(text_file))
+    splits = [quiet(corpus, bpe, tmp_path / "data", seed=seed).tokens("validation").tolist() for seed in (1, 2)]
+    assert splits[0] != splits[1]
+
+
+def test_made_once_and_made_anew_for_other_text_or_tokenizer(bpe, wordpiece, text_file, tmp_path):
+    first = quiet(open_corpus(str(text_file)), bpe, tmp_path / "data")
+    stamp = (first.folder / "train.npy").stat().st_mtime_ns
+    again = quiet(open_corpus(str(text_file)), bpe, tmp_path / "data")
+    assert again.folder == first.folder and (again.folder / "train.npy").stat().st_mtime_ns == stamp
+    assert quiet(open_corpus(str(text_file)), wordpiece, tmp_path / "data").folder != first.folder
+    text_file.write_text(text_file.read_text() + "\n\none more document\n")
+    changed = quiet(open_corpus(str(text_file)), bpe, tmp_path / "data")
+    assert changed.folder != first.folder and changed.fingerprint != first.fingerprint
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_killed_anywhere_it_continues_to_the_same_tokens(bpe, documents, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe.tokens, "BATCH_DOCUMENTS", 7)
+    monkeypatch.setattr(recipe.tokens, "SECONDS_BETWEEN_NOTES", -1)
+    calls, deadline = 0, None
+
+    def stream():
+        nonlocal calls
+        for text in documents:
+            calls += 1
+            if deadline is not None and calls > deadline:
+                raise Killed
+            yield text
+
+    validation = Source("validation", {"made": "here"}, lambda: iter(documents[:5]))
+    corpus = Corpus("toy", Source("train", {"made": "up"}, stream), validation)
+    whole = quiet(corpus, bpe, tmp_path / "whole")
+    for first, second in ((3, 50), (60, 130), (199, 200)):
+        for limit in (first, second):
+            calls, deadline = 0, limit
+            if limit < len(documents):
+                with pytest.raises(Killed):
+                    quiet(corpus, bpe, tmp_path / f"killed-{first}")
+        deadline = None
+        resumed = quiet(corpus, bpe, tmp_path / f"killed-{first}")
+        assert resumed.splits == whole.splits
+        assert not list(resumed.folder.parent.glob("*.partial"))
+
+
+def test_what_the_notes_do_not_vouch_for_is_cut_off(bpe, documents, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe.tokens, "BATCH_DOCUMENTS", 20)
+    monkeypatch.setattr(recipe.tokens, "SECONDS_BETWEEN_NOTES", -1)
+
+    def stream():
+        yield from documents[:100]
+        raise Killed
+
+    corpus = Corpus("toy", Source("train", {}, stream), Source("validation", {}, lambda: iter(documents[:5])))
+    with pytest.raises(Killed):
+        quiet(corpus, bpe, tmp_path)
+    (partial,) = tmp_path.glob("*.partial")
+    with (partial / "train.npy").open("ab") as stream_file:
+        stream_file.write(b"written but not noted")
+    corpus = Corpus("toy", Source("train", {}, lambda: iter(documents)), corpus.validation)
+    assert documents_of(quiet(corpus, bpe, tmp_path).tokens("train"), 2) == expected(bpe, documents)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\n \n", "found no text"),
+        ("one", "all 1 documents|none of the 1"),
+        ("good\n\nbad \0 byte", "line 3: found a zero byte"),
+    ],
+)
+def test_unusable_text_leaves_nothing_behind(bpe, tmp_path, text, message):
+    path = tmp_path / "bad.txt"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        quiet(open_corpus(str(path)), bpe, tmp_path / "data")
+    assert [p.suffix for p in (tmp_path / "data").iterdir()] in ([], [".lock"])
+
+
+def test_a_folder_that_was_tampered_with_is_refused(bpe, text_file, tmp_path):
+    prepared = quiet(open_corpus(str(text_file)), bpe, tmp_path / "data")
+    described = json.loads((prepared.folder / "prepared.json").read_text())
+    described["splits"]["train"]["tokens"] += 1
+    (prepared.folder / "prepared.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match=r"train\.npy does not hold"):
+        load_prepared(prepared.folder)
+
+
+def test_a_folder_that_cannot_be_written_is_named(bpe, text_file, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write prepared tokens to"):
+        quiet(open_corpus(str(text_file)), bpe, tmp_path / "file")

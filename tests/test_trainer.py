@@ -1,0 +1,262 @@
+"""Laws 1, 4, 6 and 8 on the training loop itself: one process, toy model, every cut and every interruption."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import config_settings, sequences_of
+from transformers import AutoConfig, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from recipe.arguments import PretrainArguments
+from recipe.callbacks import JsonLog, RankSeed, TrueEpoch
+from recipe.checkpoints import checkpoints, damage, newest_whole
+from recipe.model import build_model, use_masked_only_head
+from recipe.trainer import NonFiniteError, PretrainTrainer
+from recipe.unigram import UnigramBaseline
+
+
+class Recorder(TrainerCallback):
+    """The gradient norm of each step as logged, and an optional call at a step's end."""
+
+    def __init__(self, at_step=None, action=None):
+        self.logs, self.at_step, self.action = [], at_step, action
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.logs.append({"step": state.global_step, **logs})
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.at_step:
+            self.action(control)
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill(control):
+    raise Killed
+
+
+def make_trainer(folder, tokenizer, documents, *, micro=8, accumulation=1, steps=6, dropout=0.0, callbacks=(), **more):
+    settings = config_settings("roberta", hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    torch.manual_seed(0)
+    model = use_masked_only_head(build_model(AutoConfig.for_model(**settings)))
+    settings = {
+        "output_dir": str(folder),
+        "max_steps": steps,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": accumulation,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_steps": 2,
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    args = PretrainArguments(**(settings | more))
+    train = sequences_of(tokenizer, documents)
+    trainer = PretrainTrainer(
+        model=model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=sequences_of(tokenizer, documents[:30], order_seed=None),
+        processing_class=tokenizer,
+        callbacks=[TrueEpoch(len(train), micro * accumulation), RankSeed(), JsonLog(folder / "log.jsonl"), *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def weights_and_optimizer(folder: Path) -> str:
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes())
+    optimizer = torch.load(folder / "optimizer.pt", weights_only=True)
+    for state in optimizer["state"].values():
+        for value in state.values():
+            digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+# ---- law 1
+
+
+def losses_and_norms(folder, tokenizer, documents, **cut):
+    recorder = Recorder()
+    make_trainer(folder, tokenizer, documents, callbacks=[recorder], save_strategy="no", **cut).train()
+    return [(log["loss"], log["grad_norm"]) for log in recorder.logs if "loss" in log]
+
+
+def test_a_step_is_the_same_however_its_batch_is_cut(tmp_path, bpe, documents):
+    # 200 documents make 189 blocks of 32 tokens: step 6 of 32 sequences holds the padded last block.
+    whole = losses_and_norms(tmp_path / "a", bpe, documents, micro=32, accumulation=1)
+    assert len(whole) == 6 and whole[0][0] == pytest.approx(math.log(320), abs=0.3)
+    for micro, accumulation in ((8, 4), (4, 8)):
+        cut = losses_and_norms(tmp_path / f"b{micro}", bpe, documents, micro=micro, accumulation=accumulation)
+        for (loss, norm), (cut_loss, cut_norm) in zip(whole, cut, strict=True):
+            assert cut_loss == pytest.approx(loss, abs=1e-5)
+            assert cut_norm == pytest.approx(norm, abs=1e-5)
+
+
+def test_the_first_loss_is_the_mean_over_the_masked_tokens_of_the_step(tmp_path, bpe, documents):
+    ((loss, _),) = losses_and_norms(tmp_path, bpe, documents, micro=8, accumulation=2, steps=1)
+    trainer = make_trainer(tmp_path / "b", bpe, documents)
+    batch = trainer.train_dataset.__getitems__(range(16))
+    labels = torch.full_like(batch["input_ids"], -100).scatter_(1, batch["masked_positions"], batch["labels"])
+    dense = type(trainer.model).forward(trainer.model, batch["input_ids"], labels=labels)
+    assert loss == pytest.approx(dense.loss.item(), abs=1e-5)
+
+
+# ---- laws 4 and 6
+
+
+@pytest.mark.parametrize(("workers", "accumulation"), [(0, 1), (0, 2), (2, 2)])
+def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, bpe, documents, workers, accumulation):
+    options = {
+        "micro": 16,
+        "accumulation": accumulation,
+        "steps": 9,  # two epochs and more at 32 sequences a step
+        "dropout": 0.1,
+        "dataloader_num_workers": workers,
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+    }
+    make_trainer(tmp_path / "whole", bpe, documents, **options).train()
+    expected = weights_and_optimizer(tmp_path / "whole" / "checkpoint-9")
+
+    folder = tmp_path / "killed"
+    for at_step in (1, 3, 4, 7):
+        trainer = make_trainer(folder, bpe, documents, callbacks=[Recorder(at_step, kill)], **options)
+        with pytest.raises(Killed):
+            trainer.train(resume_from_checkpoint=resume_point(folder))
+    make_trainer(folder, bpe, documents, **options).train(resume_from_checkpoint=resume_point(folder))
+    assert weights_and_optimizer(folder / "checkpoint-9") == expected
+    logs = [[json.loads(line) for line in (tmp_path / run / "log.jsonl").open()] for run in ("whole", "killed")]
+    for kind in ("loss", "eval_loss"):
+        curves = [[(log["step"], log[kind], log["epoch"]) for log in lines if kind in log] for lines in logs]
+        assert curves[0] == curves[1]
+
+
+def resume_point(folder):
+    checkpoint = newest_whole(folder)
+    return str(checkpoint) if checkpoint else None
+
+
+def test_a_resumed_run_sees_the_blocks_and_masks_it_would_have_seen(tmp_path, bpe, documents):
+    seen = []
+
+    class Watching(PretrainTrainer):
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            seen.append((self.state.global_step, inputs["input_ids"].clone(), inputs["masked_positions"].clone()))
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    def run(folder, micro, resume=None, at_step=None):
+        recorder = Recorder(at_step, kill)
+        trainer = make_trainer(folder, bpe, documents, micro=micro, accumulation=8 // micro, callbacks=[recorder])
+        trainer.__class__ = Watching
+        trainer.train(resume_from_checkpoint=resume)
+
+    def steps():
+        by_step = {}
+        for step, ids, positions in seen:
+            by_step.setdefault(step, []).append(torch.cat([ids, positions], 1))
+        seen.clear()
+        return {step: torch.cat(parts) for step, parts in by_step.items()}
+
+    run(tmp_path / "whole", 8)
+    whole = steps()
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", 4, at_step=5)
+    seen.clear()
+    run(tmp_path / "killed", 2, resume=resume_point(tmp_path / "killed"))  # with other micro-batches, too
+    resumed = steps()
+    assert sorted(resumed) == [4, 5] and sorted(whole) == list(range(6))
+    assert all(torch.equal(resumed[step], whole[step]) for step in resumed)
+
+
+# ---- laws 7 and 8
+
+
+def test_checkpoints_are_whole_plain_and_rotated(tmp_path, bpe, documents):
+    make_trainer(tmp_path, bpe, documents, save_total_limit=2).train()
+    found = checkpoints(tmp_path)
+    assert [f.name for f in found] == ["checkpoint-4", "checkpoint-6"]
+    assert all(damage(folder) is None for folder in found)
+    assert sorted(file.name for file in found[-1].iterdir()) == [
+        "config.json", "manifest.json", "model.safetensors", "optimizer.pt", "rng_state.pth",
+        "scheduler.pt", "tokenizer.json", "tokenizer_config.json", "trainer_state.json",
+    ]  # fmt: skip
+    assert not (tmp_path / "_staging").exists()
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient", "weights"])
+def test_what_is_not_finite_stops_the_run_within_the_step_and_is_never_saved(tmp_path, bpe, documents, where):
+    trainer = make_trainer(tmp_path, bpe, documents, save_steps=1)
+    compute_loss = trainer.compute_loss
+
+    def poison(model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss = compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        if trainer.state.global_step == 3:
+            if where == "loss":
+                return loss * math.inf
+            parameter = model.lm_head.dense.weight
+            if where == "weights":
+                parameter.data[0, 0] = math.nan
+                return compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+            parameter.register_hook(lambda gradient: gradient * math.nan)
+            return compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        return loss
+
+    trainer.compute_loss = poison
+    with pytest.raises(
+        NonFiniteError, match=r"step 4: .*weights are those of step 3.*checkpoint-3.*Blocks of the batch"
+    ):
+        trainer.train()
+    assert [f.name for f in checkpoints(tmp_path)] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+
+
+def test_a_skipped_update_changes_nothing_and_is_counted(tmp_path, bpe, documents):
+    trainer = make_trainer(tmp_path, bpe, documents, steps=4, save_steps=1, nonfinite="skip")
+    compute_loss = trainer.compute_loss
+    trainer.compute_loss = lambda *args, **kwargs: (
+        compute_loss(*args, **kwargs) * (math.nan if trainer.state.global_step == 1 else 1)
+    )
+    trainer.train()
+    assert trainer.skipped_updates == 1
+    same = [(tmp_path / f"checkpoint-{n}" / "model.safetensors").read_bytes() for n in (1, 2, 3)]
+    assert same[0] == same[1] != same[2]
+
+
+# ---- evaluation
+
+
+def test_evaluation_is_exact_repeatable_and_does_not_depend_on_its_batch(tmp_path, bpe, documents):
+    results = []
+    for size in (1, 7, 64):
+        trainer = make_trainer(tmp_path, bpe, documents, per_device_eval_batch_size=size)
+        counts = torch.bincount(
+            torch.from_numpy(trainer.train_dataset.blocks.tokens.astype("int64")), minlength=len(bpe)
+        )
+        trainer.baseline = UnigramBaseline(counts.numpy(), tuple(bpe.all_special_ids))
+        results.append(trainer.evaluate())
+    blocks = trainer.eval_dataset
+    batch = blocks.__getitems__(range(len(blocks)))
+    trainer.model.eval()
+    out = trainer.model(**batch)
+    count = (batch["labels"] >= 0).sum().item()
+    for result in results:
+        assert result["eval_loss"] == pytest.approx(out["loss"].item() / count, abs=1e-5)
+        assert result["eval_perplexity"] == pytest.approx(math.exp(result["eval_loss"]))
+        assert result["eval_masked_accuracy"] == out["correct"].item() / count
+        assert result["eval_masked_tokens"] == count
+        assert 0 < result["eval_unigram_accuracy"] < result["eval_unigram_loss"] < math.log(len(bpe))
+
+
+def test_logs_say_how_fast_and_how_far(tmp_path, bpe, documents):
+    make_trainer(tmp_path, bpe, documents, micro=4, accumulation=2, peak_tflops=1.0).train()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").open()]
+    last = [line for line in lines if "loss" in line][-1]
+    assert last["tokens_seen"] == 6 * 8 * 32 and last["tokens_per_second"] > 0 and 0 < last["mfu"] < 1
+    assert last["perplexity"] == pytest.approx(math.exp(last["loss"]))
+    assert {"learning_rate", "grad_norm", "epoch"} <= set(last)
