@@ -19,13 +19,15 @@ export RECIPE=${RECIPE:-$([[ $DATASET == docstrings ]] && echo demo || echo robe
 case $RECIPE in
     demo) #   3 M tokens, a laptop: 32 sequences x 128 tokens = 4,096 tokens a step
         : "${SEQ_LENGTH:=128}" "${GLOBAL_BATCH_SIZE:=32}" "${MICRO_BATCH_SIZE:=32}"
-        : "${MAX_STEPS:=900}" "${WARMUP_STEPS:=60}" "${PEAK_LR:=3e-3}"
+        : "${MAX_STEPS:=900}" "${WARMUP_STEPS:=200}" "${PEAK_LR:=3e-3}"
         : "${SAVE_STEPS:=150}" "${EVAL_STEPS:=150}" "${LOGGING_STEPS:=25}" "${EVAL_BLOCKS:=400}"
+        : "${DROPOUT:=0}" # one pass over the text cannot be learned by heart
         ;;
     roberta) # 126 G tokens, a node of GPUs: 8,192 sequences x 512 tokens = 4.2 M tokens a step
         : "${SEQ_LENGTH:=512}" "${GLOBAL_BATCH_SIZE:=8192}" "${MICRO_BATCH_SIZE:=64}"
         : "${MAX_STEPS:=30000}" "${WARMUP_STEPS:=1800}" "${PEAK_LR:=1e-3}"
         : "${SAVE_STEPS:=500}" "${EVAL_STEPS:=500}" "${LOGGING_STEPS:=10}" "${EVAL_BLOCKS:=8192}"
+        : "${DROPOUT:=}" # the config's, 0.1
         ;;
     *) echo "found RECIPE=$RECIPE, expected demo or roberta" >&2 && exit 2 ;;
 esac
@@ -54,7 +56,10 @@ precision=()
 DS_CONFIG=${DS_CONFIG-$([[ ${#precision[@]} -gt 0 ]] && echo ds_config/zero2_bf16.json || true)} # empty: plain DDP
 
 case $MODEL in
-    *.json) model=(--config_name "$MODEL") ;;
+    *.json)
+        model=(--config_name "$MODEL")
+        [[ -z $DROPOUT ]] || model+=(--config_overrides "hidden_dropout_prob=$DROPOUT,attention_probs_dropout_prob=$DROPOUT")
+        ;;
     *) model=(--model_name_or_path "$MODEL") ;;
 esac
 

@@ -143,6 +143,8 @@ class PretrainArguments(TrainingArguments):
                 raise UserError(f"found {name} {value}: pre-training here works with {expected} alone; leave it out")
         if self.fsdp:
             raise UserError("found --fsdp: tied embeddings fail under it; use --deepspeed ds_config/zero2_bf16.json")
+        if self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = False  # every weight is used in every step; looking costs a pass
         super().__post_init__()
 
 

@@ -24,4 +24,7 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
             print(f"error: {error}", file=sys.stderr)
         code = USER_ERROR_EXIT_CODE
     sys.stdout.flush()
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()  # a rank that leaves with its threads running is aborted, not ended
     sys.exit(code)

@@ -38,7 +38,7 @@ def record_run(folder: Path, meaning: dict, settings: dict, allow_changed: str =
         if changed:
             history.append({"changed": changed})
     record = {
-        "command": sys.argv,
+        "command": _without_secrets(sys.argv),
         "meaning": meaning,
         "settings": settings,
         "git_commit": _git_commit(),
@@ -50,6 +50,17 @@ def record_run(folder: Path, meaning: dict, settings: dict, allow_changed: str =
     partial = path.with_suffix(".tmp")
     partial.write_text(json.dumps(record, indent=2) + "\n")
     partial.replace(path)
+
+
+def _without_secrets(argv: list[str]) -> list[str]:
+    """The command with the values of --token and its like left out."""
+    shown = []
+    for before, word in zip(["", *argv], argv, strict=False):
+        flag, equals, _ = word.partition("=")
+        is_secret_flag = flag.startswith("--") and flag.endswith(("token", "key"))
+        after_secret_flag = before.startswith("--") and before.endswith(("token", "key")) and not word.startswith("--")
+        shown.append(f"{flag}=<hidden>" if is_secret_flag and equals else "<hidden>" if after_secret_flag else word)
+    return shown
 
 
 def _short(value: object) -> str:

@@ -1,0 +1,103 @@
+"""What the scripts can be told: the flags people know, one-line answers to the wrong ones, batch arithmetic."""
+
+import json
+
+import pytest
+
+from recipe.arguments import (
+    DataArguments,
+    ModelArguments,
+    ObjectiveArguments,
+    PretrainArguments,
+    derive_accumulation,
+    epochs_to_steps,
+    parse,
+)
+from recipe.errors import UserError
+
+ALL = (ModelArguments, DataArguments, ObjectiveArguments, PretrainArguments)
+KNOWN_FLAGS = """
+    model_name_or_path model_type config_overrides config_name tokenizer_name cache_dir use_fast_tokenizer
+    model_revision token trust_remote_code dataset_name dataset_config_name train_file validation_file
+    overwrite_cache validation_split_percentage max_seq_length preprocessing_num_workers mlm_probability
+    line_by_line pad_to_max_length max_train_samples max_eval_samples streaming output_dir do_train do_eval
+    per_device_train_batch_size learning_rate num_train_epochs deepspeed bf16 seed report_to
+"""
+
+
+def test_the_flags_people_know_are_there(tmp_path):
+    parsed = parse(ALL, ["--output_dir", str(tmp_path), "--use_cpu", "true"])
+    names = {name for group in parsed for name in vars(group)}
+    assert set(KNOWN_FLAGS.split()) <= names
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_a_single_file_says_it_all(tmp_path, suffix):
+    path = tmp_path / f"run.{suffix}"
+    path.write_text(json.dumps({"output_dir": str(tmp_path), "max_seq_length": 64, "seed": 7, "use_cpu": True}))
+    _, data, _, args = parse(ALL, [str(path)])
+    assert data.max_seq_length == 64 and args.seed == 7
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--learning_rte", "1"], "unknown flag --learning_rte: did you mean --learning_rate"),
+        (["--seed", "many"], "argument --seed.*invalid int"),
+        (["--mlm_probability", "1.5"], "found --mlm_probability 1.5, expected between 0 and 1"),
+        (["--mask_replace_prob", "0.9", "--random_replace_prob", "0.2"], "at most 1 together"),
+        (["--validation_split_percentage", "0"], "validation_split_percentage 0"),
+        (["--nonfinite", "maybe"], "expected stop or skip"),
+        (["--load_best_model_at_end", "--eval_strategy", "steps"], "load_best_model_at_end True"),
+        (["--fsdp", "full_shard"], "found --fsdp"),
+        (["--global_batch_size", "30", "--per_device_train_batch_size", "8"], "doesn't divide"),
+        (["--warmup_steps", "-1"], "warmup_steps"),
+    ],
+)
+def test_mistakes_get_one_line(tmp_path, argv, message):
+    with pytest.raises(UserError, match=message) as error:
+        parse(ALL, ["--output_dir", str(tmp_path / "run"), "--use_cpu", "true", *argv])
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_with_an_unknown_key_or_none_at_all(tmp_path):
+    path = tmp_path / "run.json"
+    with pytest.raises(UserError, match="No such file"):
+        parse(ALL, [str(path)])
+    path.write_text('{"output_dir": "x", "sed": 5}')
+    with pytest.raises(UserError, match="sed"):
+        parse(ALL, [str(path)])
+    path.write_text("{")
+    with pytest.raises(UserError):
+        parse(ALL, [str(path)])
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "devices", "accumulation"), [(32, 32, 1, 1), (32, 8, 1, 4), (32, 8, 2, 2), (8192, 64, 16, 8)]
+)
+def test_accumulation_is_derived(batch, micro, devices, accumulation):
+    assert derive_accumulation(batch, micro, devices) == accumulation
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "devices", "message"),
+    [
+        (30, 8, 1, "micro-batch of 8: micro-batches that do are 3, 5, 6, 10"),
+        (32, 12, 2, "on 2 devices doesn't divide by a micro-batch of 12: micro-batches that do are 2, 4, 8, 16"),
+        (32, 8, 3, "doesn't divide by 3 devices: use 1, 2, 4, 8 devices, or a global batch of 30 or 33"),
+        (4, 8, 1, "micro-batches that do are 1, 2, 4"),
+    ],
+)
+def test_sizes_that_would_do_are_named(batch, micro, devices, message):
+    with pytest.raises(UserError, match=message):
+        derive_accumulation(batch, micro, devices)
+
+
+def test_epochs_become_steps(tmp_path):
+    args = PretrainArguments(
+        output_dir=str(tmp_path), num_train_epochs=2.5, per_device_train_batch_size=8, use_cpu=True
+    )
+    assert epochs_to_steps(args, blocks=100) == 32  # 250 sequences in batches of 8
+    args.max_steps = 7
+    assert epochs_to_steps(args, blocks=100) == 7

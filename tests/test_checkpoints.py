@@ -1,0 +1,122 @@
+"""Law 7: a checkpoint is whole or it isn't one, and there is always one."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from recipe.checkpoints import MANIFEST, checkpoints, commit, damage, newest_whole, rotate, run_lock, step_of
+from recipe.errors import UserError
+
+
+def make(run, step, content="weights"):
+    staged = run / "_staging" / f"checkpoint-{step}"
+    (staged / "global_step").mkdir(parents=True)
+    (staged / "model.safetensors").write_text(f"{content} {step}" * 100)
+    (staged / "global_step" / "rank_0.pt").write_text("optimizer")
+    commit(staged, run / f"checkpoint-{step}")
+    return run / f"checkpoint-{step}"
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+
+
+DAMAGES = {
+    "cut": lambda folder: cut(folder / "model.safetensors"),
+    "flipped": lambda folder: flip(folder / "model.safetensors"),
+    "flipped in a subfolder": lambda folder: flip(folder / "global_step" / "rank_0.pt"),
+    "missing": lambda folder: (folder / "model.safetensors").unlink(),
+    "no manifest": lambda folder: (folder / MANIFEST).unlink(),
+    "half a manifest": lambda folder: (folder / MANIFEST).write_text('{"files": {'),
+    "another manifest": lambda folder: (folder / MANIFEST).write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_with_one_warning(tmp_path, kind):
+    good, newest = make(tmp_path, 5), make(tmp_path, 10)
+    assert newest_whole(tmp_path) == newest and damage(newest) is None
+    DAMAGES[kind](newest)
+    warnings = []
+    assert newest_whole(tmp_path, warn=warnings.append) == good
+    (warning,) = warnings
+    assert "checkpoint-10 is damaged" in warning
+    assert any(name in warning for name in ("model.safetensors", "rank_0.pt", MANIFEST))
+
+
+def test_empty_and_stray_folders_are_no_checkpoints(tmp_path):
+    good = make(tmp_path, 5)
+    for name in ("checkpoint-99", "checkpoint-final", "checkpoint-7.bak", "old-checkpoint-8"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-100").write_text("a file")
+    assert newest_whole(tmp_path, warn=lambda _: None) == good
+    assert [step_of(folder) for folder in checkpoints(tmp_path)] == [5, 99]
+
+
+def test_a_run_without_checkpoints_has_no_newest(tmp_path):
+    assert newest_whole(tmp_path) is None
+
+
+def test_files_that_were_added_later_do_no_harm(tmp_path):
+    folder = make(tmp_path, 5)
+    (folder / "README.md").write_text("a model card")
+    assert damage(folder) is None
+
+
+def test_a_step_saved_again_replaces_the_former(tmp_path):
+    make(tmp_path, 5, "old")
+    folder = make(tmp_path, 5, "new")
+    assert damage(folder) is None and "new" in (folder / "model.safetensors").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["_staging", "checkpoint-5"]
+
+
+def test_the_manifest_names_every_file(tmp_path):
+    files = json.loads((make(tmp_path, 5) / MANIFEST).read_text())["files"]
+    assert set(files) == {"model.safetensors", "global_step/rank_0.pt"}
+
+
+@pytest.mark.parametrize(("limit", "left"), [(None, [1, 2, 3]), (2, [2, 3]), (1, [3])])
+def test_rotation_keeps_the_newest(tmp_path, limit, left):
+    for step in (1, 2, 3):
+        make(tmp_path, step)
+    rotate(tmp_path, limit)
+    assert [step_of(folder) for folder in checkpoints(tmp_path)] == left
+
+
+def test_rotation_keeps_what_it_is_told_to(tmp_path):
+    for step in (1, 2, 3):
+        make(tmp_path, step)
+    rotate(tmp_path, 1, keep=tmp_path / "checkpoint-1")
+    assert [step_of(folder) for folder in checkpoints(tmp_path)] == [1, 3]
+
+
+def test_a_second_training_in_one_folder_is_refused_and_a_dead_ones_lock_is_free(tmp_path):
+    holder = (
+        "import sys, time; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path; from recipe.checkpoints import run_lock\n"
+        "with run_lock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+    )
+    repository = str(__import__("conftest").REPOSITORY)
+    process = subprocess.Popen([sys.executable, "-c", holder, str(tmp_path), repository], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"held\n"
+    with pytest.raises(UserError, match="another run is training in"), run_lock(tmp_path):
+        pass
+    process.kill()
+    process.wait()
+    (tmp_path / "_staging").mkdir()
+    with run_lock(tmp_path):
+        assert not (tmp_path / "_staging").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to"), run_lock(tmp_path / "file" / "run"):
+        pass

@@ -1,0 +1,34 @@
+"""run.json: what a run was, and what may not change when it is resumed."""
+
+import json
+
+import pytest
+
+from recipe.errors import UserError
+from recipe.run import record_run
+
+
+def test_the_same_settings_pass_and_others_are_refused_with_both_values(tmp_path):
+    record_run(tmp_path, {"seed": 1, "model": {"hidden_size": 16}}, {"logging_steps": 5})
+    record_run(tmp_path, {"seed": 1, "model": {"hidden_size": 16}}, {"logging_steps": 9})
+    with pytest.raises(UserError, match=r"begun with seed 1, now it is 2.*--allow_changed seed"):
+        record_run(tmp_path, {"seed": 2, "model": {"hidden_size": 16}}, {})
+    assert json.loads((tmp_path / "run.json").read_text())["meaning"]["seed"] == 1
+
+
+def test_a_change_that_is_allowed_is_written_down(tmp_path):
+    record_run(tmp_path, {"seed": 1}, {})
+    record_run(tmp_path, {"seed": 2}, {}, allow_changed="seed")
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["meaning"]["seed"] == 2 and record["history"] == [{"changed": {"seed": [1, 2]}}]
+    with pytest.raises(UserError, match="names sed, expected some of seed"):
+        record_run(tmp_path, {"seed": 2}, {}, allow_changed="sed")
+
+
+def test_versions_and_command_are_there_and_secrets_are_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["run_mlm.py", "--token", "hf_secret", "--hub_token=hf_other", "--seed", "1"])
+    record_run(tmp_path, {"seed": 1}, {})
+    text = (tmp_path / "run.json").read_text()
+    record = json.loads(text)
+    assert "hf_secret" not in text and "hf_other" not in text and record["command"][-1] == "1"
+    assert record["packages"]["torch"] and record["packages"]["transformers"]

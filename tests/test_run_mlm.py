@@ -1,0 +1,152 @@
+"""run_mlm.py from the command line to the folder it leaves behind, in this process."""
+
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainerCallback, pipeline
+
+import run_mlm
+from recipe.checkpoints import checkpoints
+from recipe.errors import UserError
+
+
+@pytest.fixture
+def run(tmp_path, text_file, write_config, monkeypatch, capsys):
+    """Calls run_mlm.main() with toy settings and `argv`; returns (exit code, what it printed)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv, family="roberta", config=None):
+        settings = {
+            "--config_name": str(config or write_config(family, vocab_size=400)),
+            "--tokenizer_name": "train",
+            "--vocab_size": "300",
+            "--train_file": str(text_file),
+            "--prepared_dir": str(tmp_path / "data"),
+            "--output_dir": str(tmp_path / "run"),
+            "--max_seq_length": "32",
+            "--per_device_train_batch_size": "8",
+            "--max_steps": "4",
+            "--save_steps": "2",
+            "--logging_steps": "1",
+            "--learning_rate": "1e-2",
+            "--use_cpu": "true",
+            "--disable_tqdm": "true",
+        }
+        given = dict(zip(argv[::2], argv[1::2], strict=True))
+        settings |= given
+        flat = [part for pair in settings.items() if pair[1] is not None for part in pair]
+        monkeypatch.setattr("sys.argv", ["run_mlm.py", *flat, "--do_train", "--do_eval"])
+        capsys.readouterr()
+        return run_mlm.main(), capsys.readouterr().out
+
+    return call
+
+
+@pytest.mark.parametrize("family", ["roberta", "bert"])
+def test_a_run_leaves_what_users_of_transformers_expect(run, tmp_path, family):
+    code, printed = run(family=family)
+    folder = tmp_path / "run"
+    assert code == 0
+    for name in ("all_results.json", "train_results.json", "eval_results.json", "trainer_state.json", "log.jsonl"):
+        assert (folder / name).exists(), name
+    results = json.loads((folder / "all_results.json").read_text())
+    assert results["eval_perplexity"] == pytest.approx(math.exp(results["eval_loss"]))
+    assert {"eval_masked_accuracy", "eval_unigram_loss", "train_loss"} <= set(results)
+    for text in ("unigram baseline", "masked accuracy", "bash finetune_glue.sh", "8 sequences x 1 accumulations"):
+        assert text in printed
+    assert not list(folder.rglob("*.bin"))  # safetensors alone
+
+    for checkpoint in (*checkpoints(folder), folder):
+        model, tokenizer = AutoModelForMaskedLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+        assert type(model).__name__ == {"roberta": "RobertaForMaskedLM", "bert": "BertForMaskedLM"}[family]
+        assert model.get_input_embeddings().num_embeddings % 64 == 0
+        guesses = pipeline("fill-mask", model=str(checkpoint))(f"the cat {tokenizer.mask_token} on a mat")
+        assert len(guesses) == 5 and guesses[0]["score"] > 0
+    last = AutoModelForMaskedLM.from_pretrained(folder / "checkpoint-4")
+    with torch.no_grad():
+        ids = torch.randint(5, 60, (2, 12))
+        assert torch.equal(last(ids).logits, model(ids).logits)
+
+
+def test_again_it_is_done_and_with_other_settings_it_is_refused(run):
+    run()
+    code, printed = run()
+    assert code == 0 and "is done: 4 steps" in printed
+    with pytest.raises(UserError, match=r"begun with learning_rate 0.01, now it is 0.02"):
+        run("--learning_rate", "2e-2")
+    with pytest.raises(UserError, match="begun with max_seq_length 32, now it is 16"):
+        run("--max_seq_length", "16")
+    code, printed = run("--max_steps", "6", "--allow_changed", "max_steps")
+    assert code == 0 and "step" not in printed.split("eval loss")[1].split("\n")[0]
+
+
+def test_a_signal_saves_stops_with_75_and_the_next_run_goes_on(run, tmp_path, monkeypatch):
+    class Killer(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    try:
+        monkeypatch.setattr(run_mlm, "RankSeed", Killer)
+        code, printed = run()
+        assert code == 75 and "saved in" in printed and "checkpoint-3" in printed
+        assert checkpoints(tmp_path / "run")[-1].name == "checkpoint-3"
+        monkeypatch.undo()
+        monkeypatch.chdir(tmp_path)
+        code, _ = run()
+        assert code == 0 and checkpoints(tmp_path / "run")[-1].name == "checkpoint-4"
+        steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").open() if '"loss"' in line]
+        assert steps == [1, 2, 3, 4]
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def test_continuing_from_a_checkpoint_of_another_run(run, tmp_path):
+    run()
+    code, _ = run(
+        "--config_name", None, "--tokenizer_name", None,
+        "--model_name_or_path", str(tmp_path / "run" / "checkpoint-4"), "--output_dir", str(tmp_path / "more"),
+    )  # fmt: skip
+    assert code == 0
+    first, last = (json.loads((tmp_path / run / "all_results.json").read_text()) for run in ("run", "more"))
+    assert last["eval_loss"] < first["eval_loss"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--max_seq_length", "65"), "positions for 64 tokens"),
+        (("--train_file", "none.txt"), "found no text at none.txt"),
+        (("--tokenizer_name", "none/"), "none/"),
+        (("--config_name", None), "found no model"),
+        (("--resume_from_checkpoint", "nowhere"), "cannot resume from nowhere: it has no manifest.json"),
+        (("--global_batch_size", "12"), "micro-batch of 8: micro-batches that do are"),
+        (("--report_to", "tensorboard"), "pip install tensorboard"),
+        (("--model_name_or_path", "somewhere"), "pass one or the other"),
+        (("--use_fast_tokenizer", "false"), "only fast tokenizers"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_written(run, tmp_path, argv, message):
+    with pytest.raises(UserError, match=message):
+        run(*argv)
+    assert not checkpoints(tmp_path / "run")
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+def test_a_corpus_shorter_than_a_block_is_refused(run, tmp_path):
+    (tmp_path / "train.txt").write_text("the cat\n\nsat")
+    (tmp_path / "valid.txt").write_text("on a mat")
+    with pytest.raises(UserError, match=r"training text has \d+ tokens, expected at least 30"):
+        run("--train_file", str(tmp_path / "train.txt"), "--validation_file", str(tmp_path / "valid.txt"))
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused_with_both_sizes(run, write_config):
+    with pytest.raises(UserError, match=r"the tokenizer has 300 tokens, .* has room for 290"):
+        run(config=write_config(vocab_size=290))
