@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import transformers
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -28,7 +29,7 @@ from recipe.arguments import (
 )
 from recipe.batches import Blocks, MaskedSequences
 from recipe.callbacks import INTERRUPTED_EXIT_CODE, Console, JsonLog, RankSeed, StopSignals, TrueEpoch
-from recipe.checkpoints import damage, newest_whole, run_lock, step_of
+from recipe.checkpoints import damage, newest_whole, require_room, run_lock, step_of
 from recipe.errors import UserError, run_script
 from recipe.fill import blanks_from
 from recipe.masking import Masking
@@ -43,6 +44,7 @@ from recipe.unigram import UnigramBaseline
 from recipe.words import word_boundaries
 
 NONFINITE_EXIT_CODE = 3
+BYTES_A_PARAMETER = 12  # of a checkpoint: the weight and Adam's two moments, four bytes each
 EVAL_MASK_SEED = 1 << 32  # beyond any training seed: one set of eval masks for all runs
 
 
@@ -55,6 +57,8 @@ def main() -> int:
     quiet_libraries()
     if not (args.do_train or args.do_eval):
         raise UserError("found neither --do_train nor --do_eval: pass what to do")
+    run = Path(args.output_dir)
+    require_room(run)
     settle_trackers(args, say)
 
     # From text to blocks. What can be known before step 1 is checked on the way.
@@ -75,7 +79,7 @@ def main() -> int:
     else:
         model = build_model(config)
     use_masked_only_head(model)
-    run = Path(args.output_dir)
+    require_room(run, BYTES_A_PARAMETER * model.num_parameters())
     with run_lock(run) if main_process else nullcontext():
         if main_process:
             meaning = what_the_run_means(config, data, objective, args, prepared, tokenizer)
@@ -237,7 +241,8 @@ def report(metrics: dict, model, tokenizer, eval_data: MaskedSequences, run: Pat
         f"(unigram baseline {metrics['eval_unigram_accuracy']:.1%})\n"
     )
     blocks = eval_data.blocks
-    rows = blocks.rows(eval_data.block_ids(range(min(len(blocks), 30))))
+    spread = np.linspace(0, len(blocks) - 1, num=min(len(blocks), 12), dtype=np.int64)
+    rows = blocks.rows(spread)
     for blank in blanks_from(model, tokenizer, rows):
         guesses = ", ".join(f"{word.strip() or word!r} {probability:.0%}" for word, probability in blank.guesses)
         print(f"  ... {blank.text} ...\n      {guesses}   (it was {blank.hidden})\n")

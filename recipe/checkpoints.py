@@ -117,6 +117,19 @@ def rotate(run: Path, limit: int | None, keep: Path | None = None) -> None:
             shutil.rmtree(folder)
 
 
+def require_room(run: Path, needed: int = 0) -> None:
+    """Raises UserError where the folder `run` could not be written to, or has fewer than `needed` bytes free for it.
+    Writes nothing: it asks the nearest folder that exists."""
+    existing = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"cannot write to {run}: {existing} is no folder we may write to: choose another OUTPUT_DIR")
+    if (free := shutil.disk_usage(existing).free) < needed:
+        raise UserError(
+            f"{run} has {free / 1e9:.1f} GB free, one checkpoint takes {needed / 1e9:.1f} GB: make room or choose "
+            "another OUTPUT_DIR"
+        )
+
+
 @contextmanager
 def run_lock(run: Path) -> Iterator[None]:
     """Keeps other pre-trainings out of `run` until this process ends, however it ends.

@@ -6,7 +6,17 @@ import sys
 
 import pytest
 
-from recipe.checkpoints import MANIFEST, checkpoints, commit, damage, newest_whole, rotate, run_lock, step_of
+from recipe.checkpoints import (
+    MANIFEST,
+    checkpoints,
+    commit,
+    damage,
+    newest_whole,
+    require_room,
+    rotate,
+    run_lock,
+    step_of,
+)
 from recipe.errors import UserError
 
 
@@ -120,3 +130,13 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to"), run_lock(tmp_path / "file" / "run"):
         pass
+
+
+def test_room_is_asked_for_before_anything_is_written(tmp_path):
+    require_room(tmp_path / "a" / "run", needed=1)
+    with pytest.raises(UserError, match=r"GB free, one checkpoint takes 1000000000.0 GB"):
+        require_room(tmp_path / "a" / "run", needed=10**18)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is no folder we may write to"):
+        require_room(tmp_path / "file" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
