@@ -19,7 +19,7 @@ export RECIPE=${RECIPE:-$([[ $DATASET == docstrings ]] && echo demo || echo robe
 case $RECIPE in
     demo) #   3 M tokens, a laptop: 32 sequences x 128 tokens = 4,096 tokens a step
         : "${SEQ_LENGTH:=128}" "${GLOBAL_BATCH_SIZE:=32}" "${MICRO_BATCH_SIZE:=32}"
-        : "${MAX_STEPS:=900}" "${WARMUP_STEPS:=200}" "${PEAK_LR:=3e-3}"
+        : "${MAX_STEPS:=1200}" "${WARMUP_STEPS:=200}" "${PEAK_LR:=3e-3}"
         : "${SAVE_STEPS:=150}" "${EVAL_STEPS:=150}" "${LOGGING_STEPS:=25}" "${EVAL_BLOCKS:=400}"
         : "${DROPOUT:=0}" # one pass over the text cannot be learned by heart
         ;;
