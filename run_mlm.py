@@ -38,13 +38,12 @@ from recipe.prepare import corpus_of, tokenizer_of, tokens_of
 from recipe.quiet import quiet_libraries
 from recipe.run import record_run
 from recipe.tokenizer import block_ends, fingerprint
-from recipe.trackers import settle_trackers
-from recipe.trainer import NonFiniteError, PretrainTrainer
+from recipe.trackers import guard_trackers, settle_trackers
+from recipe.trainer import CHECKPOINT_BYTES_A_PARAMETER, NonFiniteError, PretrainTrainer
 from recipe.unigram import UnigramBaseline
 from recipe.words import word_boundaries
 
 NONFINITE_EXIT_CODE = 3
-BYTES_A_PARAMETER = 12  # of a checkpoint: the weight and Adam's two moments, four bytes each
 EVAL_MASK_SEED = 1 << 32  # beyond any training seed: one set of eval masks for all runs
 
 
@@ -79,7 +78,7 @@ def main() -> int:
     else:
         model = build_model(config)
     use_masked_only_head(model)
-    require_room(run, BYTES_A_PARAMETER * model.num_parameters())
+    require_room(run, CHECKPOINT_BYTES_A_PARAMETER * model.num_parameters())
     with run_lock(run) if main_process else nullcontext():
         if main_process:
             meaning = what_the_run_means(config, data, objective, args, prepared, tokenizer)
@@ -113,6 +112,7 @@ def main() -> int:
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Console)
+        guard_trackers(trainer)
         if args.do_train:
             try:
                 result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -1,14 +1,19 @@
 """Experiment trackers: settled before training begins, so that none of them can stop it."""
 
+import http.client
 import importlib.util
 import netrc
 import os
-import socket
+import urllib.error
+import urllib.request
 from urllib.parse import urlsplit
+
+from transformers import TrainerCallback
+from transformers.integrations import get_reporting_integration_callbacks
 
 from recipe.errors import UserError
 
-CONNECT_SECONDS = 4.0
+ANSWER_SECONDS = 4.0
 
 
 def settle_trackers(args, say) -> None:
@@ -23,6 +28,7 @@ def settle_trackers(args, say) -> None:
         return
     os.environ.setdefault("WANDB_PROJECT", "encoder-recipe")
     os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_LOG_MODEL", "false")
     mode = os.environ.get("WANDB_MODE")
     if mode in ("offline", "disabled", "dryrun"):
         return
@@ -30,8 +36,8 @@ def settle_trackers(args, say) -> None:
     reason = None
     if not _has_key(urlsplit(base).hostname):
         reason = "no API key was found"
-    elif not _reachable(base):
-        reason = f"{base} cannot be reached"
+    elif not _answers(base):
+        reason = f"{base} does not answer"
     if reason:
         os.environ["WANDB_MODE"] = "offline"
         say(f"W&B: {reason}, so the run is logged offline; later: wandb sync wandb/offline-run-*")
@@ -46,11 +52,45 @@ def _has_key(host: str | None) -> bool:
         return False
 
 
-def _reachable(url: str) -> bool:
-    target = urlsplit(url)
-    port = target.port or (443 if target.scheme == "https" else 80)
+def _answers(url: str) -> bool:
+    """Whether any HTTP answer comes within ANSWER_SECONDS: a server that accepts and then hangs is down, too."""
     try:
-        socket.create_connection((target.hostname, port), timeout=CONNECT_SECONDS).close()
-    except OSError:
+        urllib.request.urlopen(url, timeout=ANSWER_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError, http.client.HTTPException):
         return False
     return True
+
+
+class Guarded(TrainerCallback):
+    """A tracker's callback that can fail without harm: its first error is said once, then it is left alone."""
+
+    def __init__(self, callback: TrainerCallback):
+        self.callback, self.broken = callback, False
+
+    def _call(self, event: str, *args, **kwargs):
+        if self.broken:
+            return None
+        try:
+            return getattr(self.callback, event)(*args, **kwargs)
+        except Exception as error:
+            self.broken = True
+            name = type(self.callback).__name__
+            print(f"warning: {name} failed ({str(error).strip()[:200]}); training goes on without it", flush=True)
+            return None
+
+
+def _guarded(event: str):
+    return lambda self, *args, **kwargs: self._call(event, *args, **kwargs)
+
+
+for _event in [name for name in dir(TrainerCallback) if name.startswith("on_")]:
+    setattr(Guarded, _event, _guarded(_event))
+
+
+def guard_trackers(trainer) -> None:
+    """Wraps the callbacks of `trainer`'s trackers (not those that the recipe itself needs) in `Guarded`."""
+    handler = trainer.callback_handler
+    trackers = tuple(get_reporting_integration_callbacks(trainer.args.report_to))
+    handler.callbacks = [Guarded(c) if trackers and isinstance(c, trackers) else c for c in handler.callbacks]

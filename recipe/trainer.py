@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from recipe.arguments import sequences_a_step
 from recipe.batches import MaskedSequences
 from recipe.checkpoints import STAGING, checkpoints, commit, rotate
+from recipe.errors import UserError
 from recipe.model import flops_per_token
 from recipe.order import MicroBatches
 from recipe.unigram import UnigramBaseline
@@ -28,6 +29,9 @@ PEAK_TFLOPS = {
     "L40S": 362, "L40": 181, "L4": 121, "RTX 6000 Ada": 364, "RTX A6000": 155, "4090": 165, "3090": 71,
     "B200": 2250,
 }  # fmt: skip
+
+
+CHECKPOINT_BYTES_A_PARAMETER = 12  # the weight and Adam's two moments, four bytes each
 
 
 class NonFiniteError(FloatingPointError):
@@ -186,17 +190,32 @@ class PretrainTrainer(Trainer):
                 (run / STAGING).mkdir()
             self.accelerator.wait_for_everyone()
             super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                commit(run / STAGING / name, run / name)
+        except Exception as error:  # safetensors, torch and the system each have their own for a full disk
+            raise self._why_not_saved(run, name, error) from error
         finally:
             self._saving = False
             self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                shutil.rmtree(run / STAGING, ignore_errors=True)
         if self.args.should_save:
-            commit(run / STAGING / name, run / name)
-            shutil.rmtree(run / STAGING, ignore_errors=True)
             best = self.state.best_model_checkpoint
             rotate(run, limit, keep=Path(best) if best else None)
         self.accelerator.wait_for_everyone()
         self._paused += time.monotonic() - began
+
+    def _why_not_saved(self, run: Path, name: str, error: Exception) -> Exception:
+        free = shutil.disk_usage(run).free
+        staged = sum(path.stat().st_size for path in (run / STAGING).rglob("*") if path.is_file())
+        needed = CHECKPOINT_BYTES_A_PARAMETER * self.model.num_parameters()
+        if "No space left" not in str(error) and free + staged >= needed:
+            return error
+        return UserError(
+            f"no space left to save {run / name}: it takes about {needed:,} bytes, {free + staged:,} are free. The "
+            "checkpoints before it are whole: make room and run the same command again"
+        )
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
