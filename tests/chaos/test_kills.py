@@ -1,0 +1,143 @@
+"""R1 to R6, R9 and R16: a run that is killed, signalled or started twice ends as if nothing had happened."""
+
+import os
+import shutil
+import signal
+import time
+from collections import Counter
+
+import pytest
+from harness import alive, curve_of, kill_after, moments, state_of, wait
+
+from recipe.checkpoints import checkpoints, damage, step_of
+
+pytestmark = pytest.mark.chaos
+KILLS = int(os.environ.get("KILLS", "50"))
+
+
+@pytest.fixture(scope="module")
+def whole(bench):
+    """An uninterrupted run, timed; the data it prepared serves all others."""
+    assert bench.finish("prepare") == 0
+    began = time.monotonic()
+    assert bench.finish("whole") == 0
+    return {"seconds": time.monotonic() - began, "state": state_of(bench.folder / "whole")}
+
+
+def test_r1_the_same_command_twice(bench, whole, record):
+    assert bench.finish("again") == 0
+    equal = state_of(bench.folder / "again") == whole["state"]
+    record("R1", "the same command twice", "weights and optimizer equal" if equal else "DIFFERENT")
+    assert equal
+
+
+def test_r2_r4_r5_killed_at_random_moments(bench, whole, record):
+    phases, redone, equal, curves_equal = Counter(), [], 0, 0
+    for number, moment in enumerate(moments(KILLS, whole["seconds"], seed=2)):
+        run = bench.folder / "killed"
+        shutil.rmtree(run, ignore_errors=True)
+        pid = bench.start("killed")
+        killed = kill_after(pid, moment)
+        phases[bench.now() if killed else "after the end"] += 1
+        wait(pid)
+        reached = max((step for step, _, _ in curve_of(run)), default=0) if (run / "log.jsonl").exists() else 0
+        saved = max((step_of(folder) for folder in checkpoints(run) if damage(folder) is None), default=0)
+        redone.append(max(0, reached - saved))
+        assert bench.finish("killed") == 0, (number, moment)
+        equal += state_of(run) == whole["state"]
+        curves_equal += curve_of(run) == curve_of(bench.folder / "whole")
+    where = ", ".join(f"{phase} {count}" for phase, count in phases.most_common())
+    record("R2", f"kill -9 at {KILLS} random moments ({where}), the same command again", f"{equal}/{KILLS} same bits")
+    record(
+        "R4",
+        "log.jsonl of each of those runs against the uninterrupted one",
+        f"{curves_equal}/{KILLS} equal, line by line",
+    )
+    record("R5", "steps redone after a kill, save_steps 5", f"at most {max(redone)}")
+    assert equal == curves_equal == KILLS and max(redone) <= 5
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_r3_resumed_from_every_checkpoint(bench, whole, record, workers):
+    equal = 0
+    steps = [5, 10, 15, 20, 25, 30, 35]
+    for step in steps:
+        run = bench.folder / "from"
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(bench.folder / "whole", run)
+        for folder in checkpoints(run):
+            if step_of(folder) > step:
+                shutil.rmtree(folder)
+        assert bench.finish("from", dataloader_num_workers=workers) == 0
+        equal += state_of(run) == whole["state"]
+    record(
+        f"R3 ({workers} workers)",
+        "resumed from each checkpoint, across epochs, with accumulation",
+        f"{equal}/{len(steps)} same bits",
+    )
+    assert equal == len(steps)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_r6_stop_signals(bench, whole, record, name):
+    codes, equal, whole_saves, count = Counter(), 0, 0, 10
+    for moment in moments(count, whole["seconds"], seed=6):
+        run = bench.folder / "stopped"
+        shutil.rmtree(run, ignore_errors=True)
+        pid = bench.start("stopped")
+        # Before step 1 nothing is there to save: those die of the signal. After it, 75, and the newest save is whole.
+        sent = kill_after(pid, moment, getattr(signal, name))
+        if sent:
+            time.sleep(0.02)
+            kill_after(pid, 0, getattr(signal, name))  # twice
+        code = wait(pid)
+        codes[code] += 1
+        whole_saves += all(damage(folder) is None for folder in checkpoints(run))
+        while code != 0:
+            code = bench.finish("stopped")
+        equal += state_of(run) == whole["state"]
+    shown = ", ".join(f"{code}: {n}" for code, n in sorted(codes.items()))
+    record(f"R6 ({name})", f"{name} twice at {count} random moments; exit codes {shown}", f"{equal}/{count} same bits")
+    assert equal == whole_saves == count and set(codes) <= {0, 75, -getattr(signal, name)}
+
+
+def test_r9_killed_while_rotating(bench, whole, record):
+    worst, count = 99, 10
+    for number in range(count):
+        run = bench.folder / "rotated"
+        shutil.rmtree(run, ignore_errors=True)
+        pid = bench.start("rotated", save_steps=1, save_total_limit=1)
+        while bench.now() == "set-up":
+            time.sleep(0.002)
+        time.sleep(0.03 * number)
+        while bench.now() != "saving" and alive(pid):
+            time.sleep(0.0005)
+        kill_after(pid, 0.002 * number)
+        wait(pid)
+        sound = [folder for folder in checkpoints(run) if damage(folder) is None]
+        started = (run / "log.jsonl").exists() and curve_of(run) and curve_of(run)[-1][0] > 1
+        worst = min(worst, len(sound) if started else 99)
+    record(
+        "R9",
+        f"killed {count} times inside a save with save_total_limit 1",
+        f"at least {worst} whole checkpoint at all times",
+    )
+    assert worst >= 1
+
+
+def test_r16_two_at_once(bench, whole, record):
+    pid = bench.start("first", max_steps=400)
+    while bench.now() == "set-up":
+        time.sleep(0.01)
+    code = bench.finish("first")
+    os.kill(pid, signal.SIGKILL)
+    wait(pid)
+    log = (bench.folder / "first.log").read_text()
+    refused = code == 2 and "another run is training in" in log
+    after = bench.finish("first", max_steps=400)
+    record(
+        "R16",
+        "a second run in the folder; then the first killed, and again",
+        f"refused in a line: {refused}; then exit {after}",
+    )
+    assert refused and after == 0

@@ -1,0 +1,204 @@
+"""R14, R15, R21 and R22: trackers, launcher, and whether the tests would notice; and the default suite's rows."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import REPOSITORY
+from harness import curve_of, state_of
+
+pytestmark = pytest.mark.chaos
+
+
+@pytest.fixture
+def hanging_server():
+    """Accepts connections on loopback and never answers."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    held = []
+
+    def accept():
+        while True:
+            try:
+                held.append(listener.accept())
+            except OSError:
+                return
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    listener.close()
+
+
+def test_r14_tracker_down(bench, record, hanging_server):
+    assert bench.finish("plain") == 0
+    expected, waits = state_of(bench.folder / "plain"), {}
+    cases = {
+        "no key": {},
+        "no route": {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"},
+        "server hangs": {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": hanging_server},
+    }
+    for name, exports in cases.items():
+        run = f"tracked-{name.replace(' ', '-')}"
+
+        def before(exports=exports):
+            os.environ.pop("WANDB_MODE", None)
+            os.environ.update({"WANDB_DIR": str(bench.folder), "HOME": str(bench.folder)} | exports)
+
+        began = time.monotonic()
+        pid = bench.start(run, before=before, report_to="wandb")
+        while bench.now() == "set-up":
+            time.sleep(0.01)
+        waits[name] = time.monotonic() - began
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert state_of(bench.folder / run) == expected
+        assert curve_of(bench.folder / run) == curve_of(bench.folder / "plain")
+    shown = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in waits.items())
+    record("R14", f"W&B down; seconds to the first step: {shown}", "3/3 same weights, log.jsonl complete")
+    assert max(waits.values()) < 12
+
+
+def launched(bench, name, **exports):
+    environment = os.environ | {
+        "PYTHON": sys.executable, "RECIPE": "demo", "MODEL": str(bench.config), "DATASET": str(bench.text),
+        "OUTPUT_DIR": str(bench.folder / name), "SEQ_LENGTH": "32", "GLOBAL_BATCH_SIZE": "8", "MICRO_BATCH_SIZE": "4",
+        "MAX_STEPS": "3000", "SAVE_STEPS": "1000", "EVAL_STEPS": "1000", "LOGGING_STEPS": "1", "VOCAB_SIZE": "300",
+        "OMP_NUM_THREADS": "1",
+    } | exports  # fmt: skip
+    command = [
+        "bash",
+        str(REPOSITORY / "pretrain.sh"),
+        "--prepared_dir",
+        str(bench.folder / "data"),
+        "--use_cpu",
+        "true",
+    ]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def children_named(name):
+    found = subprocess.run(["pgrep", "-f", name], capture_output=True, text=True).stdout.split()
+    return [pid for pid in found if int(pid) != os.getpid()]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_r21_signals_through_the_launcher(bench, record, processes):
+    name = f"launched-{processes}"
+    process = launched(bench, name, NPROC_PER_NODE=str(processes))
+    log = bench.folder / name / "log.jsonl"
+    while not log.exists() or '"step": 3' not in log.read_text():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=90)
+    time.sleep(1)
+    orphans = children_named(str(bench.folder / name))
+    saved = list((bench.folder / name).glob("checkpoint-*"))
+    record(
+        f"R21 ({processes} process{'es' * (processes > 1)})",
+        f"SIGTERM to bash pretrain.sh: exit {process.returncode}",
+        f"{len(saved)} checkpoint saved, {len(orphans)} orphans",
+    )
+    assert process.returncode != 0 and len(saved) == 1 and not orphans, printed[-2000:]
+    if processes == 1:
+        assert process.returncode == 75 and "stopped by SIGTERM" in printed
+
+
+MUTANTS = {
+    "no generator restored": (
+        "recipe/trainer.py",
+        "generator=torch.Generator(),",
+        "generator=None,",
+        "test_trainer.py",
+    ),
+    "data begins anew": ("recipe/order.py", "range(self.start() * self.accumulation,", "range(0,", "test_trainer.py"),
+    "hash not compared": (
+        "recipe/checkpoints.py",
+        'if sha256_of(path) != expected["sha256"]:',
+        "if False:",
+        "test_checkpoints.py",
+    ),
+    "no check for NaN": ("recipe/trainer.py", "if not math.isfinite(norm):", "if False:", "test_trainer.py"),
+    "mean of micro-batches": (
+        "recipe/trainer.py",
+        'outputs["loss"] * (self.args.world_size / num_items_in_batch)',
+        'outputs["loss"] / (inputs["labels"] >= 0).sum()',
+        "test_trainer.py",
+    ),
+    "log not cut on resume": (
+        "recipe/callbacks.py",
+        "<= state.global_step and line",
+        "<= 10**9 and line",
+        "test_trainer.py",
+    ),
+    "settings not compared": ("recipe/run.py", 'before["meaning"][name] != value', "False", "test_run.py"),
+    "lock not taken": ("recipe/checkpoints.py", "lock.acquire(timeout=0.1)", "pass", "test_checkpoints.py"),
+    "tracker not guarded": (
+        "recipe/trackers.py",
+        "except Exception as error:",
+        "except KeyError as error:",
+        "test_trackers.py",
+    ),
+}
+
+
+def test_r22_the_tests_notice(tmp_path, record):
+    copy = tmp_path / "copy"
+    shutil.copytree(REPOSITORY, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "data", "wandb"))
+    noticed = []
+    for name, (file, old, new, test) in MUTANTS.items():
+        source = (copy / file).read_text()
+        assert source.count(old) == 1, f"{name}: {file} changed, so this mutant is out of date"
+        (copy / file).write_text(source.replace(old, new))
+        command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"tests/{test}"]
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+        (copy / file).write_text(source)
+        if done.returncode == 1:
+            noticed.append(name)
+    record(
+        "R22",
+        f"{len(MUTANTS)} guards taken out, one at a time ({', '.join(MUTANTS)})",
+        f"{len(noticed)}/{len(MUTANTS)} noticed",
+    )
+    assert noticed == list(MUTANTS)
+
+
+ROWS = {
+    "R10": ("NaN and Inf in loss, gradient and weights", "test_trainer.py -k finite"),
+    "R11": (
+        "32x1 = 8x4 = 4x8 = 2 processes, loss and gradient norm to 1e-5",
+        "test_trainer.py test_distributed.py -k cut or processes",
+    ),
+    "R12": ("unusable data is refused, file and line named", "test_corpus.py test_tokens.py -k unusable"),
+    "R13": (
+        "settings that don't fit are refused with both values",
+        "test_model.py test_run.py test_run_mlm.py -k refused or fit or mistakes or bad",
+    ),
+    "R15": (
+        "no network: hub names are refused at once, local data runs",
+        "test_corpus.py test_tokenizer.py test_model.py -k hub or there",
+    ),
+    "R19": (
+        "from_pretrained and fill-mask on every checkpoint, logits equal",
+        "test_run_mlm.py test_model.py -k leaves or plain",
+    ),
+    "R20": ("losses of 20 steps against the committed ones, to 1e-6", "test_golden.py"),
+}
+
+
+@pytest.mark.parametrize("number", ROWS)
+def test_rows_of_the_default_suite(number, record):
+    what, selection = ROWS[number]
+    files, _, expression = selection.partition(" -k ")
+    command = [sys.executable, "-m", "pytest", *(f"tests/{file}" for file in files.split())]
+    done = subprocess.run(
+        command + (["-k", expression] if expression else []), cwd=REPOSITORY, capture_output=True, text=True
+    )
+    passed = re.search(r"(\d+) passed", done.stdout)
+    record(number, f"{what} ({files})", f"{passed[1]} tests pass" if done.returncode == 0 and passed else "FAILED")
+    assert done.returncode == 0, done.stdout[-3000:]
