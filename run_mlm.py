@@ -28,7 +28,7 @@ from recipe.arguments import (
     sequences_a_step,
 )
 from recipe.batches import Blocks, MaskedSequences
-from recipe.callbacks import INTERRUPTED_EXIT_CODE, Console, JsonLog, RankSeed, StopSignals, TrueEpoch
+from recipe.callbacks import INTERRUPTED_EXIT_CODE, Console, JsonLog, PlainConsole, RankSeed, StopSignals, TrueEpoch
 from recipe.checkpoints import damage, newest_whole, require_room, run_lock, step_of
 from recipe.errors import UserError, run_script
 from recipe.fill import blanks_from
@@ -111,7 +111,7 @@ def main() -> int:
         )
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(Console)
+        trainer.add_callback(PlainConsole if args.disable_tqdm else Console)
         guard_trackers(trainer)
         if args.do_train:
             try:

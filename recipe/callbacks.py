@@ -91,22 +91,29 @@ class Console(ProgressCallback):
     """The Trainer's progress bar, with one readable line a log in place of a printed dict."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero and self.training_bar is not None and logs:
-            line = self._line(state, logs)
-            if line:
-                self.training_bar.write(line)
+        if state.is_world_process_zero and self.training_bar is not None and (line := _line(state, logs or {})):
+            self.training_bar.write(line)
 
-    @staticmethod
-    def _line(state, logs: dict) -> str:
-        step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
-        if "loss" in logs:
-            mfu = f"  MFU {logs['mfu']:.1%}" if "mfu" in logs else ""
-            return (
-                f"{step}  loss {logs['loss']:.3f}  grad {logs.get('grad_norm', 0):.2f}  "
-                f"lr {logs.get('learning_rate', 0):.2e}  {logs.get('tokens_per_second', 0):,.0f} tokens/s{mfu}"
-            )
-        if "eval_loss" in logs:
-            baseline = f"  (unigram {logs['eval_unigram_loss']:.3f})" if "eval_unigram_loss" in logs else ""
-            accuracy = f"  masked accuracy {logs['eval_masked_accuracy']:.1%}" if "eval_masked_accuracy" in logs else ""
-            return f"{step}  eval loss {logs['eval_loss']:.3f}{baseline}{accuracy}"
-        return ""
+
+class PlainConsole(TrainerCallback):
+    """The same lines without a bar, for --disable_tqdm."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and (line := _line(state, logs or {})):
+            print(line, flush=True)
+
+
+def _line(state, logs: dict) -> str:
+    """A training or evaluation log in one line, "" for any other."""
+    step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
+    if "loss" in logs:
+        mfu = f"  MFU {logs['mfu']:.1%}" if "mfu" in logs else ""
+        return (
+            f"{step}  loss {logs['loss']:.3f}  grad {logs.get('grad_norm', 0):.2f}  "
+            f"lr {logs.get('learning_rate', 0):.2e}  {logs.get('tokens_per_second', 0):,.0f} tokens/s{mfu}"
+        )
+    if "eval_loss" in logs:
+        baseline = f"  (unigram {logs['eval_unigram_loss']:.3f})" if "eval_unigram_loss" in logs else ""
+        accuracy = f"  masked accuracy {logs['eval_masked_accuracy']:.1%}" if "eval_masked_accuracy" in logs else ""
+        return f"{step}  eval loss {logs['eval_loss']:.3f}{baseline}{accuracy}"
+    return ""

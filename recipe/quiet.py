@@ -1,9 +1,9 @@
 """The libraries' chatter, silenced: what a run prints is its own."""
 
-import logging
 import os
 import warnings
 
+import torch
 import transformers
 
 
@@ -11,6 +11,6 @@ def quiet_libraries() -> None:
     """Leaves only errors of the libraries, and no progress bars of theirs for what takes a moment."""
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found nothing else
     warnings.filterwarnings("ignore", category=UserWarning, module=r"torch|accelerate|transformers")

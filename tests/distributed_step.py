@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import toy_documents
 from test_trainer import Recorder, make_trainer
+from toy import toy_documents
 from transformers import TrainerCallback
 
 from recipe.errors import run_script

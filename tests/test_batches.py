@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import sequences_of
 from torch.utils.data import DataLoader
+from toy import sequences_of
 
 from recipe.batches import Blocks, MaskedSequences
 from recipe.order import MicroBatches

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from toy import REPOSITORY
 
 from recipe.checkpoints import (
     MANIFEST,
@@ -114,7 +115,7 @@ def test_a_second_training_in_one_folder_is_refused_and_a_dead_ones_lock_is_free
         "from pathlib import Path; from recipe.checkpoints import run_lock\n"
         "with run_lock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
     )
-    repository = str(__import__("conftest").REPOSITORY)
+    repository = str(REPOSITORY)
     process = subprocess.Popen([sys.executable, "-c", holder, str(tmp_path), repository], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"held\n"
     with pytest.raises(UserError, match="another run is training in"), run_lock(tmp_path):

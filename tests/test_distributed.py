@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPOSITORY
 from test_trainer import Recorder, make_trainer
+from toy import REPOSITORY
 
 from recipe.checkpoints import checkpoints, damage
 

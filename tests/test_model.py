@@ -5,8 +5,8 @@ import json
 
 import pytest
 import torch
-from conftest import config_settings, sequences_of
 from torch.nn import functional
+from toy import config_settings, sequences_of
 from transformers import AutoModelForMaskedLM
 
 from recipe.errors import UserError

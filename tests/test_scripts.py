@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPOSITORY, config_settings
+from toy import REPOSITORY, config_settings
 
 import fill_mask
 import prepare_data

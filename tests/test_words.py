@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import sequences_of, toy_documents
+from toy import sequences_of, toy_documents
 
 from recipe.errors import UserError
 from recipe.words import word_boundaries

@@ -7,8 +7,8 @@ import platform
 from pathlib import Path
 
 import pytest
-from conftest import config_settings, toy_documents
 from harness import Bench
+from toy import config_settings, toy_documents
 
 ROWS: dict[str, tuple[str, str]] = {}
 

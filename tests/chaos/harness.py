@@ -61,6 +61,7 @@ class Bench:
             log = os.open(self.folder / f"{run}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)  # pytest's are gone
             for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             torch.set_num_threads(1)
@@ -146,7 +147,7 @@ def curve_of(run: Path) -> list[tuple]:
     return [(line["step"], line.get("loss"), line.get("eval_loss")) for line in lines if "train_loss" not in line]
 
 
-def moments(count: int, longest: float, seed: int) -> list[float]:
-    """`count` seeded random moments of a run that takes `longest` seconds."""
+def moments(count: int, whole: dict, seed: int) -> list[float]:
+    """`count` seeded random moments, in seconds after the start, of a run like `whole`."""
     generator = random.Random(seed)
-    return [generator.uniform(0.0, longest) for _ in range(count)]
+    return [generator.uniform(whole["from"], whole["seconds"]) for _ in range(count)]

@@ -11,8 +11,8 @@ import threading
 import time
 
 import pytest
-from conftest import REPOSITORY
 from harness import curve_of, state_of
+from toy import REPOSITORY
 
 pytestmark = pytest.mark.chaos
 

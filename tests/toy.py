@@ -1,0 +1,48 @@
+"""Toy text and toy models, made here: no network, no files of anyone's."""
+
+from pathlib import Path
+
+import numpy as np
+
+from recipe.batches import Blocks, MaskedSequences
+from recipe.masking import Masking
+from recipe.tokenizer import block_ends
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+WORDS = (
+    "the cat sat on a mat while seven naïve dogs, (un)tied and re-tied by Ann-Marie's aunt, barked loudly: it's 1984!"
+)
+
+
+def toy_documents(count: int = 200, seed: int = 0) -> list[str]:
+    """Short documents of words in random order."""
+    generator = np.random.default_rng(seed)
+    return [" ".join(generator.choice(WORDS.split(), size=generator.integers(5, 40))) for _ in range(count)]
+
+
+def config_settings(family: str, vocab_size: int = 320, **more) -> dict:
+    """A model of two layers, 16 wide."""
+    common = {
+        "model_type": family,
+        "vocab_size": vocab_size,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 66,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2} if family == "roberta" else {"pad_token_id": 0}
+    return common | ids | more
+
+
+def sequences_of(tokenizer, documents, length=32, seed=7, order_seed=3, **masking) -> MaskedSequences:
+    """Toy documents as a run's sequences, without the files between."""
+    end = block_ends(tokenizer)[1]
+    flat = [i for text in documents for i in [*tokenizer(text, add_special_tokens=False)["input_ids"], end]]
+    blocks = Blocks(np.array(flat, dtype=np.uint16), length, block_ends(tokenizer), tokenizer.pad_token_id)
+    specials = tuple(tokenizer.all_special_ids)
+    mask = Masking(len(tokenizer), tokenizer.mask_token_id, tokenizer.pad_token_id, specials, seed, **masking)
+    return MaskedSequences(blocks, mask, order_seed)
