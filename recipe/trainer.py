@@ -32,6 +32,7 @@ PEAK_TFLOPS = {
 
 
 CHECKPOINT_BYTES_A_PARAMETER = 12  # the weight and Adam's two moments, four bytes each
+FULL_DISK_BYTES = 1 << 20  # torch.save reports a full disk as a position that is off; this little free tells
 
 
 class NonFiniteError(FloatingPointError):
@@ -208,12 +209,12 @@ class PretrainTrainer(Trainer):
 
     def _why_not_saved(self, run: Path, name: str, error: Exception) -> Exception:
         free = shutil.disk_usage(run).free
+        if "No space left" not in str(error) and free > FULL_DISK_BYTES:
+            return error
         staged = sum(path.stat().st_size for path in (run / STAGING).rglob("*") if path.is_file())
         needed = CHECKPOINT_BYTES_A_PARAMETER * self.model.num_parameters()
-        if "No space left" not in str(error) and free + staged >= needed:
-            return error
         return UserError(
-            f"no space left to save {run / name}: it takes about {needed:,} bytes, {free + staged:,} are free. The "
+            f"no space left to save {run / name}: it takes {needed:,} bytes and more, {free + staged:,} are free. The "
             "checkpoints before it are whole: make room and run the same command again"
         )
 
