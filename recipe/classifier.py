@@ -42,10 +42,9 @@ def origin_of(data: GlueArguments) -> Origin:
     folder = Path(source).expanduser()
     if not folder.is_dir():
         return Origin(data.checkpoint_name or source, source, None, None, None)
-    if (folder / MANIFEST).exists() or step_of(folder) >= 0:
-        reason = _damage(folder, _stamp(folder / MANIFEST))
-        if reason:
-            raise UserError(f"{folder} isn't whole: {reason}: choose another checkpoint")
+    expected_whole = (folder / MANIFEST).exists() or step_of(folder) >= 0
+    if expected_whole and (reason := damage_of(folder)):
+        raise UserError(f"{folder} isn't whole: {reason}: choose another checkpoint")
     name = data.checkpoint_name or f"{folder.resolve().parent.name}/{folder.resolve().name}"
     step, tokens = progress_of(folder)
     weights = folder / WEIGHTS
@@ -162,18 +161,23 @@ def build_classifier(data: GlueArguments, config: PreTrainedConfig, seed: int) -
     return model
 
 
-@lru_cache(maxsize=256)
+def damage_of(folder: Path) -> str | None:
+    """recipe.checkpoints.damage, hashing a checkpoint once and not each time it is asked about."""
+    return _damage(folder, _stamp(folder / MANIFEST))
+
+
+@lru_cache(maxsize=4096)
 def _damage(folder: Path, stamp) -> str | None:
     return damage(folder)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _sha256(file: Path, stamp) -> str:
     return sha256_of(file)
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:
-    """What changes when a file does, so that a sweep hashes a checkpoint once and not once a job."""
+    """What changes when a file does."""
     try:
         status = file.stat()
     except OSError:
