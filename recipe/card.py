@@ -133,13 +133,11 @@ def _pretraining(folder: Path) -> str:
     )
 
 
-def push(frame: pd.DataFrame, hub_model_id: str | None) -> None:
+def push(frame: pd.DataFrame, hub_model_id: str) -> None:
     """Uploads each local checkpoint, without optimizer and generator states, as a branch of `hub_model_id`.
 
-    Raises UserError without a name or a way to the hub.
+    Raises UserError without a way to the hub.
     """
-    if not hub_model_id:
-        raise UserError("found --push_to_hub without --hub_model_id: pass user/name")
     require_hub(f"model {hub_model_id}", "nothing, and leave --push_to_hub out")
     api = HfApi()
     try:

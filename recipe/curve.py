@@ -14,7 +14,7 @@ from recipe.glue import AVERAGES, COLUMNS, METRIC_NAMES
 
 PANEL = (4.2, 3.0)  # inches
 COLUMNS_A_ROW = 3
-LINE, BASELINE = "#1f6feb", "#8b5a2b"
+LEAST_SPAN = 5.0  # percentage points an axis shows at least: noise must not look like a curve
 
 
 def draw(frame: pd.DataFrame, cells: pd.DataFrame, file: BinaryIO) -> None:
@@ -43,6 +43,8 @@ def draw(frame: pd.DataFrame, cells: pd.DataFrame, file: BinaryIO) -> None:
     handles, labels = axes.flat[0].get_legend_handles_labels()
     if labels:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    part = "; part of the official examples" if (frame["train_is_subset"] | frame["dev_is_subset"]).any() else ""
+    figure.suptitle(f"GLUE dev scores in percent; band: range of the seeds{part}", fontsize=9, color="#555555")
     figure.savefig(file, format="png", dpi=130)
     plt.close(figure)
 
@@ -68,6 +70,7 @@ def _panel(axis: Axes, panel, frame: pd.DataFrame, cells: pd.DataFrame, lines: d
         scores = frame.groupby(["checkpoint", "seed"])[f"score:{panel}"].first() * 100
         means = cells[panel, "mean"]
     axis.set_title(title, fontsize=10, fontweight="bold" if isinstance(panel, tuple) else "normal")
+    axis.margins(x=0.06, y=0.15)
     low, high = scores.groupby("checkpoint").min(), scores.groupby("checkpoint").max()
     palette = plt.get_cmap("tab10")
     ratio = None
@@ -91,14 +94,17 @@ def _panel(axis: Axes, panel, frame: pd.DataFrame, cells: pd.DataFrame, lines: d
         tokens = about.loc[names, "tokens_seen"].to_numpy(dtype=float)
         if np.isfinite(tokens).all():
             ratio = tokens[-1] / steps[-1] if ratio in (None, tokens[-1] / steps[-1]) else False
+    bottom, top = axis.get_ylim()
+    if top - bottom < LEAST_SPAN:
+        middle = (top + bottom) / 2
+        axis.set_ylim(middle - LEAST_SPAN / 2, middle + LEAST_SPAN / 2)
     axis.set_xlabel("pre-training steps", fontsize=8)
     axis.grid(alpha=0.25)
     axis.tick_params(labelsize=8)
     axis.ticklabel_format(axis="y", useOffset=False)
     axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-    axis.margins(x=0.06, y=0.15)
     if ratio:  # runs of different batch sizes have no common second axis
-        top = axis.secondary_xaxis("top", functions=(lambda x: x * ratio, lambda x: x / ratio))
-        top.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-        top.set_xlabel("tokens", fontsize=8)
-        top.tick_params(labelsize=7)
+        tokens_axis = axis.secondary_xaxis("top", functions=(lambda x: x * ratio, lambda x: x / ratio))
+        tokens_axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+        tokens_axis.set_xlabel("tokens", fontsize=8)
+        tokens_axis.tick_params(labelsize=7)

@@ -29,7 +29,8 @@ def log_job(tracker: dict, record: dict, history: list[dict]) -> None:
     name += f"/{record['variant']}" if record.get("variant") else ""
     config = {key: record[key] for key in ("task", "seed", "checkpoint", "settings", "examples", "started_from_mnli")}
     identity = _identity(tracker["folder"], name)
-    with _run(tracker["folder"], identity, group=tracker["group"], job_type="glue", name=name, config=config) as run:
+    about = {"group": tracker["group"], "job_type": "glue", "name": name, "config": config}
+    with _harmless(tracker["folder"]), _run(tracker["folder"], identity, **about) as run:
         for entry in history:
             values = {key: value for key, value in entry.items() if isinstance(value, int | float) and key != "step"}
             run.log(values, step=entry["step"])
@@ -53,7 +54,7 @@ def log_curve(sweep: Path, frame: pd.DataFrame, cells: pd.DataFrame) -> None:
             runs.setdefault(_run_folder(Path(row["path"])), []).append(point)
             logged[name] = point
     for folder, points in runs.items():
-        with _run(sweep, pretraining_id(folder), group=folder.name, name=folder.name) as run:
+        with _harmless(sweep), _run(sweep, pretraining_id(folder), group=folder.name, name=folder.name) as run:
             run.define_metric(STEP)
             run.define_metric("glue/*", step_metric=STEP)
             for point in points:
@@ -88,21 +89,28 @@ def _identity(*parts) -> str:
 
 
 @contextmanager
-def _run(folder: str | Path, identity: str, **about) -> Iterator:
-    """A W&B run of its own, finished at the end. What goes wrong in it is printed and goes no further."""
+def _harmless(folder: str | Path) -> Iterator[None]:
+    """What a tracker does wrong inside is printed and goes no further."""
     try:
-        run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "encoder-recipe"),
-            id=identity,
-            resume="allow",
-            dir=str(folder),
-            reinit="create_new",
-            settings=wandb.Settings(init_timeout=INIT_SECONDS, silent=True, console="off", x_disable_stats=True),
-            **about,
-        )
-        try:
-            yield run
-        finally:
-            run.finish()
+        yield
     except Exception as error:
-        print(f"warning: W&B: {str(error).strip().splitlines()[0]}: the results are in {folder}", flush=True)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        print(f"warning: W&B: {reason}: the results are in {folder}", flush=True)
+
+
+@contextmanager
+def _run(folder: str | Path, identity: str, **about) -> Iterator:
+    """A W&B run of its own, finished at the end."""
+    run = wandb.init(
+        project=os.environ.get("WANDB_PROJECT", "encoder-recipe"),
+        id=identity,
+        resume="allow",
+        dir=str(folder),
+        reinit="create_new",
+        settings=wandb.Settings(init_timeout=INIT_SECONDS, silent=True, console="off", x_disable_stats=True),
+        **about,
+    )
+    try:
+        yield run
+    finally:
+        run.finish()

@@ -7,6 +7,7 @@ Numbers say what they are (law 10): a missing cell is shown missing and never av
 
 import io
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,10 @@ class ScoresArguments:
     report_to: str = field(default="none", metadata={"help": "wandb: continue the pre-training's curve."})
     push_to_hub: bool = field(default=False, metadata={"help": "Upload each checkpoint with its model card."})
     hub_model_id: str | None = field(default=None, metadata={"help": "Where to, as user/name; a branch a checkpoint."})
+
+    def __post_init__(self):
+        if self.push_to_hub and not self.hub_model_id:
+            raise UserError("found --push_to_hub without --hub_model_id: pass user/name")
 
 
 def rows_of(results: list[dict]) -> pd.DataFrame:
@@ -240,7 +245,10 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def main() -> int:
-    (args,) = parse((ScoresArguments,), description=__doc__)
+    argv = sys.argv[1:]
+    if argv and not argv[0].startswith("--"):
+        argv = ["--folder", *argv]
+    (args,) = parse((ScoresArguments,), argv, description=__doc__)
     folder = Path(args.folder).expanduser()
     if not (folder / RESULTS).is_dir() and (folder / "glue" / RESULTS).is_dir():
         folder /= "glue"
