@@ -35,7 +35,7 @@ class Processes:
         context = multiprocessing.get_context("spawn")
         settings = (self.slots[slot], self.threads, log)
         worker = ProcessPoolExecutor(1, mp_context=context, initializer=begin_worker, initargs=settings)
-        worker.submit(int)  # starts the process: it imports while the sweep is planned
+        worker.submit(int)  # starts the process at once: its imports take seconds
         return worker
 
     @property

@@ -59,8 +59,8 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path):
 
 
 def test_line_separators_within_a_text_are_text(tmp_path):
-    write_tsv(tmp_path / "SST-2" / "train.tsv", "sentence label", [["a\u2028b\x0bc", "1"]])
-    assert read_glue(TASKS["sst2"], str(tmp_path), ("train",)).splits["train"].texts[0] == ["a\u2028b\x0bc"]
+    write_tsv(tmp_path / "SST-2" / "train.tsv", "sentence label", [["a\u2028b\x0bc\rd", "1"]])
+    assert read_glue(TASKS["sst2"], str(tmp_path), ("train",)).splits["train"].texts[0] == ["a\u2028b\x0bc\rd"]
 
 
 @pytest.mark.parametrize(
