@@ -1,0 +1,153 @@
+"""The model card of a checkpoint: README.md with GLUE scores as the hub reads them, and what the pre-training was."""
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+from huggingface_hub import EvalResult, HfApi, ModelCardData
+from huggingface_hub.errors import HfHubHTTPError
+
+from recipe.checkpoints import step_of
+from recipe.errors import UserError
+from recipe.glue import COLUMNS, METRIC_NAMES
+from recipe.glue_rows import GLUE_HUB_ID
+from recipe.hub import require_hub
+
+CARD = "README.md"
+MARK = "<!-- written by python -m recipe.scores: it will be overwritten -->"
+NOT_FOR_INFERENCE = ["optimizer*", "scheduler*", "rng_state*", "manifest.json", "training_args.bin"]
+# The settings of run.json that say what a pre-training was, in words.
+SETTINGS = {
+    "max_seq_length": "tokens a sequence",
+    "global_batch_size": "sequences a step",
+    "learning_rate": "peak learning rate",
+    "lr_scheduler_type": "schedule",
+    "warmup_steps": "warm-up steps",
+    "max_steps": "planned steps",
+    "mlm_probability": "share of tokens predicted",
+    "whole_word_mask": "whole words masked",
+    "weight_decay": "weight decay",
+    "optim": "optimizer",
+    "seed": "seed",
+    "data": "sha256 of the prepared data",
+}
+_DATA_FLAGS = ("--dataset_name", "--dataset_config_name", "--train_file")
+
+
+def write_cards(frame: pd.DataFrame, cells: pd.DataFrame, table: str) -> list[Path]:
+    """Writes the card of each local checkpoint in `frame` (one row a job, `cells` its means, as in recipe.scores), and
+    returns the files. A README.md that this room didn't write is left alone."""
+    written = []
+    notes = "\n".join(line for line in table.splitlines() if line.startswith("- "))
+    for name, rows in frame.groupby("checkpoint", sort=False):
+        folder = Path(rows["path"].iloc[0])
+        file = folder / CARD
+        if not (folder / "config.json").is_file() or (file.exists() and MARK not in file.read_text(encoding="utf-8")):
+            continue
+        partial = file.with_name(f".{CARD}.{os.getpid()}.tmp")
+        try:
+            partial.write_text(card_of(name, rows, cells.loc[name], notes), encoding="utf-8")
+            partial.replace(file)
+        except OSError:
+            continue  # a checkpoint on a read-only disk has its scores in the sweep's folder
+        written.append(file)
+    return written
+
+
+def card_of(name: str, rows: pd.DataFrame, cells: pd.Series, notes: str) -> str:
+    """The text of a card: metadata with a model-index, then scores, then pre-training."""
+    folder = Path(rows["path"].iloc[0])
+    present = [column for column in COLUMNS if cells[column, "seeds"]]
+    metadata = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="fill-mask",
+        tags=["glue"],
+        model_name=name.replace("/", "-"),
+        eval_results=[_result(column, cells[column], rows) for column in present],
+    )
+    scores = [f"| {column} | {METRIC_NAMES[COLUMNS[column][2]]} | {_value(cells[column])} |" for column in present]
+    step, tokens = rows["step"].iloc[0], rows["tokens_seen"].iloc[0]
+    seen = "" if pd.isna(tokens) else f" and {int(tokens):,} tokens"
+    parts = [
+        f"---\n{metadata.to_yaml()}\n---\n{MARK}",
+        f"# {name}",
+        "" if pd.isna(step) else f"A checkpoint of a pre-training run, after {int(step):,} steps{seen}.",
+        "## GLUE",
+        "\n".join(["| task | metric | score |", "| --- | --- | --- |", *scores]),
+        notes,
+        _pretraining(folder),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _result(column: str, cell: pd.Series, rows: pd.DataFrame) -> EvalResult:
+    task, split, metric = COLUMNS[column]
+    of_task = rows[rows["task"] == task]
+    subset = bool(of_task["train_is_subset"].any() or of_task["dev_is_subset"].any())
+    return EvalResult(
+        task_type="text-classification",
+        task_name=f"GLUE {column}, after fine-tuning",
+        dataset_type=GLUE_HUB_ID,
+        dataset_name=f"GLUE {column}" + (" (part of the examples)" if subset else ""),
+        dataset_config=task,
+        dataset_split=split,
+        metric_type=metric,
+        metric_name=METRIC_NAMES[metric],
+        metric_value=round(float(cell["mean"]), 2),
+        metric_args={"seeds": sorted(map(int, of_task["seed"].unique())), "unit": "percent, mean over seeds"},
+    )
+
+
+def _value(cell: pd.Series) -> str:
+    spread = "" if cell["seeds"] < 2 else f" ± {cell['std']:.1f} ({cell['seeds']:.0f} seeds)"
+    return f"{cell['mean']:.1f}{spread}"
+
+
+def _pretraining(folder: Path) -> str:
+    """What run.json and trainer_state.json know of the pre-training, empty where there are none."""
+    home = folder.resolve().parent if step_of(folder) >= 0 else folder
+    try:
+        record = json.loads((home / "run.json").read_text())
+    except (OSError, ValueError):
+        return ""
+    meaning = record.get("meaning", {})
+    lines = [f"| {words} | {meaning[key]} |" for key, words in SETTINGS.items() if meaning.get(key) is not None]
+    command = record.get("command", [])
+    data = [f"`{command[n + 1]}`" for n, part in enumerate(command[:-1]) if part in _DATA_FLAGS]
+    try:
+        history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    except (OSError, ValueError, KeyError):
+        history = []
+    losses = [entry for entry in history if "eval_loss" in entry]
+    if losses:
+        lines.append(f"| masked-token loss on validation (nats) | {losses[-1]['eval_loss']:.3f} |")
+    packages = ", ".join(f"{package} {version}" for package, version in record.get("packages", {}).items() if version)
+    return "\n\n".join(
+        [
+            "## Pre-training",
+            f"Data: {', '.join(data)}." if data else "",
+            "\n".join(["| setting | value |", "| --- | --- |", *lines]),
+            f"Versions: Python {record.get('python')}, {packages}.",
+        ]
+    )
+
+
+def push(frame: pd.DataFrame, hub_model_id: str) -> None:
+    """Uploads each local checkpoint, without optimizer and generator states, as a branch of `hub_model_id`.
+
+    Raises UserError without a way to the hub.
+    """
+    require_hub(f"model {hub_model_id}", "nothing, and leave --push_to_hub out")
+    api = HfApi()
+    try:
+        api.create_repo(hub_model_id, exist_ok=True)
+        for path in dict.fromkeys(frame["path"]):
+            folder = Path(path)
+            if (folder / "config.json").is_file():
+                api.create_branch(hub_model_id, branch=folder.name, exist_ok=True)
+                api.upload_folder(
+                    repo_id=hub_model_id, folder_path=folder, revision=folder.name, ignore_patterns=NOT_FOR_INFERENCE
+                )
+    except (HfHubHTTPError, OSError) as error:
+        raise UserError(f"cannot push to {hub_model_id}: {str(error).splitlines()[0]}: see hf auth login") from error

@@ -1,0 +1,192 @@
+"""From a checkpoint to a classifier: which checkpoint it is, its tokenizer, and its encoder under a fresh head."""
+
+import copy
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+
+from recipe.checkpoints import MANIFEST, damage, sha256_of, step_of
+from recipe.errors import UserError
+from recipe.glue_arguments import RANDOM, GlueArguments
+from recipe.hub import is_local, require_hub, require_local_path
+from recipe.model import EMBEDDING_MULTIPLE, check_length, fit_to_tokenizer, load_config
+from recipe.tokenizer import fingerprint, load_tokenizer
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a classifier's weights came from. `step` and `tokens_seen` are None where nobody wrote them down."""
+
+    name: str
+    path: str
+    step: int | None
+    tokens_seen: int | None
+    sha256: str | None  # of the weights file, or the commit of a hub model
+
+
+def origin_of(data: GlueArguments) -> Origin:
+    """Which checkpoint `data` names.
+
+    Raises UserError for a checkpoint-N that isn't whole, or a folder without weights.
+    """
+    source = data.model_name_or_path
+    if source.startswith(RANDOM):
+        return Origin(data.checkpoint_name or source, source, 0, 0, None)
+    require_local_path(source, "checkpoint")
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        return Origin(data.checkpoint_name or source, source, None, None, None)
+    expected_whole = (folder / MANIFEST).exists() or step_of(folder) >= 0
+    if expected_whole and (reason := damage_of(folder)):
+        raise UserError(f"{folder} isn't whole: {reason}: choose another checkpoint")
+    name = data.checkpoint_name or f"{folder.resolve().parent.name}/{folder.resolve().name}"
+    step, tokens = progress_of(folder)
+    weights = folder / WEIGHTS
+    sha256 = _sha256(weights, _stamp(weights)) if weights.exists() else None
+    return Origin(name, str(folder), step, tokens, sha256)
+
+
+def progress_of(folder: Path) -> tuple[int | None, int | None]:
+    """(optimizer step, tokens seen) of a checkpoint folder, from trainer_state.json and the run.json beside it."""
+    state = _json(folder / "trainer_state.json")
+    step = state.get("global_step")
+    if step is None:
+        step = step_of(folder) if step_of(folder) >= 0 else None
+    run = _json(folder.resolve().parent / "run.json") if step_of(folder) >= 0 else _json(folder / "run.json")
+    meaning = run.get("meaning", {})
+    if step is not None and {"global_batch_size", "max_seq_length"} <= set(meaning):
+        return step, step * meaning["global_batch_size"] * meaning["max_seq_length"]
+    logged = [entry for entry in state.get("log_history", []) if entry.get("tokens_seen") and entry.get("step")]
+    if step is None or not logged:
+        return step, None
+    return step, round(step * logged[-1]["tokens_seen"] / logged[-1]["step"])
+
+
+def tokenizer_of(data: GlueArguments):
+    """The tokenizer of a checkpoint. Raises UserError where --tokenizer_name is another than the checkpoint's own."""
+    source, named = data.model_name_or_path, data.tokenizer_name
+    if source.startswith(RANDOM):
+        if not named:
+            raise UserError(f"{source} has no tokenizer: pass --tokenizer_name, a checkpoint's folder or a hub id")
+        return _tokenizer(named, **data.hub_options())
+    tokenizer = _tokenizer(named or source, **data.hub_options())
+    own = Path(source).expanduser()
+    has_own = named and (own / "tokenizer.json").exists()
+    if has_own and fingerprint(tokenizer) != fingerprint(_tokenizer(str(own))):
+        raise UserError(
+            f"the tokenizer {named} isn't the one that {source} was trained with: leave --tokenizer_name out"
+        )
+    return tokenizer
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(name: str, **hub_options):
+    return load_tokenizer(name, **hub_options)
+
+
+def config_of(data: GlueArguments, tokenizer, labels: tuple[str, ...]) -> PreTrainedConfig:
+    """The config of the classifier: the checkpoint's, with one output a label (one output for a regression).
+
+    Raises UserError where the tokenizer or --max_seq_length doesn't fit it.
+    """
+    source = data.model_name_or_path
+    name = data.config_name or source.removeprefix(RANDOM)
+    if source.startswith(RANDOM):
+        config = load_config(name, **data.hub_options())
+        fit_to_tokenizer(config, tokenizer, name)
+    else:
+        config = _config(name, **data.hub_options())
+        fit_to_tokenizer(copy.deepcopy(config), tokenizer, name)
+        if config.vocab_size - len(tokenizer) >= 2 * EMBEDDING_MULTIPLE:
+            raise UserError(
+                f"the tokenizer has {len(tokenizer)} tokens, {name} was trained with about {config.vocab_size}: "
+                "use the tokenizer it was trained with"
+            )
+    check_length(config, data.max_seq_length, name)
+    config.num_labels = len(labels) or 1
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
+    config.problem_type = "single_label_classification" if labels else "regression"
+    return config
+
+
+def _config(name: str, **hub_options) -> PreTrainedConfig:
+    require_local_path(name, "model")
+    if not is_local(name):
+        require_hub(f"model {name}", "a local folder as RUN (--model_name_or_path)")
+    try:
+        return AutoConfig.from_pretrained(name, **hub_options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot load the config of {name}: {reason}: pass a checkpoint's folder or hub id") from error
+
+
+def build_classifier(data: GlueArguments, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """The encoder of the checkpoint (or of --mnli_model) under a head that `seed` draws, in fp32.
+
+    With the random: prefix `seed` draws every weight. Raises UserError where weights of the encoder are missing: they
+    would be drawn at random in silence.
+    """
+    torch.manual_seed(seed)
+    if data.model_name_or_path.startswith(RANDOM):
+        return AutoModelForSequenceClassification.from_config(config)
+    source = data.mnli_model or data.model_name_or_path
+    # The head of the MNLI model has three outputs; its output layer is drawn afresh for another task's.
+    mismatches = data.ignore_mismatched_sizes or data.mnli_model is not None
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=mismatches,
+            **data.hub_options(),
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"cannot load the model {source}: {str(error).strip().splitlines()[0]}") from error
+    drawn = {*report["missing_keys"], *(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])}
+    encoder = sorted(key for key in drawn if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key)
+    if encoder and not data.ignore_mismatched_sizes:
+        raise UserError(
+            f"{source} lacks {len(encoder)} weights of a {config.model_type} encoder ({encoder[0]} ...): "
+            "expected a checkpoint of this architecture"
+        )
+    return model
+
+
+def damage_of(folder: Path) -> str | None:
+    """recipe.checkpoints.damage, hashing a checkpoint once and not each time it is asked about."""
+    return _damage(folder, _stamp(folder / MANIFEST))
+
+
+@lru_cache(maxsize=4096)
+def _damage(folder: Path, stamp) -> str | None:
+    return damage(folder)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(file: Path, stamp) -> str:
+    return sha256_of(file)
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """What changes when a file does."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def _json(file: Path) -> dict:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,111 @@
+"""What run_glue.py can be told."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from recipe.arguments import HubArguments
+from recipe.errors import UserError
+from recipe.glue import TASKS, Task, task_called
+from recipe.glue_rows import GLUE_HUB_ID
+
+RANDOM = "random:"  # the prefix of a model that begins with fresh weights
+
+
+def _option(default, help_text: str, **more):
+    return field(default=default, metadata={"help": help_text, **more})
+
+
+@dataclass
+class GlueArguments(HubArguments):
+    """Which task, data and model."""
+
+    task_name: str | None = _option(None, f"One of {', '.join(TASKS)}; or pass --train_file or --dataset_name.")
+    glue_data: str = _option(GLUE_HUB_ID, "GLUE: a folder in the official layout, a copy of the hub's, or a hub id.")
+    dataset_name: str | None = _option(None, "Hub id of another classification set with train and validation splits.")
+    dataset_config_name: str | None = _option(None, "Config of that set.")
+    train_file: str | None = _option(None, "csv, tsv or json of one's own with a column `label`, one or two texts.")
+    validation_file: str | None = _option(None, "The same for evaluation.")
+    test_file: str | None = _option(None, "The same for prediction; the label column may be missing.")
+    max_seq_length: int = _option(128, "Tokens an example; longer ones are cut.")
+    pad_to_max_length: bool = _option(False, "Pad to max_seq_length; off, to the longest example of a batch.")
+    overwrite_cache: bool = _option(False, "Tokenise again.")
+    prepared_dir: str = _option("data", "Where tokenised examples are kept.")
+    max_train_samples: int | None = _option(None, "Use only the first so many training examples.")
+    max_eval_samples: int | None = _option(None, "Use only the first so many dev examples.")
+    max_predict_samples: int | None = _option(None, "Predict only the first so many test examples.")
+    model_name_or_path: str | None = _option(
+        None, "Checkpoint folder or hub id; random:configs/x.json for fresh weights of that architecture."
+    )
+    config_name: str | None = _option(None, "Config, if it isn't the model's.")
+    tokenizer_name: str | None = _option(None, "Tokenizer, if it isn't the model's.")
+    use_fast_tokenizer: bool = _option(True, "Only fast tokenizers are supported.")
+    ignore_mismatched_sizes: bool = _option(False, "Draw weights afresh whose shapes don't fit.")
+    mnli_model: str | None = _option(None, "Folder of the MNLI model of this checkpoint and seed to start from.")
+    checkpoint_name: str | None = _option(None, "The checkpoint's name in tables; by default its path's last part.")
+
+    def __post_init__(self):
+        if not self.use_fast_tokenizer:
+            raise UserError("found --use_fast_tokenizer False: only fast tokenizers are supported; leave it out")
+        if not self.model_name_or_path:
+            raise UserError("found no --model_name_or_path: pass a checkpoint's folder, a hub id or random:CONFIG.json")
+        if not (self.task_name or self.train_file or self.dataset_name):
+            raise UserError(f"found no task: pass --task_name ({', '.join(TASKS)}), --train_file or --dataset_name")
+        if self.task_name and (self.train_file or self.dataset_name):
+            raise UserError("found --task_name beside --train_file or --dataset_name: pass one of them")
+
+    @property
+    def task(self) -> Task | None:
+        """The GLUE task, None for data of one's own."""
+        return task_called(self.task_name) if self.task_name else None
+
+    @property
+    def title(self) -> str:
+        """What tables call the data."""
+        return self.task.name if self.task else (self.dataset_name or self.train_file or "").rsplit("/", 1)[-1]
+
+
+@dataclass
+class FineTuneArguments(TrainingArguments):
+    """All of transformers' TrainingArguments. Batch, learning rate and epochs default to the task's own settings."""
+
+    per_device_train_batch_size: int | None = _option(None, "Micro-batch; by default the task's batch size.")
+    per_device_eval_batch_size: int = _option(64, "Examples an evaluation batch.")
+    learning_rate: float | None = _option(None, "Peak learning rate; by default the task's.")
+    num_train_epochs: float | None = _option(None, "Passes over the training data; by default the task's.")
+    warmup_steps: float = _option(0.06, "Steps of linear warm-up; below 1, their share of all (RoBERTa's 6 %).")
+    save_strategy: str = _option("no", "Off: the score is what stays. --save_model keeps the fine-tuned model.")
+    logging_steps: float = _option(50, "Steps between two logs of the loss.")
+    save_model: bool = _option(False, "Keep the fine-tuned model in output_dir.")
+    ignore_data_skip: bool = _option(True, "Always on here: the data seeks to the step that a run resumes at.")
+    logging_nan_inf_filter: bool = _option(False, "Always off here: a loss that isn't finite must be seen.")
+
+    def __post_init__(self):
+        if self.output_dir is None:
+            raise UserError("found no --output_dir: name the folder of the result")
+        for name, value, expected in (
+            ("--load_best_model_at_end", self.load_best_model_at_end, False),
+            ("--ignore_data_skip", self.ignore_data_skip, True),
+            ("--logging_nan_inf_filter", self.logging_nan_inf_filter, False),
+            ("--auto_find_batch_size", self.auto_find_batch_size, False),
+        ):
+            if value != expected:
+                raise UserError(f"found {name} {value}: fine-tuning here works with {expected} alone; leave it out")
+        super().__post_init__()
+
+    def settle(self, task: Task | None) -> None:
+        """Fills in what wasn't given from the task's settings. The task's batch is the global one: it is reached by
+        whatever accumulation and devices there are."""
+        settings = task.recipe if task else TASKS["mrpc"].recipe
+        if self.per_device_train_batch_size is None:
+            devices = self.gradient_accumulation_steps * self.world_size
+            if settings.batch_size % devices:
+                raise UserError(
+                    f"a batch of {settings.batch_size} doesn't divide by {devices} accumulation steps x devices: "
+                    "pass --per_device_train_batch_size"
+                )
+            self.per_device_train_batch_size = settings.batch_size // devices
+        if self.learning_rate is None:
+            self.learning_rate = settings.learning_rate
+        if self.num_train_epochs is None:
+            self.num_train_epochs = settings.epochs

@@ -1,0 +1,166 @@
+"""A job of a sweep, (checkpoint, task, seed), and what a worker does with it: claim, fine-tune, write one JSON."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+import traceback
+from dataclasses import dataclass, replace
+from multiprocessing import connection, parent_process
+from pathlib import Path
+
+import torch
+import transformers
+from filelock import FileLock, Timeout
+
+from recipe.arguments import parse
+from recipe.errors import UserError
+from recipe.finetune import prepare
+from recipe.glue_arguments import FineTuneArguments, GlueArguments
+from recipe.results import read_json, result_file, write_json
+
+DONE, FAILED, BUSY = "done", "failed", "busy"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fine-tuning of a sweep. `argv` is the complete command line of run_glue.py for it."""
+
+    checkpoint: str  # its name in tables
+    sha256: str | None  # of its weights: a result of other weights doesn't count
+    task: str
+    seed: int
+    argv: tuple[str, ...]
+    folder: str  # of the result
+    cost: float  # examples to train on: what the time left is reckoned from
+    variant: str = ""  # the grid's point
+    saves_model: bool = False  # other jobs start from its model
+    needs: "Job | None" = None  # the MNLI job whose model it starts from
+    tracker: dict | None = None  # where its W&B run belongs; None: no W&B
+
+    @property
+    def name(self) -> str:
+        return " ".join(filter(None, (self.checkpoint, self.task, f"seed {self.seed}", self.variant)))
+
+    @property
+    def result(self) -> Path:
+        return result_file(Path(self.folder), self.task, self.seed)
+
+    @property
+    def error(self) -> Path:
+        return self.result.with_suffix(".error.txt")
+
+    @property
+    def model(self) -> Path:
+        return self.result.with_suffix(".model")
+
+    def is_done(self) -> bool:
+        """Whether its result is there, and of these very weights."""
+        record = read_json(self.result)
+        if record is None or (self.saves_model and not self.model.is_dir()):
+            return False
+        return self.sha256 is None or record["checkpoint"]["sha256"] == self.sha256
+
+    def failed_since(self, moment: float) -> str | None:
+        """The first line of its error, if it failed after `moment` (seconds of the epoch)."""
+        try:
+            if self.error.stat().st_mtime < moment:
+                return None
+            return self.error.read_text().strip().splitlines()[-1]
+        except (OSError, IndexError):
+            return None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: DONE, FAILED (message: why) or BUSY (another sweep is at it)."""
+
+    job: Job
+    state: str
+    message: str = ""
+    seconds: float = 0.0
+
+
+def run_job(job: Job, since: float) -> Outcome:
+    """Does `job` unless another worker does, did, or failed at it after `since`. Never raises for what goes wrong in
+    it: the error's text is kept beside the place of the result.
+
+    The claim is a lock that the system frees when its process ends, however it ends.
+    """
+    began = time.monotonic()
+    job.result.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(job.result.with_name(f".{job.result.stem}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return Outcome(job, BUSY)
+    try:
+        if job.is_done():
+            return Outcome(job, DONE, "done before")
+        if message := job.failed_since(since):
+            return Outcome(job, FAILED, message)
+        try:
+            record = fine_tune(job)
+        except UserError as error:
+            return fail(job, str(error))
+        except Exception:
+            return fail(job, traceback.format_exc())
+        job.error.unlink(missing_ok=True)
+        headline = record["headline"]
+        return Outcome(job, DONE, f"{headline['metric']} {headline['value']:.4f}", time.monotonic() - began)
+    finally:
+        lock.release()
+
+
+def fail(job: Job, text: str) -> Outcome:
+    """Keeps the text of an error where the result would be."""
+    job.result.parent.mkdir(parents=True, exist_ok=True)
+    job.error.write_text(text.strip() + "\n")
+    return Outcome(job, FAILED, text.strip().splitlines()[-1])
+
+
+def fine_tune(job: Job) -> dict:
+    """Trains, evaluates, writes the record, and returns it."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    data, args = parse((GlueArguments, FineTuneArguments), list(job.argv))
+    if job.needs:
+        data = replace(data, mnli_model=str(job.needs.model))
+    work = prepare(data, args)
+    work.trainer.train()
+    record = work.record(work.evaluate()) | {"variant": job.variant, "command": ["run_glue.py", *job.argv]}
+    if job.saves_model:
+        partial = job.model.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        work.trainer.model.save_pretrained(partial)
+        shutil.rmtree(job.model, ignore_errors=True)
+        partial.replace(job.model)
+    write_json(job.result, record)
+    if job.tracker is not None:
+        from recipe.glue_tracker import log_job  # importing wandb takes a second that others need not pay
+
+        log_job(job.tracker, record, work.trainer.state.log_history)
+    return record
+
+
+def begin_worker(device: str | None, threads: int, log: str | None) -> None:
+    """Prepares a worker process: its device, its share of the cores, its log; and it ends when its parent does."""
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the sweep answers it
+    torch.set_num_threads(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    if log:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)

@@ -1,0 +1,266 @@
+"""The scores of a sweep: glue.csv, glue.md, glue.png, model cards and W&B curve, rebuilt from the results at any time.
+
+    python -m recipe.scores runs/first/glue
+
+Numbers say what they are (law 10): a missing cell is shown missing and never averaged over.
+"""
+
+import io
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock
+
+from recipe.arguments import parse
+from recipe.card import write_cards
+from recipe.curve import draw
+from recipe.errors import UserError, run_script
+from recipe.glue import AVERAGES, COLUMNS, METRIC_NAMES
+from recipe.results import RESULTS, read_results
+
+MISSING = "–"
+
+
+@dataclass
+class ScoresArguments:
+    """Which results."""
+
+    folder: str = field(metadata={"help": "The folder of a sweep, or a run that has one called glue."})
+    report_to: str = field(default="none", metadata={"help": "wandb: continue the pre-training's curve."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Upload each checkpoint with its model card."})
+    hub_model_id: str | None = field(default=None, metadata={"help": "Where to, as user/name; a branch a checkpoint."})
+
+    def __post_init__(self):
+        if self.push_to_hub and not self.hub_model_id:
+            raise UserError("found --push_to_hub without --hub_model_id: pass user/name")
+
+
+def rows_of(results: list[dict]) -> pd.DataFrame:
+    """One row a job: checkpoint, step, tokens, task, seed, settings and, in `score:<column>`, the columns of the table.
+
+    Scores are between 0 and 1 (correlations -1 and 1), as metrics give them.
+    """
+    rows = []
+    for result in results:
+        checkpoint, sizes = result["checkpoint"], result["examples"]
+        row = {
+            "checkpoint": checkpoint["name"],
+            "step": checkpoint["step"],
+            "tokens_seen": checkpoint["tokens_seen"],
+            "task": result["task"],
+            "seed": result["seed"],
+            "metric": result["headline"]["metric"],
+            "score": result["headline"]["value"],
+            "from_mnli": result["started_from_mnli"] is not None,
+            "variant": result.get("variant", ""),
+            "train_examples": sizes["train"]["used"],
+            "train_is_subset": sizes["train"]["subset"],
+            "dev_examples": sum(size["used"] for split, size in sizes.items() if split.startswith("validation")),
+            "dev_is_subset": any(size["subset"] for split, size in sizes.items() if split.startswith("validation")),
+            "learning_rate": result["settings"]["learning_rate"],
+            "batch_size": result["settings"]["per_device_train_batch_size"]
+            * result["settings"]["gradient_accumulation_steps"]
+            * result["settings"]["devices"],
+            "epochs": result["settings"]["num_train_epochs"],
+            "steps": result["settings"]["max_steps"],
+            "seconds": result["seconds"],
+            "path": checkpoint["path"],
+            "weights_sha256": checkpoint["sha256"],
+        }
+        for split, metrics in result["metrics"].items():
+            suffix = "_mm" if split.endswith("mismatched") else ""
+            row |= {f"{name}{suffix}": value for name, value in metrics.items()}
+        for column, (task, split, metric) in COLUMNS.items():
+            if task == result["task"]:
+                row[f"score:{column}"] = result["metrics"].get(split, {}).get(metric)
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    for column in COLUMNS:
+        if f"score:{column}" not in frame:
+            frame[f"score:{column}"] = float("nan")
+    return frame
+
+
+def best_of_grid(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple[str, str], tuple[str, int]]]:
+    """Of each (checkpoint, task), the rows of the grid's point whose headline metric is best on dev, mean over seeds.
+
+    Returns them and, for each that had a choice, (the point, how many there were). Points are compared over the seeds
+    that all of them have, so that an unfinished one cannot win by a lucky seed; with none in common, over those with
+    the most seeds.
+    """
+    kept, chosen = [], {}
+    for (checkpoint, task), group in frame.groupby(["checkpoint", "task"], sort=False):
+        variants = group.groupby("variant", sort=False)
+        if variants.ngroups > 1:
+            seeds = set.intersection(*(set(rows["seed"]) for _, rows in variants))
+            most = variants["seed"].nunique()
+            pool = (
+                group[group["seed"].isin(seeds)]
+                if seeds
+                else group[group["variant"].isin(most[most == most.max()].index)]
+            )
+            best = pool.groupby("variant", sort=False)["score"].mean().idxmax()
+            chosen[checkpoint, task] = (best, variants.ngroups)
+            group = group[group["variant"] == best]
+        kept.append(group)
+    return pd.concat(kept, ignore_index=True), chosen
+
+
+def cells_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """Index: checkpoint, by step with baselines first. Columns: (column of the table, `mean`, `std`, `seeds`), in
+    percent. A column without a result is NaN with 0 seeds; the spread of one seed is NaN."""
+    order = frame.drop_duplicates("checkpoint").sort_values(["step", "checkpoint"], na_position="first", kind="stable")
+    grouped = frame.groupby("checkpoint")
+    parts = {}
+    for column in COLUMNS:
+        scores = grouped[f"score:{column}"]
+        parts[column, "mean"] = scores.mean() * 100
+        parts[column, "std"] = scores.std(ddof=1) * 100
+        parts[column, "seeds"] = scores.count()
+    return pd.DataFrame(parts).loc[order["checkpoint"]]
+
+
+def average(cells: pd.DataFrame, columns: tuple[str, ...]) -> pd.Series:
+    """The mean over `columns` for each checkpoint, NaN where one of them is missing."""
+    return cells.loc[:, [(column, "mean") for column in columns]].mean(axis=1, skipna=False)
+
+
+def present_columns(cells: pd.DataFrame, columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of `columns` that at least one checkpoint has."""
+    return tuple(column for column in columns if cells[column, "seeds"].sum())
+
+
+def table_of(frame: pd.DataFrame) -> str:
+    """glue.md: rows checkpoints, columns tasks, mean ± standard deviation over seeds, both averages, and under it
+    what every number is."""
+    frame, chosen = best_of_grid(frame)
+    cells = cells_of(frame)
+    shown = present_columns(cells, tuple(COLUMNS))
+    partial = present_columns(cells, AVERAGES["ours"])
+    averages = {"average": average(cells, AVERAGES["ours"]), "reference average": average(cells, AVERAGES["reference"])}
+    complete = averages["average"].notna().any()
+    if not complete and len(partial) > 1:
+        averages = {f"mean of {len(partial)} tasks": average(cells, partial)} | averages
+    steps = frame.drop_duplicates("checkpoint").set_index("checkpoint")
+    table = []
+    for name in cells.index:
+        row = {
+            "checkpoint": name,
+            "step": _count(steps.at[name, "step"]),
+            "tokens": _count(steps.at[name, "tokens_seen"]),
+        }
+        row |= {
+            title: MISSING if pd.isna(values[name]) else f"{values[name]:.1f}" for title, values in averages.items()
+        }
+        row |= {column: _cell(cells.loc[name, column]) for column in shown}
+        table.append(row)
+    return f"{_markdown(pd.DataFrame(table))}\n\n{_notes(frame, cells, chosen, partial, complete)}\n"
+
+
+def _cell(cell: pd.Series) -> str:
+    if not cell["seeds"]:
+        return MISSING
+    if cell["seeds"] == 1:
+        return f"{cell['mean']:.1f}"
+    return f"{cell['mean']:.1f} ± {cell['std']:.1f} ({cell['seeds']:.0f})"
+
+
+def _count(value) -> str:
+    return MISSING if pd.isna(value) else f"{int(value):,}"
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    """A Markdown table whose columns line up in plain text too."""
+    widths = {name: max(len(name), *table[name].str.len()) for name in table}
+    lines = [
+        " | ".join(name.ljust(width) for name, width in widths.items()),
+        " | ".join("-" * width for width in widths.values()),
+        *(" | ".join(row[name].ljust(width) for name, width in widths.items()) for row in table.to_dict("records")),
+    ]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _notes(frame: pd.DataFrame, cells: pd.DataFrame, chosen: dict, partial: tuple[str, ...], complete: bool) -> str:
+    """What the numbers are, one bullet a statement; only what holds for this table."""
+    notes = [
+        "Scores are percentages on the dev files after the last step of fine-tuning, no step chosen by dev score; "
+        f"mean ± sample standard deviation (number of seeds); {MISSING} is a missing result. Seeds: "
+        f"{', '.join(map(str, sorted(frame['seed'].unique())))}.",
+        "Metrics: "
+        + ", ".join(f"{column} {METRIC_NAMES[COLUMNS[column][2]]}" for column in present_columns(cells, tuple(COLUMNS)))
+        + ".",
+        f"average: mean of {len(AVERAGES['ours'])} columns, {', '.join(AVERAGES['ours'])} (GLUE without WNLI); given "
+        "only where none is missing.",
+        f"reference average: mean of {len(AVERAGES['reference'])} columns, {', '.join(AVERAGES['reference'])}, as in "
+        "the reference's table, where CoLA stands apart; given only where none is missing.",
+    ]
+    if not complete and len(partial) > 1:
+        notes.append(f"mean of {len(partial)} tasks: {', '.join(partial)} alone; it is no GLUE average.")
+    for kind, what in (("train", "training"), ("dev", "dev")):
+        subset = frame[frame[f"{kind}_is_subset"]].drop_duplicates("task")
+        if len(subset):
+            parts = ", ".join(f"{row['task']} {row[f'{kind}_examples']:,}" for _, row in subset.iterrows())
+            notes.append(f"Only part of the official {what} examples: {parts}. These are not comparable scores.")
+    if frame["from_mnli"].any():
+        tasks = ", ".join(sorted(frame[frame["from_mnli"]]["task"].unique()))
+        notes.append(f"Started from the MNLI model of the same checkpoint and seed: {tasks}.")
+    if chosen:
+        points = ", ".join(f"{name} {task}: {point}" for (name, task), (point, _) in chosen.items())
+        most = max(count for _, count in chosen.values())
+        notes.append(f"Settings are the best on dev of a grid of {most}, so these scores flatter: {points}.")
+    return "\n".join(f"- {note}" for note in notes)
+
+
+def rebuild(sweep: Path, tracker: bool = False) -> str:
+    """Writes everything that shows the results under `sweep`, and returns the table. Safe beside another rebuild."""
+    with FileLock(sweep / ".scores.lock"):
+        results = read_results(sweep)
+        if not results:
+            return "no results yet"
+        frame = rows_of(results)
+        printed = frame.drop(columns=[column for column in frame if column.startswith("score:")])
+        table = table_of(frame)
+        _write(sweep / "glue.csv", printed.to_csv(index=False).encode())
+        _write(sweep / "glue.md", table.encode())
+        best, _ = best_of_grid(frame)
+        cells = cells_of(best)
+        picture = io.BytesIO()
+        draw(best, cells, picture)
+        _write(sweep / "glue.png", picture.getvalue())
+        write_cards(best, cells, table)
+        if tracker:
+            from recipe.glue_tracker import log_curve  # importing wandb takes a second that others need not pay
+
+            log_curve(sweep, best, cells)
+    return table
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def main() -> int:
+    argv = sys.argv[1:]
+    if argv and not argv[0].startswith("--"):
+        argv = ["--folder", *argv]
+    (args,) = parse((ScoresArguments,), argv, description=__doc__)
+    folder = Path(args.folder).expanduser()
+    if not (folder / RESULTS).is_dir() and (folder / "glue" / RESULTS).is_dir():
+        folder /= "glue"
+    if not read_results(folder):
+        raise UserError(f"found no results under {folder}: expected the folder of a sweep, see finetune_glue.sh")
+    print(rebuild(folder, tracker=args.report_to == "wandb"))
+    if args.push_to_hub:
+        from recipe.card import push
+
+        push(rows_of(read_results(folder)), args.hub_model_id)
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

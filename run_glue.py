@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Fine-tunes one checkpoint on one GLUE task with one seed, and writes one JSON that says what its numbers are.
+
+Speaks the flags of the Hugging Face example script of this name, all TrainingArguments, or one .json or .yaml file
+with them. Batch size, learning rate and epochs default to the task's row in recipe/glue.py.
+
+    python run_glue.py --model_name_or_path runs/first/checkpoint-500 --task_name cola --glue_data path/to/glue \\
+        --do_train --do_eval --output_dir runs/first/cola
+"""
+
+import sys
+from pathlib import Path
+
+import transformers
+
+from recipe.arguments import parse
+from recipe.errors import UserError, run_script
+from recipe.finetune import FineTuning, prepare
+from recipe.glue import METRIC_NAMES
+from recipe.glue_arguments import FineTuneArguments, GlueArguments
+from recipe.results import result_file, write_json, write_submission
+from recipe.trackers import settle_trackers
+from recipe.trainer import NonFiniteError
+
+NONFINITE_EXIT_CODE = 3
+
+
+def main() -> int:
+    data, args = parse((GlueArguments, FineTuneArguments), description=__doc__)
+    say = print if args.process_index == 0 else (lambda *_, **__: None)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    check(data, args)
+    settle_trackers(args, say)
+
+    work = prepare(data, args)
+    describe(work, say)
+    try:
+        if args.do_train:
+            result = work.trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+            work.trainer.save_metrics("train", result.metrics)
+            if args.save_model:
+                work.trainer.save_model()
+        scores = work.evaluate() if args.do_eval else {}
+        submissions = predict(work) if args.do_predict else []
+    except NonFiniteError as error:
+        say(f"error: {error}", file=sys.stderr)
+        return NONFINITE_EXIT_CODE
+    if args.should_save:
+        save(work, scores, submissions)
+    return 0
+
+
+def check(data: GlueArguments, args: FineTuneArguments) -> None:
+    """What can be known before anything is read."""
+    if not (args.do_train or args.do_eval or args.do_predict):
+        raise UserError("found none of --do_train, --do_eval and --do_predict: pass what to do")
+    if args.n_gpu > 1:
+        raise UserError(
+            f"found {args.n_gpu} GPUs and one process: choose one by CUDA_VISIBLE_DEVICES=0, start one process a GPU "
+            "with torchrun, or let finetune_glue.sh run one job a GPU"
+        )
+    if data.train_file and args.do_eval and not data.validation_file:
+        raise UserError("found --train_file and --do_eval but no --validation_file: pass one")
+
+
+def describe(work: FineTuning, say) -> None:
+    """Says what is about to be computed, and shows one example so that a wrong tokenizer is seen at once."""
+    data, args, origin = work.data, work.args, work.origin
+    sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in work.rows.splits.items())
+    step = "" if origin.step is None else f", step {origin.step:,}"
+    say(f"checkpoint {origin.name}{step}, {work.trainer.model.num_parameters():,} parameters")
+    say(f"task       {data.title}: {sizes}")
+    if args.do_train:
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        say(
+            f"training   {args.max_steps:,} steps of {batch} examples, peak learning rate {args.learning_rate:g}, "
+            f"seed {args.seed}"
+        )
+        sample = work.tokenizer.decode(work.trainer.train_dataset.row(0)[:60])
+        say(f"sample     {' '.join(sample.split())}")
+
+
+def predict(work: FineTuning) -> list[Path]:
+    """Predicts every test split into a file of GLUE's submission format (index and prediction for other data)."""
+    files = []
+    for split in (split for split in work.rows.splits if split.startswith("test")):
+        output = work.trainer.predict(work.examples(split))
+        predictions = work.predictions(output.predictions)
+        folder = Path(work.args.output_dir)
+        files.append(write_submission(folder, work.data.task, work.rows.labels, split, predictions))
+    return files
+
+
+def save(work: FineTuning, scores: dict, submissions: list[Path]) -> None:
+    """Writes the record and says its numbers."""
+    folder = Path(work.args.output_dir)
+    for split, metrics in scores.items():
+        size = work.record(scores)["examples"][split]
+        part = f" (a subset: {size['used']:,} of {size['official']:,})" if size["subset"] else ""
+        shown = ", ".join(f"{METRIC_NAMES.get(name, name)} {value:.4f}" for name, value in metrics.items())
+        print(f"{work.data.title} {split}{part}: {shown}")
+    if scores:
+        name = "eval" if len(scores) == 1 else None
+        for split, metrics in scores.items():
+            prefixed = {f"eval_{key}": value for key, value in metrics.items()}
+            work.trainer.save_metrics(name or split, prefixed, combined=split == next(iter(scores)))
+        file = result_file(folder, work.data.title, work.args.seed)
+        write_json(file, work.record(scores))
+        print(f"written to {file}")
+    for file in submissions:
+        print(f"predictions in {file}")
+
+
+if __name__ == "__main__":
+    run_script(main)

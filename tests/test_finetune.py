@@ -1,0 +1,316 @@
+"""recipe.finetune, recipe.classifier and run_glue.py: law 1, what a record says, and what is refused."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from glue_toys import toy_checkpoint, toy_run, toy_tokenizer, write_glue
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+
+import run_glue
+from recipe.arguments import parse
+from recipe.errors import UserError
+from recipe.finetune import prepare
+from recipe.glue_arguments import FineTuneArguments, GlueArguments
+from recipe.trainer import NonFiniteError
+
+CONFIG = "configs/roberta_tiny.json"
+
+
+@pytest.fixture(scope="module")
+def glue(tmp_path_factory):
+    return write_glue(tmp_path_factory.mktemp("glue"), rows=22, dev=9, tests=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return toy_run(tmp_path_factory.mktemp("runs") / "toy", steps=(10,))
+
+
+@pytest.fixture
+def flags(glue, run, tmp_path):
+    """The command line of a small job, changed by key=value; True stands alone, None takes the flag away."""
+
+    def make(**changes):
+        settings = {
+            "model_name_or_path": run / "checkpoint-10",
+            "task_name": "rte",
+            "glue_data": glue,
+            "do_train": True,
+            "do_eval": True,
+            "output_dir": tmp_path / "out",
+            "prepared_dir": tmp_path / "prepared",
+            "max_seq_length": 48,
+            "per_device_train_batch_size": 8,
+            "num_train_epochs": 2,
+            "learning_rate": 1e-2,
+            "logging_steps": 1,
+            "disable_tqdm": "true",
+            "use_cpu": "true",
+            "seed": 5,
+        } | changes
+        given = [(key, value) for key, value in settings.items() if value is not None]
+        return [part for k, v in given for part in ((f"--{k}",) if v is True else (f"--{k}", str(v)))]
+
+    return make
+
+
+@pytest.fixture
+def work(flags):
+    return lambda **changes: prepare(*parse((GlueArguments, FineTuneArguments), flags(**changes)))
+
+
+def script(monkeypatch, argv):
+    monkeypatch.setattr(sys, "argv", ["run_glue.py", *argv])
+    return run_glue.main()
+
+
+class Norms(TrainerCallback):
+    def __init__(self):
+        self.seen = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "grad_norm" in logs:
+            self.seen.append((logs["loss"], float(logs["grad_norm"])))
+
+
+@pytest.mark.parametrize("task", ["mnli", "stsb"])
+def test_law_1_no_cut_of_the_batch_changes_a_step(work, task):
+    """22 examples in steps of 8: the last step of each epoch has 6 and leaves micro-batches short or empty."""
+    curves, weights = [], []
+    for micro, accumulation in ((8, 1), (4, 2), (1, 8)):
+        job = work(
+            task_name=task,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=accumulation,
+            learning_rate=1e-4,
+        )
+        norms = Norms()
+        job.trainer.add_callback(norms)
+        job.trainer.train()
+        curves.append(norms.seen)
+        weights.append(torch.cat([p.detach().flatten() for p in job.trainer.model.parameters()]))
+    assert len(curves[0]) == 6
+    for curve, final in zip(curves[1:], weights[1:], strict=True):
+        np.testing.assert_allclose(curve, curves[0], rtol=1e-5)
+        torch.testing.assert_close(final, weights[0], rtol=1e-5, atol=1e-6)
+
+
+def test_predictions_are_in_the_order_of_the_rows(work):
+    job = work(per_device_eval_batch_size=2)
+    data = job.examples("validation")
+    together = job.trainer.predict(data).predictions
+    job.trainer.model.eval()
+    for row in range(len(data)):
+        with torch.no_grad():
+            alone = job.trainer.model(**{k: v for k, v in data[row].items() if k != "labels"})["logits"]
+        np.testing.assert_allclose(together[row], alone[0], atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_score_and_another_another_head(work):
+    def logits(seed):
+        job = work(seed=seed)
+        job.trainer.train()
+        return job.trainer.predict(job.examples("validation")).predictions
+
+    assert np.array_equal(logits(5), logits(5))
+    assert not np.array_equal(logits(5), logits(6))
+
+
+def test_record_of_run_glue(monkeypatch, flags, tmp_path, run):
+    assert script(monkeypatch, flags(max_train_samples=20, do_predict=True)) == 0
+    record = json.loads((tmp_path / "out" / "rte-seed5.json").read_text())
+    assert record["task"] == "rte" and record["seed"] == 5 and record["started_from_mnli"] is None
+    assert record["headline"]["metric"] == "accuracy" and record["headline"]["split"] == "validation"
+    assert record["headline"]["value"] == record["metrics"]["validation"]["accuracy"]
+    assert record["examples"]["train"] | {"sha256": 0, "file": 0} == {
+        "used": 20, "official": 2490, "subset": True, "skipped": 0, "sha256": 0, "file": 0,
+    }  # fmt: skip
+    checkpoint = record["checkpoint"]
+    assert (checkpoint["name"], checkpoint["step"], checkpoint["tokens_seen"]) == ("toy/checkpoint-10", 10, 10 * 4 * 16)
+    manifest = json.loads((run / "checkpoint-10" / "manifest.json").read_text())
+    assert checkpoint["sha256"] == manifest["files"]["model.safetensors"]["sha256"]
+    assert record["settings"]["max_steps"] == 6 and record["settings"]["learning_rate"] == 1e-2
+    assert record["versions"]["torch"] == torch.__version__
+    assert (tmp_path / "out" / "all_results.json").exists() and (tmp_path / "out" / "eval_results.json").exists()
+    predicted = (tmp_path / "out" / "RTE.tsv").read_text().splitlines()
+    assert predicted[0] == "index\tprediction" and len(predicted) == 6
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+def test_settings_default_to_the_task(work):
+    job = work(task_name="cola", per_device_train_batch_size=None, learning_rate=None, num_train_epochs=None)
+    args = job.args
+    assert (args.per_device_train_batch_size, args.learning_rate, args.num_train_epochs) == (32, 5e-5, 10)
+    halved = work(task_name="cola", per_device_train_batch_size=None, gradient_accumulation_steps=2)
+    assert halved.args.per_device_train_batch_size == 16
+    with pytest.raises(UserError, match="batch of 32 doesn't divide by 3"):
+        work(task_name="cola", per_device_train_batch_size=None, gradient_accumulation_steps=3)
+
+
+def test_both_halves_of_mnli_and_ax(monkeypatch, flags, tmp_path, glue):
+    other = tmp_path / "glue"
+    shutil.copytree(glue / "MNLI", other / "MNLI")
+    shutil.copytree(glue / "AX", other / "AX")
+    shutil.copy(other / "MNLI" / "dev_matched.tsv", other / "MNLI" / "dev_mismatched.tsv")
+    script(monkeypatch, flags(task_name="mnli", glue_data=other, save_model=True, max_eval_samples=6))
+    metrics = json.loads((tmp_path / "out" / "mnli-seed5.json").read_text())["metrics"]
+    assert metrics["validation_matched"] == metrics["validation_mismatched"]
+    predict = flags(
+        task_name="ax", glue_data=other, do_train=None, do_eval=None, do_predict=True,
+        model_name_or_path=tmp_path / "out",
+    )  # fmt: skip
+    assert script(monkeypatch, predict) == 0
+    lines = (tmp_path / "out" / "AX.tsv").read_text().splitlines()
+    assert {line.split("\t")[1] for line in lines[1:]} <= {"entailment", "neutral", "contradiction"}
+
+
+def test_data_of_ones_own(monkeypatch, flags, tmp_path):
+    (tmp_path / "t.csv").write_text("text,label\n" + "cat sees dog,good\nbird hears,bad\n" * 8)
+    argv = flags(
+        task_name=None, glue_data=None, train_file=tmp_path / "t.csv", validation_file=tmp_path / "t.csv",
+        num_train_epochs=20,
+    )  # fmt: skip
+    assert script(monkeypatch, argv) == 0
+    record = json.loads((tmp_path / "out" / "t.csv-seed5.json").read_text())
+    assert record["metrics"]["validation"]["accuracy"] == 1.0  # it does learn
+
+
+def test_random_weights_are_a_baseline(work, run, tmp_path):
+    config = tmp_path / "tiny.json"
+    config.write_text(json.dumps({"model_type": "roberta", "hidden_size": 16, "num_hidden_layers": 1,
+                                  "num_attention_heads": 2, "intermediate_size": 16,
+                                  "max_position_embeddings": 66}))  # fmt: skip
+    name = f"random:{config}"
+    job = work(model_name_or_path=name, tokenizer_name=run / "checkpoint-10")
+    assert (job.origin.step, job.origin.tokens_seen, job.origin.sha256) == (0, 0, None)
+    first = job.trainer.model.base_model.embeddings.word_embeddings.weight
+    again = work(model_name_or_path=name, tokenizer_name=run / "checkpoint-10")
+    other = work(model_name_or_path=name, tokenizer_name=run / "checkpoint-10", seed=6)
+    assert torch.equal(first, again.trainer.model.base_model.embeddings.word_embeddings.weight)
+    assert not torch.equal(first, other.trainer.model.base_model.embeddings.word_embeddings.weight)
+    with pytest.raises(UserError, match="has no tokenizer: pass --tokenizer_name"):
+        work(model_name_or_path=name)
+
+
+def test_starting_from_the_mnli_model(work, tmp_path):
+    mnli = work(task_name="mnli")
+    mnli.trainer.train()
+    mnli.trainer.model.save_pretrained(tmp_path / "mnli")
+    for task, outputs in (("rte", 2), ("stsb", 1)):
+        job = work(task_name=task, mnli_model=tmp_path / "mnli")
+        ours, theirs = job.trainer.model, mnli.trainer.model
+        assert torch.equal(
+            ours.roberta.encoder.layer[1].output.dense.weight, theirs.roberta.encoder.layer[1].output.dense.weight
+        )
+        assert ours.classifier.out_proj.weight.shape == (outputs, 16)
+        assert job.record({})["started_from_mnli"] == str(tmp_path / "mnli")
+
+
+def copy_of(checkpoint, folder):
+    shutil.copytree(checkpoint, folder)
+    return folder
+
+
+def test_only_whole_checkpoints(work, run, tmp_path):
+    damaged = copy_of(run / "checkpoint-10", tmp_path / "checkpoint-10")
+    (damaged / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(UserError, match=r"isn't whole: model.safetensors has 5 bytes"):
+        work(model_name_or_path=damaged)
+    (damaged / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"isn't whole: it has no manifest.json"):
+        work(model_name_or_path=damaged)
+    with pytest.raises(UserError, match="found no checkpoint at"):
+        work(model_name_or_path=tmp_path / "nothing")
+
+
+def test_missing_encoder_weights_are_not_drawn_in_silence(work, run, tmp_path):
+    model = copy_of(run / "checkpoint-10", tmp_path / "model")
+    (model / "manifest.json").unlink()
+    weights = load_file(model / "model.safetensors")
+    del weights["roberta.encoder.layer.1.output.dense.weight"]
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks 1 weights of a roberta encoder \(roberta.encoder.layer.1"):
+        work(model_name_or_path=model)
+
+
+def test_a_tokenizer_that_does_not_fit(work, run, tmp_path):
+    from recipe.tokenizer import train_tokenizer
+
+    texts = ["one two three four five six seven eight"] * 9
+    train_tokenizer(lambda: texts, vocab_size=280).save_pretrained(tmp_path / "other")
+    with pytest.raises(UserError, match="isn't the one that"):
+        work(tokenizer_name=tmp_path / "other")
+    bare = copy_of(run / "checkpoint-10", tmp_path / "bare")
+    for name in ("manifest.json", "tokenizer.json", "tokenizer_config.json"):
+        (bare / name).unlink()
+    bigger = train_tokenizer(lambda: [" ".join(str(n) for n in range(3000))] * 3, vocab_size=500)
+    bigger.save_pretrained(tmp_path / "bigger")
+    with pytest.raises(UserError, match=r"the tokenizer has \d+ tokens, .* has room for 320"):
+        work(model_name_or_path=bare, tokenizer_name=tmp_path / "bigger")
+
+
+def test_nan_weights_are_an_error_and_no_score(monkeypatch, flags, run, tmp_path, capsys):
+    model = copy_of(run / "checkpoint-10", tmp_path / "model")
+    (model / "manifest.json").unlink()
+    weights = {
+        name: torch.full_like(value, float("nan")) for name, value in load_file(model / "model.safetensors").items()
+    }
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    assert script(monkeypatch, flags(model_name_or_path=model)) == 3
+    assert script(monkeypatch, flags(model_name_or_path=model, do_train=None)) == 3
+    assert "not finite" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*seed*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task_name": "sst3"}, "unknown task 'sst3'"),
+        ({"task_name": None}, "found no task"),
+        ({"task_name": "ax"}, "AX has a test file alone"),
+        ({"max_seq_length": 100}, "--max_seq_length is 100, .* has positions for 64"),
+        ({"do_train": None, "do_eval": None}, "found none of --do_train"),
+        ({"model_name_or_path": None}, "found no --model_name_or_path"),
+        ({"load_best_model_at_end": "true"}, "works with False alone"),
+        ({"glue_data": "/nowhere"}, "found no folder /nowhere"),
+        ({"train_file": "x.csv"}, "--task_name beside --train_file"),
+        ({"learning_rat": 1}, "unknown flag --learning_rat: did you mean --learning_rate"),
+        ({"model_name_or_path": f"random:{CONFIG}"}, "has no tokenizer"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(monkeypatch, flags, changes, message):
+    with pytest.raises(UserError, match=message) as error:
+        script(monkeypatch, flags(**changes))
+    assert "\n" not in str(error.value)
+
+
+def test_a_split_that_is_needed_and_missing(work, tmp_path, glue):
+    shutil.copytree(glue / "RTE", tmp_path / "some" / "RTE")
+    (tmp_path / "some" / "RTE" / "dev.tsv").unlink()
+    with pytest.raises(UserError, match="has no validation split of rte"):
+        work(glue_data=tmp_path / "some")
+
+
+def test_checkpoints_of_a_bert(work, tmp_path):
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(vocab_size=320, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                        intermediate_size=16, max_position_embeddings=64, pad_token_id=1)  # fmt: skip
+    BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
+    toy_tokenizer().save_pretrained(tmp_path / "bert")
+    job = work(model_name_or_path=tmp_path / "bert")
+    assert "token_type_ids" in job.examples("train").__getitems__([0, 1])
+    job.trainer.train()
+    assert job.evaluate()["validation"]["accuracy"] <= 1
+
+
+def test_toy_checkpoints_are_whole(tmp_path):
+    from recipe.checkpoints import damage
+
+    assert damage(toy_checkpoint(tmp_path / "r", 3)) is None
+    assert issubclass(NonFiniteError, FloatingPointError)

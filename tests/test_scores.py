@@ -1,0 +1,286 @@
+"""recipe.scores, recipe.curve, recipe.card, recipe.glue_tracker: numbers that say what they are (law 10)."""
+
+import io
+import json
+import struct
+import sys
+
+import pandas as pd
+import pytest
+from glue_toys import toy_run
+from huggingface_hub import ModelCard
+
+from recipe import scores
+from recipe.curve import draw
+from recipe.errors import UserError
+from recipe.glue import AVERAGES, COLUMNS, TASKS
+from recipe.results import result_file, write_json
+from recipe.scores import average, best_of_grid, cells_of, rebuild, rows_of, table_of
+
+
+def record(task="cola", seed=1, value=0.5, step=10, **changes):
+    """A job's JSON as recipe.finetune writes it; `value` is the task's headline metric."""
+    about = TASKS[task]
+    sizes = {split: size for split, size in about.sizes.items() if not split.startswith("test")}
+    metrics = {split: {about.headline: value, "loss": 1.0} for split in about.dev_splits}
+    return {
+        "task": task,
+        "checkpoint": {"name": f"toy/checkpoint-{step}", "path": "gone", "step": step, "tokens_seen": step * 64,
+                       "sha256": "0" * 64},
+        "seed": seed,
+        "headline": {"metric": about.headline, "split": about.dev_splits[0], "value": value},
+        "metrics": metrics,
+        "started_from_mnli": None,
+        "examples": {s: {"used": n, "official": n, "subset": False} for s, n in sizes.items()},
+        "settings": {"learning_rate": 1e-3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2,
+                     "devices": 1, "num_train_epochs": 1, "max_steps": 9},
+        "seconds": 1.5,
+        "variant": "",
+    } | changes  # fmt: skip
+
+
+def every_task(**changes):
+    return [record(task, **changes) for task in TASKS if task != "ax"]
+
+
+def row_of(table, name):
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "|" in line]
+    return next(dict(zip(lines[0], line, strict=True)) for line in lines if line[0] == name)
+
+
+def test_mean_and_spread_over_seeds():
+    row = row_of(table_of(rows_of([record(seed=1, value=0.2), record(seed=2, value=0.4)])), "toy/checkpoint-10")
+    assert row["CoLA"] == "30.0 ± 14.1 (2)"  # sample deviation: 10 x sqrt(2)
+    assert (row["step"], row["tokens"]) == ("10", "640")
+    assert row_of(table_of(rows_of([record(value=0.2)])), "toy/checkpoint-10")["CoLA"] == "20.0"
+
+
+def test_both_averages_by_hand():
+    values = {"cola": 0.1, "sst2": 0.2, "mrpc": 0.3, "stsb": 0.4, "qqp": 0.5, "mnli": 0.6, "qnli": 0.7, "rte": 0.8,
+              "wnli": 0.9}  # fmt: skip
+    results = [record(task, value=value) for task, value in values.items()]
+    results[5]["metrics"]["validation_mismatched"]["accuracy"] = 0.0
+    table = table_of(rows_of(results))
+    row = row_of(table, "toy/checkpoint-10")
+    assert row["average"] == "45.0"  # (10 + 20 + ... + 80) / 8: without WNLI and without MNLI's second half
+    assert row["reference average"] == "48.9"  # (20+30+40+50+60+0+70+80+90) / 9: without CoLA
+    assert row["MNLI-m"] == "60.0" and row["MNLI-mm"] == "0.0"
+    assert "mean of" not in table.splitlines()[0]
+    assert "average: mean of 8 columns, CoLA, SST-2, MRPC, STS-B, QQP, MNLI-m, QNLI, RTE" in table
+    assert "Only part of" not in table and "grid" not in table and "MNLI model" not in table
+
+
+def test_a_missing_cell_is_missing_and_never_averaged_over():
+    results = every_task(step=10) + [r for r in every_task(step=20) if r["task"] != "rte"]
+    table = table_of(rows_of(results))
+    assert row_of(table, "toy/checkpoint-10")["average"] == "50.0"
+    later = row_of(table, "toy/checkpoint-20")
+    assert (later["RTE"], later["average"], later["reference average"]) == ("–", "–", "–")
+    del results[5]["metrics"]["validation_mismatched"]  # MNLI of step 10 without its second half
+    first = row_of(table_of(rows_of(results)), "toy/checkpoint-10")
+    assert (first["MNLI-mm"], first["average"], first["reference average"]) == ("–", "50.0", "–")
+
+
+def test_a_mean_of_some_tasks_is_called_so():
+    results = [record("cola", value=0.2), record("rte", value=0.6), record("cola", value=0.3, step=20)]
+    table = table_of(rows_of(results))
+    assert row_of(table, "toy/checkpoint-10")["mean of 2 tasks"] == "40.0"
+    assert row_of(table, "toy/checkpoint-20")["mean of 2 tasks"] == "–"
+    assert row_of(table, "toy/checkpoint-10")["average"] == "–"
+    assert "mean of 2 tasks: CoLA, RTE alone; it is no GLUE average." in table
+
+
+def test_subsets_and_mnli_starts_are_said():
+    part = record("rte")
+    part["examples"]["train"] |= {"used": 500, "subset": True}
+    table = table_of(rows_of([part, record("stsb", started_from_mnli="m")]))
+    assert "Only part of the official training examples: rte 500." in table
+    assert "Only part of the official dev" not in table
+    assert "Started from the MNLI model of the same checkpoint and seed: stsb." in table
+
+
+def test_the_grid_shows_its_best_point_by_the_mean_over_seeds():
+    points = {"a": (0.9, 0.1), "b": (0.6, 0.6), "c": (0.7,)}  # c has one seed and shares only that with the others
+    results = [record(seed=s, value=v, variant=p) for p, values in points.items() for s, v in enumerate(values)]
+    kept, chosen = best_of_grid(rows_of(results[:4]))
+    assert chosen == {("toy/checkpoint-10", "cola"): ("b", 2)} and kept["score"].tolist() == [0.6, 0.6]
+    _, chosen = best_of_grid(rows_of(results))
+    assert chosen == {("toy/checkpoint-10", "cola"): ("a", 3)}
+    assert "best on dev of a grid of 2, so these scores flatter: toy/checkpoint-10 cola: b" in table_of(
+        rows_of(results[:4])
+    )
+
+
+def test_baselines_come_first_and_checkpoints_by_step():
+    about = record(step=100)["checkpoint"]
+    hub = record(checkpoint=about | {"name": "user/model", "step": None, "tokens_seen": None})
+    cells = cells_of(rows_of([record(step=100), record(step=20), hub]))
+    assert list(cells.index) == ["user/model", "toy/checkpoint-20", "toy/checkpoint-100"]
+    assert average(cells, ("CoLA",)).tolist() == [50.0] * 3
+    assert "| –    |" in table_of(rows_of([hub]))
+
+
+@pytest.fixture
+def no_picture(monkeypatch):
+    """Drawing eleven panels takes a second; two tests look at it."""
+    monkeypatch.setattr("recipe.scores.draw", lambda frame, cells, file: None)
+
+
+@pytest.fixture
+def swept(tmp_path):
+    """The folder of a finished sweep over two checkpoints and two seeds, with its run."""
+    run = toy_run(tmp_path / "toy", steps=(10, 20))
+    for step in (10, 20):
+        for seed in (1, 2):
+            for made in every_task(step=step, seed=seed, value=0.4 + step / 100 + seed / 50):
+                made["checkpoint"]["path"] = str(run / f"checkpoint-{step}")
+                write_json(result_file(run / "glue" / "jobs" / f"toy-checkpoint-{step}", made["task"], seed), made)
+    return run / "glue"
+
+
+def test_rebuilt_by_one_command(swept, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["recipe.scores", str(swept.parent)])  # the run's folder does too
+    assert scores.main() == 0
+    table = (swept / "glue.md").read_text()
+    assert capsys.readouterr().out.startswith(table.rstrip("\n"))
+    assert row_of(table, "toy/checkpoint-20")["average"] == "63.0"
+    frame = pd.read_csv(swept / "glue.csv")
+    assert len(frame) == 2 * 2 * 9 and frame["batch_size"].unique().tolist() == [8]
+    assert {"checkpoint", "step", "tokens_seen", "task", "seed", "metric", "score", "weights_sha256"} <= set(frame)
+    assert (swept / "glue.png").read_bytes().startswith(b"\x89PNG")
+    (swept / "jobs" / "toy-checkpoint-20" / "rte-seed1.json").write_text("{ torn")
+    (swept / "jobs" / "toy-checkpoint-20" / "rte-seed2.json").unlink()
+    assert row_of(rebuild(swept), "toy/checkpoint-20")["RTE"] == "–"
+    monkeypatch.setattr(sys, "argv", ["recipe.scores", str(swept / "jobs")])
+    with pytest.raises(UserError, match="found no results under"):
+        scores.main()
+
+
+def test_what_the_picture_shows(monkeypatch):
+    results = [r for step in (10, 20) for seed in (1, 2) for r in every_task(step=step, seed=seed, value=seed / 10)]
+    results += every_task(checkpoint=record()["checkpoint"] | {"name": "random:x", "step": 0, "tokens_seen": 0})
+    frame = rows_of(results)
+    figures = []
+    monkeypatch.setattr("recipe.curve.plt.close", figures.append)
+    draw(frame, cells_of(frame), io.BytesIO())
+    panels = [axis for axis in figures[0].axes if axis.get_title()]
+    assert [axis.get_title().split(" (")[0] for axis in panels] == ["average of 8 tasks", *COLUMNS]
+    curve = next(line for line in panels[1].lines if line.get_label() == "toy")
+    assert curve.get_xdata().tolist() == [10, 20] and curve.get_ydata() == pytest.approx([15, 15])
+    baseline = next(line for line in panels[1].lines if line.get_label() == "random:x")
+    assert baseline.get_ydata() == [50, 50] and baseline.get_linestyle() == "--"
+    band = next(c for c in panels[1].collections)
+    assert band.get_datalim(panels[1].transData).intervaly == pytest.approx([10, 20])
+    (tokens,) = panels[1].child_axes
+    figures[0].canvas.draw()
+    assert tokens.get_xlim() == pytest.approx(tuple(64 * x for x in panels[1].get_xlim()))
+    half = frame[~((frame["task"] == "rte") & (frame["step"] == 20))]
+    draw(half, cells_of(half), io.BytesIO())
+    assert figures[1].axes[0].get_title() == "mean of 7 tasks (no GLUE average)"
+
+
+def test_model_card(swept, no_picture):
+    rebuild(swept)
+    folder = swept.parent / "checkpoint-20"
+    card = ModelCard.load(folder / "README.md")
+    results = {(r.dataset_config, r.dataset_split): r for r in card.data.eval_results}
+    assert set(results) == {(task, split) for task, split, _ in COLUMNS.values()}
+    rte = results["rte", "validation"]
+    assert (rte.metric_type, rte.metric_value, rte.dataset_type) == ("accuracy", 63.0, "nyu-mll/glue")
+    assert rte.metric_args["seeds"] == [1, 2]
+    for said in ("after 20 steps and 1,280 tokens", "`toys`", "| sequences a step | 4 |", "| 5.500 |"):
+        assert said in card.content
+    from recipe.checkpoints import damage
+
+    assert damage(folder) is None  # a card makes no checkpoint damaged
+    (folder / "README.md").write_text("my own words")
+    rebuild(swept)
+    assert (folder / "README.md").read_text() == "my own words"
+
+
+def test_push_needs_a_name(swept, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["recipe.scores", str(swept), "--push_to_hub"])
+    with pytest.raises(UserError, match="without --hub_model_id"):
+        scores.main()
+
+
+# ---- W&B, read back from its files
+
+
+def read_wandb(file):
+    """Every record of a .wandb file: LevelDB log framing, a 7-byte header, blocks of 32 KiB."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, records, whole, place = file.read_bytes(), [], b"", 7
+    while place + 7 <= len(data):
+        left = 32768 - place % 32768
+        if left < 7:
+            place += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # full, or last
+            parsed = Record()
+            parsed.ParseFromString(whole)
+            records.append(parsed)
+            whole = b""
+    return records
+
+
+def history_of(records):
+    rows = [r.history for r in records if r.WhichOneof("record_type") == "history"]
+    return [{"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in row.item} for row in rows]
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+
+
+def test_the_pretraining_s_run_goes_on_with_the_curve(swept, offline, monkeypatch, no_picture):
+    monkeypatch.setenv("WANDB_RUN_ID", "pretraining1")
+    rebuild(swept, tracker=True)
+    (file,) = swept.glob("wandb/offline-run-*/*.wandb")
+    assert file.name == "run-pretraining1.wandb"
+    records = read_wandb(file)
+    rows = [row for row in history_of(records) if "glue/average" in row]
+    assert [row["train/global_step"] for row in rows] == [10, 20]
+    assert [row["glue/average"] for row in rows] == pytest.approx([53.0, 63.0])
+    assert rows[1]["glue/rte"] == pytest.approx(63.0) and rows[1]["tokens_seen"] == 1280
+    assert {"glue/cola", "glue/mnli", "glue/mnli_mm", "glue/wnli"} <= set(rows[0])
+    axes = {r.metric.glob_name or r.metric.name: r.metric.step_metric for r in records if r.HasField("metric")}
+    assert axes["glue/*"] == "train/global_step"
+    rebuild(swept, tracker=True)
+    assert len(list(swept.glob("wandb/offline-run-*"))) == 1  # nothing new: nothing is logged twice
+
+
+def test_a_run_a_job_in_the_group_of_its_pretraining(tmp_path, offline):
+    from recipe.glue_tracker import log_job
+
+    history = [{"step": 5, "loss": 0.7, "learning_rate": 1e-3}, {"step": 9, "train_loss": 0.6}]
+    log_job({"group": "toy", "folder": str(tmp_path)}, record("rte", seed=3, value=0.6), history)
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    records = read_wandb(file)
+    run = next(r.run for r in records if r.HasField("run"))
+    assert (run.run_group, run.job_type, run.display_name) == ("toy", "glue", "toy/checkpoint-10/rte/3")
+    assert [row["loss"] for row in history_of(records) if "loss" in row] == [0.7]
+    summary = {
+        u.nested_key[0] if u.nested_key else u.key: u.value_json
+        for r in records
+        if r.HasField("summary")
+        for u in r.summary.update
+    }
+    assert json.loads(summary["headline"]) == 0.6
+
+
+def test_a_tracker_that_fails_costs_a_line(swept, monkeypatch, capsys, no_picture):
+    monkeypatch.setattr("wandb.init", lambda **_: 1 / 0)
+    assert rebuild(swept, tracker=True).startswith("| checkpoint")
+    assert "warning: W&B: division by zero" in capsys.readouterr().out
+
+
+def test_averages_name_columns():
+    assert all(column in COLUMNS for columns in AVERAGES.values() for column in columns)
