@@ -4,12 +4,12 @@
 python fill_mask.py runs/my_run/checkpoint-900 "Returns the <mask> of the array."
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import AutoModelForMaskedLM
 
-from recipe.arguments import HubArguments, parse
+from recipe.arguments import HubArguments, option, parse
 from recipe.errors import UserError, run_script
 from recipe.fill import fill
 from recipe.hub import is_local, require_hub, require_local_path
@@ -21,7 +21,7 @@ from recipe.tokenizer import load_tokenizer
 class FillArguments:
     """How many guesses."""
 
-    top_k: int = field(default=5, metadata={"help": "Guesses a blank."})
+    top_k: int = option(5, "Guesses a blank.")
 
 
 def main() -> None:

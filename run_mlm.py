@@ -38,7 +38,7 @@ from recipe.prepare import corpus_of, tokenizer_of, tokens_of
 from recipe.quiet import quiet_libraries
 from recipe.run import record_run
 from recipe.tokenizer import block_ends, fingerprint
-from recipe.trackers import guard_trackers, settle_trackers
+from recipe.trackers import continue_wandb_run, guard_trackers, settle_trackers
 from recipe.trainer import CHECKPOINT_BYTES_A_PARAMETER, NonFiniteError, PretrainTrainer
 from recipe.unigram import UnigramBaseline
 from recipe.words import word_boundaries
@@ -82,7 +82,9 @@ def main() -> int:
     with run_lock(run) if main_process else nullcontext():
         if main_process:
             meaning = what_the_run_means(config, data, objective, args, prepared, tokenizer)
-            record_run(run, meaning, args.to_sanitized_dict(), args.allow_changed)
+            record = record_run(run, meaning, args.to_sanitized_dict(), args.allow_changed)
+            if "wandb" in args.report_to:
+                continue_wandb_run(record["wandb_run_id"])
         checkpoint = checkpoint_to_resume(run, args, say)
         if (
             args.do_train

@@ -8,33 +8,29 @@ seeded sample of documents is used.
     TOKENIZER=my_tokenizer DATASET=my_corpus bash pretrain.sh
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from recipe.arguments import DataArguments, HubArguments, parse
+from recipe.arguments import DataArguments, HubArguments, option, parse
 from recipe.errors import UserError, run_script
 from recipe.hub import require_hub
 from recipe.prepare import corpus_of
 from recipe.tokenizer import KINDS, MAX_TRAINING_CHARACTERS, sample, save_tokenizer, train_tokenizer
 
 
-def _option(default, help_text: str):
-    return field(default=default, metadata={"help": help_text})
-
-
 @dataclass
 class TokenizerArguments:
     """What kind of tokenizer, and where it goes."""
 
-    output_dir: str = _option("", "Folder for the tokenizer.")
-    model: str = _option("bpe", f"One of {', '.join(KINDS)}.")
-    vocab_size: int = _option(8192, "Tokens, special ones included.")
-    min_frequency: int = _option(2, "A merge must occur this often.")
-    lowercase: bool = _option(False, "Lower-case the text.")
-    max_characters: int = _option(MAX_TRAINING_CHARACTERS, "Learn from at most this much text.")
-    sample_share: float = _option(1.0, "Share of the documents to learn from, drawn by --seed.")
-    seed: int = _option(42, "Seed of the sample.")
-    push_to_hub: str | None = _option(None, "Hub repository to push the tokenizer to.")
+    output_dir: str = option("", "Folder for the tokenizer.")
+    model: str = option("bpe", f"One of {', '.join(KINDS)}.")
+    vocab_size: int = option(8192, "Tokens, special ones included.")
+    min_frequency: int = option(2, "A merge must occur this often.")
+    lowercase: bool = option(False, "Lower-case the text.")
+    max_characters: int = option(MAX_TRAINING_CHARACTERS, "Learn from at most this much text.")
+    sample_share: float = option(1.0, "Share of the documents to learn from, drawn by --seed.")
+    seed: int = option(42, "Seed of the sample.")
+    push_to_hub: str | None = option(None, "Hub repository to push the tokenizer to.")
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ from transformers import HfArgumentParser, TrainingArguments
 from recipe.errors import UserError
 
 
-def _option(default, help_text: str, **more):
+def option(default, help_text: str, **more):
+    """A dataclass field with a default and its documentation."""
     return field(default=default, metadata={"help": help_text, **more})
 
 
@@ -22,10 +23,10 @@ def _option(default, help_text: str, **more):
 class HubArguments:
     """How names of the hub are resolved."""
 
-    cache_dir: str | None = _option(None, "Where downloads from the hub are kept.")
-    model_revision: str = _option("main", "Branch, tag or commit of a hub model and its tokenizer.")
-    token: str | None = _option(None, "Hub token; by default the one of `hf auth login`.")
-    trust_remote_code: bool = _option(False, "Run code that a hub repository brings. Off: only transformers' own.")
+    cache_dir: str | None = option(None, "Where downloads from the hub are kept.")
+    model_revision: str = option("main", "Branch, tag or commit of a hub model and its tokenizer.")
+    token: str | None = option(None, "Hub token; by default the one of `hf auth login`.")
+    trust_remote_code: bool = option(False, "Run code that a hub repository brings. Off: only transformers' own.")
 
     def hub_options(self) -> dict:
         """Keyword arguments for from_pretrained."""
@@ -41,35 +42,35 @@ class HubArguments:
 class ModelArguments(HubArguments):
     """Which model and tokenizer."""
 
-    model_name_or_path: str | None = _option(None, "Checkpoint (hub id or folder) whose pre-training is continued.")
-    config_name: str | None = _option(None, "Config of a model from scratch: a file of configs/, a folder or a hub id.")
-    model_type: str | None = _option(None, "A model from scratch with its family's default config: roberta or bert.")
-    config_overrides: str | None = _option(None, "Changes to the config: key=value,key=value.")
-    tokenizer_name: str | None = _option(None, "Hub id or folder, or `train` for one of our own on the corpus.")
-    use_fast_tokenizer: bool = _option(True, "Only fast tokenizers are supported.")
-    vocab_size: int = _option(8192, "Size of a tokenizer that is trained here.")
-    lowercase: bool = _option(False, "Whether a tokenizer that is trained here lower-cases its text.")
+    model_name_or_path: str | None = option(None, "Checkpoint (hub id or folder) whose pre-training is continued.")
+    config_name: str | None = option(None, "Config of a model from scratch: a file of configs/, a folder or a hub id.")
+    model_type: str | None = option(None, "A model from scratch with its family's default config: roberta or bert.")
+    config_overrides: str | None = option(None, "Changes to the config: key=value,key=value.")
+    tokenizer_name: str | None = option(None, "Hub id or folder, or `train` for one of our own on the corpus.")
+    use_fast_tokenizer: bool = option(True, "Only fast tokenizers are supported.")
+    vocab_size: int = option(8192, "Size of a tokenizer that is trained here.")
+    lowercase: bool = option(False, "Whether a tokenizer that is trained here lower-cases its text.")
 
 
 @dataclass
 class DataArguments:
     """Which text, and how it is cut."""
 
-    dataset_name: str | None = _option(None, "Hub id, file, folder or glob; `docstrings` is the built-in corpus.")
-    dataset_config_name: str | None = _option(None, "Config of a hub dataset.")
-    train_file: str | None = _option(None, "Training text: .txt .jsonl .csv .parquet, plain or .gz or .zst.")
-    validation_file: str | None = _option(None, "Validation text; without one, documents are split off.")
-    text_column: str = _option("text", "Column that holds the text.")
-    line_by_line: bool = _option(False, "Each line of a .txt is a document (by default: each blank-line paragraph).")
-    validation_split_percentage: float = _option(5.0, "Share of documents that are split off for validation.")
-    prepared_dir: str = _option("data", "Where prepared tokens and trained tokenizers are kept.")
-    overwrite_cache: bool = _option(False, "Prepare the tokens again.")
-    preprocessing_num_workers: int | None = _option(None, "Threads for tokenisation; by default every core.")
-    max_seq_length: int = _option(512, "Tokens a block, its begin and end token included.")
-    pad_to_max_length: bool = _option(False, "Accepted for scripts that set it: blocks always have the full length.")
-    streaming: bool = _option(False, "Accepted for scripts that set it: preparation streams in any case.")
-    max_train_samples: int | None = _option(None, "Use only this many training blocks.")
-    max_eval_samples: int | None = _option(None, "Use only this many validation blocks.")
+    dataset_name: str | None = option(None, "Hub id, file, folder or glob; `docstrings` is the built-in corpus.")
+    dataset_config_name: str | None = option(None, "Config of a hub dataset.")
+    train_file: str | None = option(None, "Training text: .txt .jsonl .csv .parquet, plain or .gz or .zst.")
+    validation_file: str | None = option(None, "Validation text; without one, documents are split off.")
+    text_column: str = option("text", "Column that holds the text.")
+    line_by_line: bool = option(False, "Each line of a .txt is a document (by default: each blank-line paragraph).")
+    validation_split_percentage: float = option(5.0, "Share of documents that are split off for validation.")
+    prepared_dir: str = option("data", "Where prepared tokens and trained tokenizers are kept.")
+    overwrite_cache: bool = option(False, "Prepare the tokens again.")
+    preprocessing_num_workers: int | None = option(None, "Threads for tokenisation; by default every core.")
+    max_seq_length: int = option(512, "Tokens a block, its begin and end token included.")
+    pad_to_max_length: bool = option(False, "Accepted for scripts that set it: blocks always have the full length.")
+    streaming: bool = option(False, "Accepted for scripts that set it: preparation streams in any case.")
+    max_train_samples: int | None = option(None, "Use only this many training blocks.")
+    max_eval_samples: int | None = option(None, "Use only this many validation blocks.")
 
     def __post_init__(self):
         if not 0 < self.validation_split_percentage < 100:
@@ -85,10 +86,10 @@ class DataArguments:
 class ObjectiveArguments:
     """What is hidden, and behind what."""
 
-    mlm_probability: float = _option(0.15, "Share of a block's tokens that are predicted.")
-    mask_replace_prob: float = _option(0.8, "Share of those that become the mask token.")
-    random_replace_prob: float = _option(0.1, "Share of those that become a random token; the rest stay.")
-    whole_word_mask: bool = _option(False, "Hide whole words.")
+    mlm_probability: float = option(0.15, "Share of a block's tokens that are predicted.")
+    mask_replace_prob: float = option(0.8, "Share of those that become the mask token.")
+    random_replace_prob: float = option(0.1, "Share of those that become a random token; the rest stay.")
+    whole_word_mask: bool = option(False, "Hide whole words.")
 
     def __post_init__(self):
         if not 0 < self.mlm_probability < 1:
@@ -106,17 +107,17 @@ class ObjectiveArguments:
 class PretrainArguments(TrainingArguments):
     """All of transformers' TrainingArguments, and the recipe's own."""
 
-    global_batch_size: int | None = _option(
+    global_batch_size: int | None = option(
         None,
         "Sequences an optimizer step on all devices together; gradient accumulation is derived from it. "
         "By default: micro-batch x accumulation x devices.",
     )
-    peak_tflops: float | None = _option(None, "The device's peak rate, for MFU, where its name isn't known.")
-    nonfinite: str = _option("stop", "What a NaN or infinite gradient does: stop the run, or skip the update.")
-    allow_changed: str = _option("", "Settings that may differ from the run that is resumed, separated by commas.")
-    logging_nan_inf_filter: bool = _option(False, "Always off here: a loss that isn't finite must be seen.")
+    peak_tflops: float | None = option(None, "The device's peak rate, for MFU, where its name isn't known.")
+    nonfinite: str = option("stop", "What a NaN or infinite gradient does: stop the run, or skip the update.")
+    allow_changed: str = option("", "Settings that may differ from the run that is resumed, separated by commas.")
+    logging_nan_inf_filter: bool = option(False, "Always off here: a loss that isn't finite must be seen.")
     # In-house loaders seek by themselves, so the Trainer must not skip batches one by one.
-    ignore_data_skip: bool = _option(True, "Always on here: the data seeks to the step that a run resumes at.")
+    ignore_data_skip: bool = option(True, "Always on here: the data seeks to the step that a run resumes at.")
 
     def __post_init__(self):
         if self.output_dir is None:
@@ -184,7 +185,7 @@ def epochs_to_steps(args: TrainingArguments, blocks: int) -> int:
     return math.ceil(args.num_train_epochs * blocks / sequences_a_step(args))
 
 
-class _Parser(HfArgumentParser):
+class Parser(HfArgumentParser):
     """argparse answers a mistake with its whole usage; here it is one line."""
 
     def error(self, message):
@@ -203,7 +204,7 @@ def parse(
     doesn't fit, with the nearest flag's name.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser = _Parser(
+    parser = Parser(
         dataclasses, description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for name in positional:

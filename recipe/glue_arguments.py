@@ -1,10 +1,10 @@
 """What run_glue.py can be told."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from transformers import TrainingArguments
 
-from recipe.arguments import HubArguments
+from recipe.arguments import HubArguments, option
 from recipe.errors import UserError
 from recipe.glue import TASKS, Task, task_called
 from recipe.glue_rows import GLUE_HUB_ID
@@ -12,37 +12,33 @@ from recipe.glue_rows import GLUE_HUB_ID
 RANDOM = "random:"  # the prefix of a model that begins with fresh weights
 
 
-def _option(default, help_text: str, **more):
-    return field(default=default, metadata={"help": help_text, **more})
-
-
 @dataclass
 class GlueArguments(HubArguments):
     """Which task, data and model."""
 
-    task_name: str | None = _option(None, f"One of {', '.join(TASKS)}; or pass --train_file or --dataset_name.")
-    glue_data: str = _option(GLUE_HUB_ID, "GLUE: a folder in the official layout, a copy of the hub's, or a hub id.")
-    dataset_name: str | None = _option(None, "Hub id of another classification set with train and validation splits.")
-    dataset_config_name: str | None = _option(None, "Config of that set.")
-    train_file: str | None = _option(None, "csv, tsv or json of one's own with a column `label`, one or two texts.")
-    validation_file: str | None = _option(None, "The same for evaluation.")
-    test_file: str | None = _option(None, "The same for prediction; the label column may be missing.")
-    max_seq_length: int = _option(128, "Tokens an example; longer ones are cut.")
-    pad_to_max_length: bool = _option(False, "Pad to max_seq_length; off, to the longest example of a batch.")
-    overwrite_cache: bool = _option(False, "Tokenise again.")
-    prepared_dir: str = _option("data", "Where tokenised examples are kept.")
-    max_train_samples: int | None = _option(None, "Use only the first so many training examples.")
-    max_eval_samples: int | None = _option(None, "Use only the first so many dev examples.")
-    max_predict_samples: int | None = _option(None, "Predict only the first so many test examples.")
-    model_name_or_path: str | None = _option(
+    task_name: str | None = option(None, f"One of {', '.join(TASKS)}; or pass --train_file or --dataset_name.")
+    glue_data: str = option(GLUE_HUB_ID, "GLUE: a folder in the official layout, a copy of the hub's, or a hub id.")
+    dataset_name: str | None = option(None, "Hub id of another classification set with train and validation splits.")
+    dataset_config_name: str | None = option(None, "Config of that set.")
+    train_file: str | None = option(None, "csv, tsv or json of one's own with a column `label`, one or two texts.")
+    validation_file: str | None = option(None, "The same for evaluation.")
+    test_file: str | None = option(None, "The same for prediction; the label column may be missing.")
+    max_seq_length: int = option(128, "Tokens an example; longer ones are cut.")
+    pad_to_max_length: bool = option(False, "Pad to max_seq_length; off, to the longest example of a batch.")
+    overwrite_cache: bool = option(False, "Tokenise again.")
+    prepared_dir: str = option("data", "Where tokenised examples are kept.")
+    max_train_samples: int | None = option(None, "Use only the first so many training examples.")
+    max_eval_samples: int | None = option(None, "Use only the first so many dev examples.")
+    max_predict_samples: int | None = option(None, "Predict only the first so many test examples.")
+    model_name_or_path: str | None = option(
         None, "Checkpoint folder or hub id; random:configs/x.json for fresh weights of that architecture."
     )
-    config_name: str | None = _option(None, "Config, if it isn't the model's.")
-    tokenizer_name: str | None = _option(None, "Tokenizer, if it isn't the model's.")
-    use_fast_tokenizer: bool = _option(True, "Only fast tokenizers are supported.")
-    ignore_mismatched_sizes: bool = _option(False, "Draw weights afresh whose shapes don't fit.")
-    mnli_model: str | None = _option(None, "Folder of the MNLI model of this checkpoint and seed to start from.")
-    checkpoint_name: str | None = _option(None, "The checkpoint's name in tables; by default its path's last part.")
+    config_name: str | None = option(None, "Config, if it isn't the model's.")
+    tokenizer_name: str | None = option(None, "Tokenizer, if it isn't the model's.")
+    use_fast_tokenizer: bool = option(True, "Only fast tokenizers are supported.")
+    ignore_mismatched_sizes: bool = option(False, "Draw weights afresh whose shapes don't fit.")
+    mnli_model: str | None = option(None, "Folder of the MNLI model of this checkpoint and seed to start from.")
+    checkpoint_name: str | None = option(None, "The checkpoint's name in tables; by default its path's last part.")
 
     def __post_init__(self):
         if not self.use_fast_tokenizer:
@@ -69,16 +65,16 @@ class GlueArguments(HubArguments):
 class FineTuneArguments(TrainingArguments):
     """All of transformers' TrainingArguments. Batch, learning rate and epochs default to the task's own settings."""
 
-    per_device_train_batch_size: int | None = _option(None, "Micro-batch; by default the task's batch size.")
-    per_device_eval_batch_size: int = _option(64, "Examples an evaluation batch.")
-    learning_rate: float | None = _option(None, "Peak learning rate; by default the task's.")
-    num_train_epochs: float | None = _option(None, "Passes over the training data; by default the task's.")
-    warmup_steps: float = _option(0.06, "Steps of linear warm-up; below 1, their share of all (RoBERTa's 6 %).")
-    save_strategy: str = _option("no", "Off: the score is what stays. --save_model keeps the fine-tuned model.")
-    logging_steps: float = _option(50, "Steps between two logs of the loss.")
-    save_model: bool = _option(False, "Keep the fine-tuned model in output_dir.")
-    ignore_data_skip: bool = _option(True, "Always on here: the data seeks to the step that a run resumes at.")
-    logging_nan_inf_filter: bool = _option(False, "Always off here: a loss that isn't finite must be seen.")
+    per_device_train_batch_size: int | None = option(None, "Micro-batch; by default the task's batch size.")
+    per_device_eval_batch_size: int = option(64, "Examples an evaluation batch.")
+    learning_rate: float | None = option(None, "Peak learning rate; by default the task's.")
+    num_train_epochs: float | None = option(None, "Passes over the training data; by default the task's.")
+    warmup_steps: float = option(0.06, "Steps of linear warm-up; below 1, their share of all (RoBERTa's 6 %).")
+    save_strategy: str = option("no", "Off: the score is what stays. --save_model keeps the fine-tuned model.")
+    logging_steps: float = option(50, "Steps between two logs of the loss.")
+    save_model: bool = option(False, "Keep the fine-tuned model in output_dir.")
+    ignore_data_skip: bool = option(True, "Always on here: the data seeks to the step that a run resumes at.")
+    logging_nan_inf_filter: bool = option(False, "Always off here: a loss that isn't finite must be seen.")
 
     def __post_init__(self):
         if self.output_dir is None:

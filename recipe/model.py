@@ -43,7 +43,7 @@ def load_config(name: str, overrides: str | None = None, **hub_options) -> PreTr
     path = Path(name).expanduser()
     file = path / "config.json" if path.is_dir() else path
     if is_local(name):
-        config = _config_from_file(file)
+        config = _config_from_file(file, strict=not path.is_dir())
     else:
         require_hub(f"model {name}", "a local folder, or a file of configs/ as MODEL")
         try:
@@ -66,7 +66,9 @@ def load_config(name: str, overrides: str | None = None, **hub_options) -> PreTr
     return config
 
 
-def _config_from_file(file: Path) -> PreTrainedConfig:
+def _config_from_file(file: Path, strict: bool) -> PreTrainedConfig:
+    """`strict` refuses unknown keys: in a file that a user edits they are typing mistakes, in a model's folder they are
+    other versions' settings."""
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -78,7 +80,7 @@ def _config_from_file(file: Path) -> PreTrainedConfig:
         raise UserError(f"{file} has model_type {found!r}, expected one of {', '.join(HEADS)}")
     config_class = CONFIG_MAPPING[settings["model_type"]]
     known = {*config_class().to_dict(), *PreTrainedConfig().to_dict(), "torch_dtype", "num_labels"}
-    if unknown := sorted(set(settings) - known):
+    if strict and (unknown := sorted(set(settings) - known)):
         raise UserError(f"{file} has the unknown key {', '.join(unknown)}: {config_class.__name__} has no such setting")
     try:
         return config_class.from_dict(settings)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from recipe.arguments import _Parser, parse
+from recipe.arguments import Parser, option, parse
 from recipe.checkpoints import checkpoints, step_of
 from recipe.classifier import config_of, damage_of, origin_of, tokenizer_of
 from recipe.engines import ENGINES, require_ray
@@ -21,10 +21,6 @@ DESCRIPTION = (
     "GLUE for every checkpoint: jobs are checkpoint x task x seed. What isn't a flag below goes to run_glue.py: all "
     "TrainingArguments, --max_train_samples and so on."
 )
-
-
-def _option(default, help_text: str):
-    return field(default=default, metadata={"help": help_text})
 
 
 @dataclass
@@ -47,13 +43,13 @@ class SweepArguments:
     batch_sizes: list[int] = field(
         default_factory=list, metadata={"help": "In place of the task's; several make a grid."}
     )
-    mnli_init: bool = _option(False, f"Start {', '.join(FROM_MNLI)} from the MNLI model of their checkpoint and seed.")
-    watch: bool = _option(False, "Follow a pre-training that still runs, until its last checkpoint is evaluated.")
-    engine: str = _option("processes", f"Who runs the jobs: {' or '.join(ENGINES)}.")
-    workers: int = _option(1, "Workers a GPU, or on the CPU.")
-    results_dir: str | None = _option(None, "Folder of the results; by default `glue` in the first run's folder.")
-    report_to: str = _option("none", "wandb: a W&B run a job, and the curve in the pre-training's run.")
-    allow_changed: str = _option("", "Settings that may differ from those the folder was begun with.")
+    mnli_init: bool = option(False, f"Start {', '.join(FROM_MNLI)} from the MNLI model of their checkpoint and seed.")
+    watch: bool = option(False, "Follow a pre-training that still runs, until its last checkpoint is evaluated.")
+    engine: str = option("processes", f"Who runs the jobs: {' or '.join(ENGINES)}.")
+    workers: int = option(1, "Workers a GPU, or on the CPU.")
+    results_dir: str | None = option(None, "Folder of the results; by default `glue` in the first run's folder.")
+    report_to: str = option("none", "wandb: a W&B run a job, and the curve in the pre-training's run.")
+    allow_changed: str = option("", "Settings that may differ from those the folder was begun with.")
 
     def __post_init__(self):
         if not self.runs:
@@ -86,7 +82,7 @@ class SweepArguments:
 def parse_sweep(argv: list[str]) -> tuple[SweepArguments, list[str]]:
     """The sweep's own flags, and the rest, which is run_glue.py's and is checked with the first job."""
     try:
-        sweep, rest = _Parser(
+        sweep, rest = Parser(
             (SweepArguments,), description=DESCRIPTION, allow_abbrev=False
         ).parse_args_into_dataclasses(argv, return_remaining_strings=True)
     except (ValueError, TypeError) as error:

@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 from recipe.errors import UserError
@@ -13,18 +14,18 @@ RECORD = "run.json"
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "deepspeed", "numpy")
 
 
-def record_run(folder: Path, meaning: dict, settings: dict, allow_changed: str = "") -> None:
+def record_run(folder: Path, meaning: dict, settings: dict, allow_changed: str = "") -> dict:
     """Writes run.json, or checks it against the one that is there.
 
     `meaning` holds the settings that decide what the run computes; on resume each must be as it was, unless
     `allow_changed` (names separated by commas) lists it. `settings` is everything else worth knowing, free to change.
-    Raises UserError with both values of the first setting that differs.
+    Returns the record. Raises UserError with both values of the first setting that differs.
     """
     path = folder / RECORD
     allowed = {name.strip() for name in allow_changed.split(",") if name.strip()}
     if unknown := sorted(allowed - set(meaning)):
         raise UserError(f"--allow_changed names {', '.join(unknown)}, expected some of {', '.join(meaning)}")
-    history = []
+    before, history = {}, []
     if path.exists():
         before = json.loads(path.read_text())
         for name, value in json.loads(json.dumps(meaning)).items():
@@ -46,10 +47,12 @@ def record_run(folder: Path, meaning: dict, settings: dict, allow_changed: str =
         "machine": f"{platform.machine()} {platform.system()}",
         "packages": {name: _version(name) for name in PACKAGES},
         "history": history,
+        "wandb_run_id": before.get("wandb_run_id") or uuid.uuid4().hex[:12],
     }
     partial = path.with_suffix(".tmp")
     partial.write_text(json.dumps(record, indent=2) + "\n")
     partial.replace(path)
+    return record
 
 
 def _without_secrets(argv: list[str]) -> list[str]:

@@ -89,6 +89,12 @@ for _event in [name for name in dir(TrainerCallback) if name.startswith("on_")]:
     setattr(Guarded, _event, _guarded(_event))
 
 
+def continue_wandb_run(identity: str) -> None:
+    """A resumed run continues the W&B curve that it began: one id a run folder, kept in its run.json."""
+    os.environ.setdefault("WANDB_RUN_ID", identity)
+    os.environ.setdefault("WANDB_RESUME", "allow")
+
+
 def guard_trackers(trainer) -> None:
     """Wraps the callbacks of `trainer`'s trackers (not those that the recipe itself needs) in `Guarded`."""
     handler = trainer.callback_handler

@@ -9,8 +9,9 @@ from recipe.run import record_run
 
 
 def test_the_same_settings_pass_and_others_are_refused_with_both_values(tmp_path):
-    record_run(tmp_path, {"seed": 1, "model": {"hidden_size": 16}}, {"logging_steps": 5})
-    record_run(tmp_path, {"seed": 1, "model": {"hidden_size": 16}}, {"logging_steps": 9})
+    first = record_run(tmp_path, {"seed": 1, "model": {"hidden_size": 16}}, {"logging_steps": 5})
+    again = record_run(tmp_path, {"seed": 1, "model": {"hidden_size": 16}}, {"logging_steps": 9})
+    assert first["wandb_run_id"] == again["wandb_run_id"]  # one curve, whatever the number of resumes
     with pytest.raises(UserError, match=r"begun with seed 1, now it is 2.*--allow_changed seed"):
         record_run(tmp_path, {"seed": 2, "model": {"hidden_size": 16}}, {})
     assert json.loads((tmp_path / "run.json").read_text())["meaning"]["seed"] == 1
