@@ -177,11 +177,9 @@ def masked_sequences(prepared, tokenizer, data, objective, args) -> tuple[Masked
             random_replace_prob=objective.random_replace_prob,
             words=words,
         )
-        blocks = Blocks(
-            prepared.tokens(split), data.max_seq_length, block_ends(tokenizer), tokenizer.pad_token_id, limit
-        )
+        blocks = Blocks(prepared.tokens(split), data.max_seq_length, block_ends(tokenizer), tokenizer.pad_token_id)
         order_seed = (args.seed if args.data_seed is None else args.data_seed) if training else None
-        sequences.append(MaskedSequences(blocks, masking, order_seed))
+        sequences.append(MaskedSequences(blocks, masking, order_seed, limit))
     return tuple(sequences)
 
 
@@ -242,9 +240,8 @@ def report(metrics: dict, model, tokenizer, eval_data: MaskedSequences, run: Pat
         f"masked accuracy  {metrics['eval_masked_accuracy']:.1%}   "
         f"(unigram baseline {metrics['eval_unigram_accuracy']:.1%})\n"
     )
-    blocks = eval_data.blocks
-    spread = np.linspace(0, len(blocks) - 1, num=min(len(blocks), 12), dtype=np.int64)
-    rows = blocks.rows(spread)
+    spread = np.linspace(0, len(eval_data.blocks) - 1, num=12, dtype=np.int64)
+    rows = eval_data.blocks.rows(np.unique(spread))
     for blank in blanks_from(model, tokenizer, rows):
         guesses = ", ".join(f"{word.strip() or word!r} {probability:.0%}" for word, probability in blank.guesses)
         print(f"  ... {blank.text} ...\n      {guesses}   (it was {blank.hidden})\n")

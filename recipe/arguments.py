@@ -69,8 +69,8 @@ class DataArguments:
     max_seq_length: int = option(512, "Tokens a block, its begin and end token included.")
     pad_to_max_length: bool = option(False, "Accepted for scripts that set it: blocks always have the full length.")
     streaming: bool = option(False, "Accepted for scripts that set it: preparation streams in any case.")
-    max_train_samples: int | None = option(None, "Use only this many training blocks.")
-    max_eval_samples: int | None = option(None, "Use only this many validation blocks.")
+    max_train_samples: int | None = option(None, "Use only this many training blocks, spread over the corpus.")
+    max_eval_samples: int | None = option(None, "Use only this many validation blocks, spread over the split.")
 
     def __post_init__(self):
         if not 0 < self.validation_split_percentage < 100:

@@ -12,14 +12,13 @@ class Blocks:
     """A flat array of tokens cut into blocks of `length`, each with its begin and end token around length - 2 of the
     corpus's. Every token is in exactly one block; the last block is shorter where they don't divide, and padded."""
 
-    def __init__(self, tokens: np.ndarray, length: int, ends: tuple[int, int], pad_id: int, limit: int | None = None):
+    def __init__(self, tokens: np.ndarray, length: int, ends: tuple[int, int], pad_id: int):
         self.tokens = np.asarray(tokens)  # a plain view: slicing np.memmap itself is ten times slower
         self.length, self.ends, self.pad_id = length, ends, pad_id
         self.body = length - 2
-        self.count = min(-(-len(tokens) // self.body), limit or len(tokens))
 
     def __len__(self) -> int:
-        return self.count
+        return -(-len(self.tokens) // self.body)
 
     def rows(self, blocks: np.ndarray) -> np.ndarray:
         """[len(blocks), length]: the ids of these blocks."""
@@ -37,21 +36,24 @@ class Blocks:
 class MaskedSequences(Dataset):
     """The sequences n of a run as model inputs; indexed by ranges of n, each giving one batch.
 
-    With `order_seed` block ids are permuted afresh each epoch (recipe.order); without, sequence n is block n.
+    With `order_seed` blocks are permuted afresh each epoch (recipe.order); without, they come in their own order. A
+    `limit` uses only so many of them, evenly spread over the corpus.
     A batch holds input_ids [batch, length], masked_positions [batch, K] and labels [batch, K], all int64, and an
     attention_mask only if a block in it is padded: without one, attention takes its fastest path.
     """
 
-    def __init__(self, blocks: Blocks, masking: Masking, order_seed: int | None):
+    def __init__(self, blocks: Blocks, masking: Masking, order_seed: int | None, limit: int | None = None):
         self.blocks, self.masking, self.order_seed = blocks, masking, order_seed
+        self.count = min(len(blocks), limit or len(blocks))
 
     def __len__(self) -> int:
-        return len(self.blocks)
+        return self.count
 
     def block_ids(self, sequences: range) -> np.ndarray:
         """The block id of each sequence."""
         n = np.arange(sequences.start, sequences.stop)
-        return n if self.order_seed is None else blocks_of(n, len(self.blocks), self.order_seed)
+        places = n if self.order_seed is None else blocks_of(n, self.count, self.order_seed)
+        return places * len(self.blocks) // self.count
 
     def __getitems__(self, sequences: range) -> dict[str, torch.Tensor]:
         ids = self.blocks.rows(self.block_ids(sequences))

@@ -56,7 +56,7 @@ class PretrainTrainer(Trainer):
         self.peak_flops = self._peak_flops()
         self.skipped_updates = 0
         self._saving = False
-        self._logged_at = (0, time.monotonic())  # (step, clock) of the last training log
+        self._logged_at: tuple[int, float] | None = None  # (step, clock) of the last training log, or of the start
         self._paused = 0.0  # seconds since then that went to evaluation and saving
 
     # ---- data (laws 3 and 4)
@@ -101,6 +101,11 @@ class PretrainTrainer(Trainer):
         # Ranks average their gradients, so each one's share is scaled by their number.
         loss = outputs["loss"] * (self.args.world_size / num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        if self._logged_at is None:
+            self._logged_at, self._paused = (self.state.global_step, time.monotonic()), 0.0
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def floating_point_ops(self, inputs) -> float:
         return self.flops_per_token * inputs["input_ids"].numel()
@@ -243,10 +248,6 @@ class PretrainTrainer(Trainer):
         if self.peak_flops:
             speed["mfu"] = rate * self.flops_per_token / (self.peak_flops * self.args.world_size)
         return speed
-
-    def start_clock(self) -> None:
-        """Begins to measure tokens/s, at the step where training begins."""
-        self._logged_at, self._paused = (self.state.global_step, time.monotonic()), 0.0
 
     def _peak_flops(self) -> float | None:
         if self.args.peak_tflops:

@@ -57,7 +57,12 @@ def test_workers_change_nothing(bpe, documents, workers):
         assert all(torch.equal(batch[name], direct[name]) for name in direct)
 
 
-def test_a_limit_keeps_the_first_blocks(bpe, documents):
-    blocks = sequences_of(bpe, documents).blocks
-    limited = Blocks(blocks.tokens, 32, blocks.ends, blocks.pad_id, limit=7)
-    assert len(limited) == 7 and len(MaskedSequences(limited, None, None)) == 7
+@pytest.mark.parametrize("order_seed", [None, 3])
+def test_a_limit_takes_blocks_from_all_over_the_corpus(bpe, documents, order_seed):
+    whole = sequences_of(bpe, documents)
+    limited = MaskedSequences(whole.blocks, whole.masking, order_seed, limit=7)
+    ids = sorted(limited.block_ids(range(7)))
+    assert len(limited) == 7 and len(set(ids)) == 7
+    assert ids[0] == 0 and ids[-1] > len(whole) * 0.8 and np.diff(ids).max() <= len(whole) / 7 + 1
+    if order_seed is not None:
+        assert sorted(limited.block_ids(range(7, 14))) == ids  # the next epoch

@@ -260,3 +260,12 @@ def test_logs_say_how_fast_and_how_far(tmp_path, bpe, documents):
     assert last["tokens_seen"] == 6 * 8 * 32 and last["tokens_per_second"] > 0 and 0 < last["mfu"] < 1
     assert last["perplexity"] == pytest.approx(math.exp(last["loss"]))
     assert {"learning_rate", "grad_norm", "epoch"} <= set(last)
+
+
+def test_speed_after_a_resume_counts_the_steps_since_it(tmp_path, bpe, documents):
+    make_trainer(tmp_path, bpe, documents, steps=4).train()
+    trainer = make_trainer(tmp_path, bpe, documents, steps=4)
+    speed, counted_from = trainer._speed, []
+    trainer._speed = lambda: counted_from.append(trainer._logged_at[0]) or speed()
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert counted_from == [2, 3]
