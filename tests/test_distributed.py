@@ -35,3 +35,10 @@ def test_two_processes_take_the_steps_of_one(tmp_path, bpe, documents):
     assert found["tokens"] == metrics["eval_masked_tokens"]  # no block twice, none left out
     assert len(set(found["draws"])) == 2  # dropout differs between ranks
     assert [damage(checkpoint) for checkpoint in checkpoints(folder)] == [None, None, None]
+
+    # One process goes on from what two saved: the same data, the same schedule (dropout is off).
+    recorder = Recorder()
+    resumed = make_trainer(folder, bpe, documents, micro=16, accumulation=2, callbacks=[recorder])
+    resumed.train(resume_from_checkpoint=str(folder / "checkpoint-4"))
+    continued = [(log["loss"], log["grad_norm"]) for log in recorder.logs if "loss" in log]
+    assert continued == [pytest.approx(pair, abs=1e-5) for pair in expected[4:]]

@@ -66,6 +66,11 @@ def test_nodes_meet_at_the_master_and_flags_of_the_command_line_come_last():
     assert missing.returncode != 0 and "MASTER_ADDR: set it to" in missing.stderr
 
 
+@pytest.mark.parametrize("script", ["pretrain.sh", "finetune_glue.sh", "test.sh"])
+def test_scripts_end_in_exec_so_that_signals_reach_python(script):
+    assert (REPOSITORY / script).read_text().rstrip().splitlines()[-1].startswith("exec ")
+
+
 def test_an_unknown_recipe_and_a_hostile_name():
     done = pretrain(RECIPE="fast")
     assert done.returncode == 2 and "expected demo or roberta" in done.stderr

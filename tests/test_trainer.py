@@ -11,9 +11,11 @@ from toy import config_settings, sequences_of
 from transformers import AutoConfig, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+import recipe.trainer
 from recipe.arguments import PretrainArguments
 from recipe.callbacks import JsonLog, RankSeed, TrueEpoch
 from recipe.checkpoints import checkpoints, damage, newest_whole
+from recipe.errors import UserError
 from recipe.model import build_model, use_masked_only_head
 from recipe.trainer import NonFiniteError, PretrainTrainer
 from recipe.unigram import UnigramBaseline
@@ -188,6 +190,49 @@ def test_checkpoints_are_whole_plain_and_rotated(tmp_path, bpe, documents):
         "scheduler.pt", "tokenizer.json", "tokenizer_config.json", "trainer_state.json",
     ]  # fmt: skip
     assert not (tmp_path / "_staging").exists()
+
+
+@pytest.mark.parametrize("file", ["optimizer.pt", "rng_state.pth"])
+def test_a_full_disk_is_one_line_and_the_checkpoints_before_stay(tmp_path, bpe, documents, monkeypatch, file):
+    make_trainer(tmp_path / "whole", bpe, documents).train()
+    save = torch.save
+
+    def full(content, target, *args, **kwargs):
+        if "checkpoint-4" in str(target) and str(target).endswith(file):
+            raise OSError(28, "No space left on device")
+        save(content, target, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"no space left to save .*checkpoint-4: it takes [\d,]+ bytes and more"):
+        make_trainer(tmp_path / "run", bpe, documents).train()
+    assert [damage(folder) for folder in checkpoints(tmp_path / "run")] == [None]
+    assert not (tmp_path / "run" / "_staging").exists()
+    monkeypatch.undo()
+    make_trainer(tmp_path / "run", bpe, documents).train(resume_from_checkpoint=resume_point(tmp_path / "run"))
+    whole, run = (weights_and_optimizer(tmp_path / name / "checkpoint-6") for name in ("whole", "run"))
+    assert run == whole
+
+
+def test_another_error_while_saving_keeps_its_own_words(tmp_path, bpe, documents, monkeypatch):
+    monkeypatch.setattr(torch, "save", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        make_trainer(tmp_path, bpe, documents).train()
+
+
+@pytest.mark.parametrize("function", ["commit", "rotate"])
+def test_killed_around_a_save_one_whole_checkpoint_is_left(tmp_path, bpe, documents, monkeypatch, function):
+    trainer = make_trainer(tmp_path, bpe, documents, save_steps=1, save_total_limit=1)
+    original = getattr(recipe.trainer, function)
+
+    def killed(*args, **kwargs):
+        if trainer.state.global_step == 3:
+            raise Killed
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(recipe.trainer, function, killed)
+    with pytest.raises(Killed):
+        trainer.train()
+    assert newest_whole(tmp_path).name == {"commit": "checkpoint-2", "rotate": "checkpoint-3"}[function]
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient", "weights"])
