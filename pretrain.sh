@@ -12,7 +12,8 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 export MODEL=${MODEL:-configs/roberta_tiny.json} # a config of configs/ (from scratch), or a checkpoint to continue from
-export TOKENIZER=${TOKENIZER:-train}             # a hub id, a folder, or train: one of VOCAB_SIZE tokens on the corpus
+[[ $MODEL == *.json ]] && own=train || own=$MODEL
+export TOKENIZER=${TOKENIZER:-$own}              # a hub id, a folder, or train: one of VOCAB_SIZE tokens on the corpus
 export DATASET=${DATASET:-docstrings}            # a file, folder, glob or hub id; docstrings: text on every machine
 export RECIPE=${RECIPE:-$([[ $DATASET == docstrings ]] && echo demo || echo roberta)}
 
@@ -44,10 +45,10 @@ export WANDB_NAME WANDB_PROJECT
 source environment.sh
 
 # Devices: one process each; bf16 and ZeRO-2 where there are GPUs for it, fp32 on a CPU.
-gpus=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -n || true)
-visible=${CUDA_VISIBLE_DEVICES-all}
-count=$([[ -n $gpus ]] && wc -l <<<"$gpus" || echo 0)
-[[ $visible == all ]] || count=$([[ -n $visible && -n $gpus ]] && tr ',' '\n' <<<"$visible" | wc -l || echo 0)
+gpus=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -E '^[0-9]+\.[0-9]+$' | sort -n || true)
+visible=$([[ -n ${CUDA_VISIBLE_DEVICES+set} ]] && tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" || echo "$gpus")
+count=$([[ -n $gpus ]] && grep -c '^[^-]' <<<"$visible" || echo 0)
+count=${count%%$'\n'*} # grep -c prints its 0 and fails, too
 NPROC_PER_NODE=${NPROC_PER_NODE:-$((count > 0 ? count : 1))}
 NNODES=${NNODES:-1}
 capability=${gpus%%.*} # of the oldest GPU: 8 is Ampere, the first with bf16
@@ -82,16 +83,17 @@ args=(
     --report_to "$REPORT_TO" --run_name "$WANDB_NAME"
 )
 
-if ((NNODES * NPROC_PER_NODE > 1)) || [[ -n $DS_CONFIG ]]; then
-    start=("$PYTHON" -m torch.distributed.run --nproc_per_node "$NPROC_PER_NODE" --nnodes "$NNODES")
+start=("$PYTHON")
+if ((NNODES * NPROC_PER_NODE > 1)); then
+    start=("$PYTHON" -m recipe.launch --nproc_per_node "$NPROC_PER_NODE" --nnodes "$NNODES")
     if ((NNODES > 1)); then
         : "${MASTER_ADDR:?set it to the address of the first node}" "${NODE_RANK:?set it to the number of this node, from 0}"
         start+=(--node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
     else
         start+=(--standalone)
     fi
-else
-    start=("$PYTHON")
+elif [[ -n $DS_CONFIG ]]; then # DeepSpeed wants to be told that it is alone
+    export RANK=0 LOCAL_RANK=0 WORLD_SIZE=1 MASTER_ADDR=127.0.0.1 MASTER_PORT=$((20000 + RANDOM % 20000))
 fi
 
 if [[ -n ${DRY_RUN:-} ]]; then

@@ -14,15 +14,13 @@ from pathlib import Path
 import transformers
 
 from recipe.arguments import parse
-from recipe.errors import UserError, run_script
+from recipe.errors import NONFINITE_EXIT_CODE, UserError, run_script
 from recipe.finetune import FineTuning, prepare
 from recipe.glue import METRIC_NAMES
 from recipe.glue_arguments import FineTuneArguments, GlueArguments
 from recipe.results import result_file, write_json, write_submission
 from recipe.trackers import settle_trackers
 from recipe.trainer import NonFiniteError
-
-NONFINITE_EXIT_CODE = 3
 
 
 def main() -> int:

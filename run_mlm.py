@@ -13,7 +13,6 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import transformers
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -28,22 +27,37 @@ from recipe.arguments import (
     sequences_a_step,
 )
 from recipe.batches import Blocks, MaskedSequences
-from recipe.callbacks import INTERRUPTED_EXIT_CODE, Console, JsonLog, PlainConsole, RankSeed, StopSignals, TrueEpoch
-from recipe.checkpoints import damage, newest_whole, require_room, run_lock, step_of
-from recipe.errors import UserError, run_script
-from recipe.fill import blanks_from
+from recipe.callbacks import Console, JsonLog, PlainConsole, RankSeed, StopSignals, TrueEpoch
+from recipe.checkpoints import (
+    checkpoints,
+    damage,
+    newest_whole,
+    require_room,
+    require_training_state,
+    run_lock,
+    step_of,
+)
+from recipe.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, UserError, run_script
 from recipe.masking import Masking
-from recipe.model import build_model, check_length, fit_to_tokenizer, load_config, load_model, use_masked_only_head
+from recipe.model import (
+    build_model,
+    check_length,
+    check_tokenizer,
+    fit_to_tokenizer,
+    load_config,
+    load_model,
+    use_masked_only_head,
+)
 from recipe.prepare import corpus_of, tokenizer_of, tokens_of
 from recipe.quiet import quiet_libraries
 from recipe.run import record_run
+from recipe.summary import describe, report
 from recipe.tokenizer import block_ends, fingerprint
 from recipe.trackers import continue_wandb_run, guard_trackers, settle_trackers
 from recipe.trainer import CHECKPOINT_BYTES_A_PARAMETER, NonFiniteError, PretrainTrainer
 from recipe.unigram import UnigramBaseline
 from recipe.words import word_boundaries
 
-NONFINITE_EXIT_CODE = 3
 EVAL_MASK_SEED = 1 << 32  # beyond any training seed: one set of eval masks for all runs
 
 
@@ -59,13 +73,17 @@ def main() -> int:
     run = Path(args.output_dir)
     require_room(run)
     settle_trackers(args, say)
+    for sentence in data.ignored():
+        say(f"warning: {sentence}")
 
     # From text to blocks. What can be known before step 1 is checked on the way.
     name, config = model_config(model_args)
     check_length(config, data.max_seq_length, name)
     corpus = corpus_of(data, model_args)
     tokenizer = tokenizer_of(model_args, config.model_type, corpus, Path(data.prepared_dir).expanduser())
-    if model_args.model_name_or_path is None and (change := fit_to_tokenizer(config, tokenizer, name)):
+    if model_args.model_name_or_path:
+        check_tokenizer(config, tokenizer, name)
+    elif change := fit_to_tokenizer(config, tokenizer, name):
         say(change)
     prepared = tokens_of(data, corpus, tokenizer, quiet=not main_process)
     train_data, eval_data = masked_sequences(prepared, tokenizer, data, objective, args)
@@ -86,12 +104,7 @@ def main() -> int:
             if "wandb" in args.report_to:
                 continue_wandb_run(record["wandb_run_id"])
         checkpoint = checkpoint_to_resume(run, args, say)
-        if (
-            args.do_train
-            and checkpoint
-            and step_of(checkpoint) >= args.max_steps
-            and (run / "all_results.json").exists()
-        ):
+        if args.do_train and checkpoint and is_done(run, checkpoint, args):
             say(f"{run} is done: {args.max_steps} steps, {checkpoint}. For another run choose another OUTPUT_DIR.")
             return 0
         describe(say, model, prepared, train_data, args, tokenizer)
@@ -125,9 +138,15 @@ def main() -> int:
                 step = trainer.state.global_step
                 say(f"stopped by {stop.received.name} after step {step}, saved in {run}/checkpoint-{step}: run again")
                 return INTERRUPTED_EXIT_CODE
+            (run / "eval_results.json").unlink(missing_ok=True)  # of a run with fewer steps, if there is one
             trainer.save_model()
             trainer.save_metrics("train", result.metrics)
             trainer.save_state()
+        elif checkpoint:
+            trainer._load_from_checkpoint(str(checkpoint))
+            say(f"evaluating {checkpoint}")
+        elif not model_args.model_name_or_path:
+            raise UserError(f"found no checkpoint in {run} to evaluate: pass --do_train or --model_name_or_path")
         if args.do_eval:
             metrics = trainer.evaluate()
             trainer.save_metrics("eval", metrics)
@@ -203,49 +222,26 @@ def what_the_run_means(config, data, objective, args, prepared, tokenizer) -> di
     }
 
 
+def is_done(run: Path, checkpoint: Path, args) -> bool:
+    """Whether the last step was taken and everything after it was written, too."""
+    written = (run / "train_results.json").exists() and (not args.do_eval or (run / "eval_results.json").exists())
+    return written and step_of(checkpoint) >= args.max_steps
+
+
 def checkpoint_to_resume(run: Path, args, say) -> Path | None:
     """The checkpoint to go on from: the one that --resume_from_checkpoint names, or the newest whole one."""
     named = args.resume_from_checkpoint
     if named and named not in ("True", "true"):
         if reason := damage(Path(named)):
             raise UserError(f"cannot resume from {named}: {reason}: leave the flag out to take the newest whole one")
-        return Path(named)
-    return newest_whole(run, warn=say)
-
-
-def describe(say, model, prepared, train_data, args, tokenizer) -> None:
-    """Says what is about to be computed, and shows one masked sample so that a wrong tokenizer is seen at once."""
-    micro, accumulation, devices = args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size
-    length, blocks = train_data.blocks.length, len(train_data)
-    sequences = sequences_a_step(args)
-    say(f"model      {model.config.model_type}, {model.num_parameters():,} parameters")
-    say(
-        f"data       {prepared.folder}: {prepared.splits['train']['tokens']:,} training and "
-        f"{prepared.splits['validation']['tokens']:,} validation tokens, {blocks:,} blocks of {length}"
-    )
-    say(
-        f"batch      {micro} sequences x {accumulation} accumulations x {devices} devices = {sequences:,} sequences "
-        f"= {sequences * length:,} tokens a step"
-    )
-    say(f"steps      {args.max_steps:,} = {args.max_steps * sequences / blocks:.2f} epochs")
-    sample = train_data[0]
-    say(f"sample     {' '.join(tokenizer.decode(sample['input_ids'][0][:60]).split())} ...")
-
-
-def report(metrics: dict, model, tokenizer, eval_data: MaskedSequences, run: Path) -> None:
-    """The end of a run on the console: figures beside the baseline, three filled blanks, the command to run next."""
-    print(
-        f"\neval loss        {metrics['eval_loss']:.3f} nats   (unigram baseline {metrics['eval_unigram_loss']:.3f})\n"
-        f"perplexity       {metrics['eval_perplexity']:.1f}\n"
-        f"masked accuracy  {metrics['eval_masked_accuracy']:.1%}   "
-        f"(unigram baseline {metrics['eval_unigram_accuracy']:.1%})\n"
-    )
-    spread = np.linspace(0, len(eval_data.blocks) - 1, num=12, dtype=np.int64)
-    rows = eval_data.blocks.rows(np.unique(spread))
-    for blank in blanks_from(model, tokenizer, rows):
-        guesses = ", ".join(f"{word.strip() or word!r} {probability:.0%}" for word, probability in blank.guesses)
-        print(f"  ... {blank.text} ...\n      {guesses}   (it was {blank.hidden})\n")
-    print(f"The model is in {run}. Next:  RUN={run} bash finetune_glue.sh")
+        checkpoint = Path(named)
+    else:
+        checkpoint = newest_whole(run, warn=say)
+        if checkpoint is None and checkpoints(run):
+            raise UserError(f"none of the checkpoints in {run} is whole: move them away to begin anew")
+    if checkpoint and args.do_train:
+        require_training_state(checkpoint, zero=bool(args.deepspeed))
+    return checkpoint
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from recipe.errors import UserError
@@ -72,12 +73,27 @@ class DataArguments:
     max_train_samples: int | None = option(None, "Use only this many training blocks, spread over the corpus.")
     max_eval_samples: int | None = option(None, "Use only this many validation blocks, spread over the split.")
 
+    def ignored(self) -> list[str]:
+        """A sentence for each flag that was given and changes nothing."""
+        said = []
+        if self.streaming:
+            said.append("--streaming changes nothing: preparation streams in any case")
+        if self.pad_to_max_length:
+            said.append("--pad_to_max_length changes nothing: blocks are packed to the full length")
+        local = self.train_file or Path(self.dataset_name or "").expanduser().exists()
+        if self.dataset_config_name and (local or self.dataset_name == "docstrings"):
+            said.append("--dataset_config_name changes nothing: it names a part of a hub dataset")
+        return said
+
     def __post_init__(self):
         if not 0 < self.validation_split_percentage < 100:
             raise UserError(
                 f"found --validation_split_percentage {self.validation_split_percentage}, expected more than 0 "
                 "and less than 100"
             )
+        for name in ("max_train_samples", "max_eval_samples", "preprocessing_num_workers"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"found --{name} {value}, expected at least 1")
         if self.preprocessing_num_workers:
             os.environ["RAYON_NUM_THREADS"] = str(self.preprocessing_num_workers)
 
@@ -101,6 +117,26 @@ class ObjectiveArguments:
                 f"found --mask_replace_prob {self.mask_replace_prob} and --random_replace_prob "
                 f"{self.random_replace_prob}, expected two shares of at most 1 together"
             )
+
+
+# Settings of TrainingArguments that pre-training can't honour: (name, the value that is fine, why no other).
+REFUSED_SETTINGS = (
+    ("load_best_model_at_end", False, "pre-training ends with its last step"),
+    ("metric_for_best_model", None, "pre-training keeps its newest checkpoints, not its best"),
+    ("ignore_data_skip", True, "the data seeks to the step that a run resumes at by itself"),
+    ("logging_nan_inf_filter", False, "a loss that isn't finite must be seen"),
+    ("auto_find_batch_size", False, "the micro-batch decides what one device holds; set it"),
+    ("save_only_model", False, "a checkpoint without its optimizer cannot be continued"),
+    ("label_smoothing_factor", 0.0, "the objective is plain cross-entropy"),
+    ("average_tokens_across_devices", True, "the loss is a mean over the global batch"),
+    ("enable_jit_checkpoint", False, "SIGTERM saves a checkpoint in any case"),
+    ("bf16_full_eval", False, "evaluation runs in the precision of training"),
+    ("fp16_full_eval", False, "evaluation runs in the precision of training"),
+    ("fp16", False, "its loss scaling meets infinite gradients on purpose, which stop a run here; use --bf16"),
+    ("do_predict", False, "there is nothing to predict; see fill_mask.py"),
+    ("dataloader_persistent_workers", False, "a run is one pass, whose workers live as long as it does"),
+    ("train_sampling_strategy", "random", "the order is the recipe's own"),
+)
 
 
 @dataclass
@@ -128,20 +164,27 @@ class PretrainArguments(TrainingArguments):
                 f"found {torch.cuda.device_count()} GPUs and one process: start one a GPU with bash pretrain.sh or "
                 "torchrun, or choose one by CUDA_VISIBLE_DEVICES=0"
             )
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"found --{name} {getattr(self, name)}, expected at least 1")
+        if self.seed < 0 or (self.data_seed or 0) < 0:
+            raise UserError(f"found --seed {min(self.seed, self.data_seed or 0)}, expected 0 or more")
         if self.global_batch_size is not None:
+            if self.gradient_accumulation_steps != 1:
+                raise UserError(
+                    f"found --gradient_accumulation_steps {self.gradient_accumulation_steps} beside "
+                    "--global_batch_size: accumulation is derived from the latter; leave the former out"
+                )
+            if self.global_batch_size < 1:
+                raise UserError(f"found --global_batch_size {self.global_batch_size}, expected at least 1")
             self.gradient_accumulation_steps = derive_accumulation(
                 self.global_batch_size, self.per_device_train_batch_size, world
             )
         if self.nonfinite not in ("stop", "skip"):
             raise UserError(f"found --nonfinite {self.nonfinite}, expected stop or skip")
-        for name, value, expected in (
-            ("--load_best_model_at_end", self.load_best_model_at_end, False),
-            ("--ignore_data_skip", self.ignore_data_skip, True),
-            ("--logging_nan_inf_filter", self.logging_nan_inf_filter, False),
-            ("--auto_find_batch_size", self.auto_find_batch_size, False),
-        ):
-            if value != expected:
-                raise UserError(f"found {name} {value}: pre-training here works with {expected} alone; leave it out")
+        for name, expected, reason in REFUSED_SETTINGS:
+            if (value := getattr(self, name)) != expected and str(value) != str(expected):
+                raise UserError(f"found --{name} {value}: {reason}; leave it out")
         if self.fsdp:
             raise UserError("found --fsdp: tied embeddings fail under it; use --deepspeed ds_config/zero2_bf16.json")
         if self.ddp_find_unused_parameters is None:
@@ -216,13 +259,13 @@ def parse(
         *parsed, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     except UserError:
         raise
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, AttributeError, OSError, ImportError, yaml.YAMLError) as error:
         raise UserError(str(error).strip().replace("\n", " ")) from error
     if unknown:
         flags = [option for action in parser._actions for option in action.option_strings]
         close = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
         hint = f": did you mean {close[0]}?" if close else ": see --help"
-        raise UserError(f"found the unknown flag {unknown[0]}{hint}")
+        raise UserError(f"found the unknown flag {unknown[0].split('=')[0]}{hint}")
     if positional:
         *parsed, named = parsed
         parsed.append(tuple(getattr(named, name) for name in positional))

@@ -1,14 +1,13 @@
 """What watches a run: stop signals, log.jsonl, the console and its progress bar."""
 
 import json
+import math
 import signal
 from pathlib import Path
 
 import torch
 from transformers import TrainerCallback
-from transformers.trainer_callback import ProgressCallback
-
-INTERRUPTED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
+from transformers.trainer_callback import ExportableState, ProgressCallback
 
 
 class StopSignals(TrainerCallback):
@@ -60,6 +59,32 @@ class TrueEpoch(TrainerCallback):
         state.epoch = state.global_step * self.epochs_a_step
 
 
+class LossSinceLog(TrainerCallback, ExportableState):
+    """Keeps in trainer_state.json the losses that were summed since the last log, so that the first log after a resume
+    is the mean it would have been."""
+
+    NAME = "LossSinceLog"
+
+    def __init__(self):
+        self.pending = {"sum": 0.0, "since": 0}
+
+    def state(self) -> dict:
+        """What transformers writes into trainer_state.json."""
+        return {"args": {}, "attributes": self.pending}
+
+    def before_save(self, trainer) -> None:
+        """Called on every rank before a checkpoint is saved."""
+        mean = trainer.accelerator.reduce(trainer._tr_loss.clone(), "mean").item()
+        self.pending = {"sum": mean, "since": trainer._globalstep_last_logged}
+
+    def restore(self, trainer) -> None:
+        """Called before the first step of a process."""
+        pending = trainer.state.stateful_callbacks.get(self.NAME, {}).get("attributes")
+        if pending:
+            trainer._tr_loss += pending["sum"]
+            trainer._globalstep_last_logged = pending["since"]
+
+
 class JsonLog(TrainerCallback):
     """log.jsonl in the run's folder: one line a log, whatever the trackers do; a resumed run drops the lines after
     its checkpoint and writes them again."""
@@ -73,7 +98,9 @@ class JsonLog(TrainerCallback):
         kept = []
         for line in self.path.read_text().splitlines(keepends=True):
             try:
-                if json.loads(line)["step"] <= state.global_step and line.endswith("\n"):
+                entry = json.loads(line)
+                # The summary of a run that was interrupted summarises nothing.
+                if entry["step"] <= state.global_step and line.endswith("\n") and "train_loss" not in entry:
                     kept.append(line)
             except (ValueError, KeyError, TypeError):
                 continue  # a line that the kill cut short
@@ -84,7 +111,13 @@ class JsonLog(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero:
             with self.path.open("a") as stream:
-                stream.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+                line = {name: _as_json(value) for name, value in {"step": state.global_step, **(logs or {})}.items()}
+                stream.write(json.dumps(line) + "\n")
+
+
+def _as_json(value):
+    """JSON has no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Console(ProgressCallback):

@@ -95,6 +95,24 @@ def damage(folder: Path) -> str | None:
     return None
 
 
+def require_training_state(folder: Path, zero: bool) -> None:
+    """Raises UserError where a whole checkpoint can't continue a run: without optimizer and scheduler, or where it was
+    saved with DeepSpeed and is resumed without, or the reverse. `zero` says that DeepSpeed is in use now."""
+    partitions = len(list(folder.glob("global_step*/*_optim_states.pt")))
+    if zero and not partitions:
+        raise UserError(f"{folder} was saved without DeepSpeed, now it is on: set DS_CONFIG= (no --deepspeed)")
+    if not zero and partitions:
+        raise UserError(f"{folder} was saved with DeepSpeed, now it is off: set DS_CONFIG (--deepspeed) as before")
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if zero and partitions != ranks:
+        raise UserError(
+            f"{folder} holds the optimizer in {partitions} parts, there are {ranks} processes now: use as many again"
+        )
+    missing = [name for name in ("optimizer.pt", "scheduler.pt") if not zero and not (folder / name).exists()]
+    if missing:
+        raise UserError(f"{folder} has no {' and no '.join(missing)}: it can be evaluated, not continued")
+
+
 def newest_whole(run: Path, warn=print) -> Path | None:
     """The newest checkpoint of `run` that verifies; says through `warn` what was wrong with each newer one."""
     for folder in reversed(checkpoints(run)):
@@ -105,14 +123,20 @@ def newest_whole(run: Path, warn=print) -> Path | None:
     return None
 
 
-def rotate(run: Path, limit: int | None, keep: Path | None = None) -> None:
-    """Deletes the oldest checkpoints beyond `limit`, never the newest nor `keep`. A deletion that is cut short leaves
-    a folder without a manifest, which is no checkpoint."""
+def rotate(run: Path, limit: int | None, newest: Path) -> None:
+    """Keeps `newest`, which was just committed, and the whole checkpoints before it up to `limit` in all.
+
+    What bears a manifest counts as whole. Folders without one go first, and whatever has a higher step than `newest`
+    is what a run that was set back left behind: it goes, too. A deletion that is cut short leaves a folder without a
+    manifest, which is no checkpoint.
+    """
     if not limit or limit < 0:
         return
-    found = checkpoints(run)
-    for folder in found[: max(0, len(found) - limit)]:
-        if keep is None or folder.resolve() != keep.resolve():
+    others = [folder for folder in checkpoints(run) if folder.resolve() != newest.resolve()]
+    before = [f for f in others if (f / MANIFEST).exists() and step_of(f) < step_of(newest)]
+    kept = before[-(limit - 1) :] if limit > 1 else []
+    for folder in others:
+        if folder not in kept:
             (folder / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(folder)
 

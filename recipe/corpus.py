@@ -1,6 +1,7 @@
 """Where text comes from: files, folders, globs, hub datasets or the built-in corpus, as a stream of documents."""
 
 import ast
+import codecs
 import csv
 import glob
 import gzip
@@ -89,6 +90,14 @@ def open_corpus(
     return Corpus(corpus_name, train, validation)
 
 
+class SourceBroken(UserError):
+    """Text stopped coming for a reason outside of it: what was prepared so far is good, and can be continued."""
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _slug(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80] or "corpus"
 
@@ -173,6 +182,8 @@ def _read_file(path: Path, text_column: str, line_by_line: bool) -> Iterator[str
                 yield from _read_csv(path, stream, text_column, "," if kind == ".csv" else "\t")
             else:
                 yield from _read_json_lines(path, stream, text_column)
+    except (csv.Error, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}: mend the file") from error
     except (EOFError, OSError, zlib.error) as error:
         if path.suffix in COMPRESSIONS and getattr(error, "errno", None) is None:
             raise UserError(f"{path} is not a whole compressed file ({error}): make or download it again") from error
@@ -191,7 +202,7 @@ def _lines(path: Path, stream: BinaryIO) -> Iterator[tuple[int, str]]:
     """(number, text) of each line, at most MAX_TEXT_CHARACTERS bytes of it at a time, never inside a UTF-8 letter."""
     number, carried = 1, b""
     while raw := stream.readline(MAX_TEXT_CHARACTERS):
-        raw = carried + raw
+        raw = (carried + raw).removeprefix(codecs.BOM_UTF8) if number == 1 else carried + raw
         if b"\0" in raw:
             raise UserError(f"{path}, line {number}: found a zero byte, expected UTF-8 text: this file is binary")
         try:
@@ -213,9 +224,7 @@ def _lines(path: Path, stream: BinaryIO) -> Iterator[tuple[int, str]]:
 def _read_text(path: Path, stream: BinaryIO, line_by_line: bool) -> Iterator[str]:
     """Documents are separated by blank lines, or are single lines."""
     paragraph, size = [], 0
-    for number, line in _lines(path, stream):
-        if number == 1:
-            line = line.removeprefix("\ufeff")
+    for _, line in _lines(path, stream):
         text = line.strip()
         if text:
             paragraph.append(text)
@@ -263,6 +272,8 @@ def _read_csv(path: Path, stream: BinaryIO, column: str, delimiter: str) -> Iter
     if column not in (reader.fieldnames or []):
         raise UserError(_unknown_column(path, column, reader.fieldnames or []))
     for row in reader:
+        if row[column] is None:
+            raise UserError(f"{path}, line {reader.line_num}: found fewer fields than the header names: mend the line")
         yield from _text_of(f"{path}, line {reader.line_num}", column, row[column])
 
 
@@ -298,26 +309,37 @@ def _text_of(where: object, column: str, value: object) -> Iterator[str]:
 def _hub_sources(dataset: str, config: str | None, column: str, cache_dir: str | None, token: str | None):
     require_hub(f"dataset {dataset}", "a local file, folder or glob as DATASET, or DATASET=docstrings")
     import datasets  # heavy, and absent where only local text is trained on
+    import huggingface_hub
 
     try:
-        splits = datasets.load_dataset(dataset, config, streaming=True, cache_dir=cache_dir, token=token)
+        # One commit for the whole preparation, so that one that is continued reads the same text.
+        commit = huggingface_hub.HfApi(token=token).dataset_info(dataset).sha
+        splits = datasets.load_dataset(
+            dataset, config, revision=commit, streaming=True, cache_dir=cache_dir, token=token
+        )
     except Exception as error:  # the hub's errors share no base class
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"cannot open the hub dataset {dataset}: {reason}: check the name, --dataset_config_name and --token"
+            f"cannot open the hub dataset {dataset}: {_first_line(error)}: check the name, --dataset_config_name and "
+            "--token"
         ) from error
     if "train" not in splits:
         raise UserError(f"the hub dataset {dataset} has the splits {', '.join(splits)}, expected a train split")
 
     def source(split: str) -> Source:
         def documents() -> Iterator[str]:
-            for row in splits[split]:
-                if column not in row:
-                    raise UserError(_unknown_column(dataset, column, row))
-                yield from _text_of(dataset, column, row[column])
+            try:
+                for row in splits[split]:
+                    if column not in row:
+                        raise UserError(_unknown_column(dataset, column, row))
+                    yield from _text_of(dataset, column, row[column])
+            except UserError:
+                raise
+            except Exception as error:
+                raise SourceBroken(
+                    f"the hub dataset {dataset} broke off: {_first_line(error)}: run again, it continues"
+                ) from error
 
-        description = {"hub": dataset, "config": config, "split": split, "text_column": column}
-        description["fingerprint"] = str(splits[split]._fingerprint)
+        description = {"hub": dataset, "commit": commit, "config": config, "split": split, "text_column": column}
         return Source(split, description, documents)
 
     return source("train"), source("validation") if "validation" in splits else None

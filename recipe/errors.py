@@ -1,11 +1,15 @@
 """What a user's mistake looks like: one line on stderr and exit code 2, never a traceback."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 USER_ERROR_EXIT_CODE = 2
+NONFINITE_EXIT_CODE = 3
+INTERRUPTED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UserError(ValueError):
@@ -22,6 +26,14 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     except UserError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
+        code = USER_ERROR_EXIT_CODE
+    except KeyboardInterrupt:
+        code = 130  # as a shell says it: 128 + SIGINT, before training began; there was nothing to save
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        print(f"error: no space left{where} ({error.strerror}): make room and run this again", file=sys.stderr)
         code = USER_ERROR_EXIT_CODE
     sys.stdout.flush()
     distributed = sys.modules.get("torch.distributed")

@@ -1,9 +1,11 @@
 """Whether the Hugging Face hub can be reached, asked once and quickly, so that nobody waits for a time-out."""
 
+import contextlib
 import importlib
 import os
 import socket
 import sys
+import threading
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,11 +25,18 @@ def hub_is_reachable() -> bool:
     proxy = getproxies().get(endpoint.scheme)
     target = urlsplit(proxy) if proxy else endpoint
     port = target.port or (443 if target.scheme == "https" else 80)
-    try:
-        socket.create_connection((target.hostname, port), timeout=CONNECT_SECONDS).close()
-    except OSError:
-        return False
-    return True
+    reached = threading.Event()
+
+    def connect() -> None:
+        with contextlib.suppress(OSError):
+            socket.create_connection((target.hostname, port), timeout=CONNECT_SECONDS).close()
+            reached.set()
+
+    # One deadline for looking the name up and for all of its addresses together.
+    attempt = threading.Thread(target=connect, daemon=True)
+    attempt.start()
+    attempt.join(CONNECT_SECONDS)
+    return reached.is_set()
 
 
 def go_offline_unless_reachable() -> bool:

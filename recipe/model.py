@@ -91,9 +91,19 @@ def _config_from_file(file: Path, strict: bool) -> PreTrainedConfig:
 def fit_to_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, name: str) -> str | None:
     """Makes `config` agree with `tokenizer`: one embedding row a token, padded to a multiple of EMBEDDING_MULTIPLE.
 
-    Returns a sentence on what was changed, or None. Raises UserError, with both values, where the tokenizer has more
-    tokens than the config has room for or their special tokens differ.
+    Returns a sentence on what was changed, or None. Raises UserError as `check_tokenizer` does.
     """
+    check_tokenizer(config, tokenizer, name)
+    rows = -(-len(tokenizer) // EMBEDDING_MULTIPLE) * EMBEDDING_MULTIPLE
+    if rows == config.vocab_size:
+        return None
+    before, config.vocab_size = config.vocab_size, rows
+    return f"embedding  {rows:,} rows for the tokenizer's {len(tokenizer):,} tokens ({name} says {before:,})"
+
+
+def check_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    """Raises UserError, with both values, where the tokenizer has more tokens than the config has room for or their
+    special tokens differ."""
     if len(tokenizer) > config.vocab_size:
         raise UserError(
             f"the tokenizer has {len(tokenizer)} tokens, {name} has room for {config.vocab_size}: "
@@ -106,11 +116,6 @@ def fit_to_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFas
                 f"the tokenizer's {role} token has id {found}, {name} says {role}_token_id {expected}: "
                 "use the tokenizer it was made for, or correct the config"
             )
-    rows = -(-len(tokenizer) // EMBEDDING_MULTIPLE) * EMBEDDING_MULTIPLE
-    if rows == config.vocab_size:
-        return None
-    before, config.vocab_size = config.vocab_size, rows
-    return f"embedding  {rows:,} rows for the tokenizer's {len(tokenizer):,} tokens ({name} says {before:,})"
 
 
 def check_length(config: PreTrainedConfig, length: int, name: str) -> None:

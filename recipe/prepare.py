@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from recipe.arguments import DataArguments, ModelArguments
 from recipe.corpus import Corpus, open_corpus
 from recipe.errors import UserError
-from recipe.tokenizer import TRAIN, load_tokenizer, save_tokenizer, train_tokenizer
+from recipe.tokenizer import TRAIN, fingerprint, load_tokenizer, save_tokenizer, train_tokenizer
 from recipe.tokens import PreparedTokens, prepare
 
 SPLIT_SEED = 42  # one split for all seeds of a run, so that their eval losses compare
@@ -38,6 +38,18 @@ def tokenizer_of(model: ModelArguments, family: str, corpus: Corpus, parent: Pat
     name = model.tokenizer_name or model.config_name or model.model_name_or_path
     if not model.use_fast_tokenizer:
         raise UserError("found --use_fast_tokenizer False: only fast tokenizers keep up with training; leave it out")
+    if name == TRAIN and model.model_name_or_path:
+        raise UserError(
+            f"found --tokenizer_name train beside --model_name_or_path {model.model_name_or_path}: a checkpoint knows "
+            "the tokens of its own tokenizer alone; leave --tokenizer_name out"
+        )
+    source = model.model_name_or_path
+    if source and name != source and (Path(source).expanduser() / "tokenizer.json").exists():
+        given, own = load_tokenizer(name, **model.hub_options()), load_tokenizer(source)
+        if fingerprint(given) != fingerprint(own):
+            raise UserError(
+                f"the tokenizer {name} isn't the one that {source} was trained with: leave --tokenizer_name out"
+            )
     if name != TRAIN:
         if name is None or name.endswith(".json"):
             raise UserError("found no --tokenizer_name: pass a hub id, a folder, or train")

@@ -25,10 +25,11 @@ def record_run(folder: Path, meaning: dict, settings: dict, allow_changed: str =
     allowed = {name.strip() for name in allow_changed.split(",") if name.strip()}
     if unknown := sorted(allowed - set(meaning)):
         raise UserError(f"--allow_changed names {', '.join(unknown)}, expected some of {', '.join(meaning)}")
+    meaning = json.loads(json.dumps(meaning))  # as it will be read back: keys are text
     before, history = {}, []
     if path.exists():
         before = json.loads(path.read_text())
-        for name, value in json.loads(json.dumps(meaning)).items():
+        for name, value in meaning.items():
             if name in before["meaning"] and before["meaning"][name] != value and name not in allowed:
                 raise UserError(
                     f"{folder} was begun with {name} {_short(before['meaning'][name])}, now it is {_short(value)}: "

@@ -16,11 +16,10 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from recipe.callbacks import INTERRUPTED_EXIT_CODE
 from recipe.checkpoints import checkpoints, step_of
 from recipe.classifier import damage_of
 from recipe.engines import ENGINES, on_stop_signals
-from recipe.errors import UserError, run_script
+from recipe.errors import INTERRUPTED_EXIT_CODE, UserError, run_script
 from recipe.glue_arguments import RANDOM
 from recipe.hub import is_local
 from recipe.jobs import BUSY, DONE, FAILED, Job, Outcome, fail

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from recipe.corpus import Corpus
+from recipe.corpus import Corpus, SourceBroken
 from recipe.errors import UserError
 from recipe.order import mix
 from recipe.tokenizer import block_ends, fingerprint, plain_backend
@@ -85,7 +85,8 @@ def prepare(
     try:
         parent.mkdir(parents=True, exist_ok=True)
         with _alone(parent / f"{folder.name}.lock", folder):
-            if rebuild and folder.exists():
+            # Once a launch: the other ranks find what the first one made.
+            if rebuild and folder.exists() and os.environ.get("LOCAL_RANK", "0") == "0":
                 shutil.rmtree(folder)
             if not (folder / "prepared.json").exists():
                 chooser = _Chooser(seed, 0.0 if corpus.validation else validation_percentage / 100)
@@ -164,6 +165,8 @@ class _Preparation:
             self._tokenise(done)
             self._check(done)
             self._finish(done)
+        except SourceBroken:
+            raise
         except UserError:
             shutil.rmtree(self.partial, ignore_errors=True)
             raise

@@ -9,7 +9,7 @@ import urllib.request
 from urllib.parse import urlsplit
 
 from transformers import TrainerCallback
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations import INTEGRATION_TO_CALLBACK, get_reporting_integration_callbacks
 
 from recipe.errors import UserError
 
@@ -21,7 +21,10 @@ def settle_trackers(args, say) -> None:
 
     Raises UserError for a tracker whose package isn't installed.
     """
+    known = {"none", "all", *INTEGRATION_TO_CALLBACK}
     for name in args.report_to:
+        if name not in known:
+            raise UserError(f"found --report_to {name}, expected one of {', '.join(sorted(known))}")
         if name in ("wandb", "tensorboard", "mlflow") and importlib.util.find_spec(name) is None:
             raise UserError(f"--report_to {name}: the package is not installed: pip install {name}, or leave it out")
     if "wandb" not in args.report_to:
@@ -29,6 +32,7 @@ def settle_trackers(args, say) -> None:
     os.environ.setdefault("WANDB_PROJECT", "encoder-recipe")
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_LOG_MODEL", "false")
+    os.environ.setdefault("WANDB_INIT_TIMEOUT", "8")  # seconds; its own default is 90
     mode = os.environ.get("WANDB_MODE")
     if mode in ("offline", "disabled", "dryrun"):
         return

@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from recipe.arguments import sequences_a_step
 from recipe.batches import MaskedSequences
+from recipe.callbacks import LossSinceLog
 from recipe.checkpoints import STAGING, checkpoints, commit, rotate
 from recipe.errors import UserError
 from recipe.model import flops_per_token
@@ -48,6 +49,8 @@ class PretrainTrainer(Trainer):
 
     def __init__(self, *args, baseline: UnigramBaseline | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        self.loss_since_log = LossSinceLog()
+        self.add_callback(self.loss_since_log)
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the labels of the global batch
         self.baseline = baseline
         sequences: MaskedSequences = self.train_dataset or self.eval_dataset
@@ -105,7 +108,10 @@ class PretrainTrainer(Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         if self._logged_at is None:
             self._logged_at, self._paused = (self.state.global_step, time.monotonic()), 0.0
-        return super().training_step(model, inputs, num_items_in_batch)
+            self.loss_since_log.restore(self)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        # A skipped update must not turn every later mean into NaN; what isn't finite shows in the gradient norm.
+        return loss.nan_to_num(0.0, 0.0, 0.0) if self.args.nonfinite == "skip" else loss
 
     def floating_point_ops(self, inputs) -> float:
         return self.flops_per_token * inputs["input_ids"].numel()
@@ -190,6 +196,7 @@ class PretrainTrainer(Trainer):
         name = f"checkpoint-{self.state.global_step}"
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # old ones go once the new one is whole
         self._saving = True
+        self.loss_since_log.before_save(self)
         try:
             if self.args.should_save:
                 shutil.rmtree(run / STAGING, ignore_errors=True)
@@ -207,8 +214,7 @@ class PretrainTrainer(Trainer):
             if self.args.should_save:
                 shutil.rmtree(run / STAGING, ignore_errors=True)
         if self.args.should_save:
-            best = self.state.best_model_checkpoint
-            rotate(run, limit, keep=Path(best) if best else None)
+            rotate(run, limit, newest=run / name)
         self.accelerator.wait_for_everyone()
         self._paused += time.monotonic() - began
 

@@ -48,7 +48,20 @@ def test_a_single_file_says_it_all(tmp_path, suffix):
         (["--mask_replace_prob", "0.9", "--random_replace_prob", "0.2"], "at most 1 together"),
         (["--validation_split_percentage", "0"], "validation_split_percentage 0"),
         (["--nonfinite", "maybe"], "expected stop or skip"),
-        (["--load_best_model_at_end", "--eval_strategy", "steps"], "load_best_model_at_end True"),
+        (
+            ["--load_best_model_at_end", "--eval_strategy", "steps"],
+            "load_best_model_at_end True: pre-training ends with its last step",
+        ),
+        (["--label_smoothing_factor", "0.1"], "plain cross-entropy"),
+        (["--save_only_model"], "cannot be continued"),
+        (["--metric_for_best_model", "loss"], "not its best"),
+        (["--fp16"], "use --bf16"),
+        (["--global_batch_size", "0"], "global_batch_size 0, expected at least 1"),
+        (["--per_device_train_batch_size", "0"], "per_device_train_batch_size 0"),
+        (["--global_batch_size", "8", "--gradient_accumulation_steps", "2"], "accumulation is derived"),
+        (["--seed", "-1"], "seed -1, expected 0 or more"),
+        (["--max_eval_samples", "0"], "max_eval_samples 0"),
+        (["--tokn=hf_secret"], "unknown flag --tokn: did you mean --token"),
         (["--fsdp", "full_shard"], "found --fsdp"),
         (["--global_batch_size", "30", "--per_device_train_batch_size", "8"], "doesn't divide"),
         (["--warmup_steps", "-1"], "warmup_steps"),
@@ -68,7 +81,12 @@ def test_a_file_with_an_unknown_key_or_none_at_all(tmp_path):
     path.write_text('{"output_dir": "x", "sed": 5}')
     with pytest.raises(UserError, match="sed"):
         parse(ALL, [str(path)])
-    path.write_text("{")
+    for content in ("{", "[1, 2]"):
+        path.write_text(content)
+        with pytest.raises(UserError):
+            parse(ALL, [str(path)])
+    path = tmp_path / "run.yaml"
+    path.write_text("a: [")
     with pytest.raises(UserError):
         parse(ALL, [str(path)])
 

@@ -14,6 +14,7 @@ from recipe.checkpoints import (
     damage,
     newest_whole,
     require_room,
+    require_training_state,
     rotate,
     run_lock,
     step_of,
@@ -98,15 +99,46 @@ def test_the_manifest_names_every_file(tmp_path):
 def test_rotation_keeps_the_newest(tmp_path, limit, left):
     for step in (1, 2, 3):
         make(tmp_path, step)
-    rotate(tmp_path, limit)
+    rotate(tmp_path, limit, newest=tmp_path / "checkpoint-3")
     assert [step_of(folder) for folder in checkpoints(tmp_path)] == left
 
 
-def test_rotation_keeps_what_it_is_told_to(tmp_path):
-    for step in (1, 2, 3):
-        make(tmp_path, step)
-    rotate(tmp_path, 1, keep=tmp_path / "checkpoint-1")
-    assert [step_of(folder) for folder in checkpoints(tmp_path)] == [1, 3]
+def test_rotation_never_takes_the_checkpoint_that_was_just_saved(tmp_path):
+    """A damaged newest one was passed over, the run went on from the one before, and saves with a limit of one."""
+    make(tmp_path, 500)
+    damaged = make(tmp_path, 1000)
+    flip(damaged / "model.safetensors")
+    saved = make(tmp_path, 612)
+    rotate(tmp_path, 1, newest=saved)
+    assert newest_whole(tmp_path) == saved and checkpoints(tmp_path) == [saved]
+
+
+@pytest.mark.parametrize(
+    ("files", "zero", "ranks", "message"),
+    [
+        (["optimizer.pt", "scheduler.pt"], True, 1, "saved without DeepSpeed, now it is on"),
+        (
+            ["global_step5/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"],
+            False,
+            1,
+            "saved with DeepSpeed, now it is off",
+        ),
+        (
+            ["global_step5/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"],
+            True,
+            2,
+            "in 1 parts, there are 2 processes now",
+        ),
+        (["scheduler.pt"], False, 1, "has no optimizer.pt"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(tmp_path, monkeypatch, files, zero, ranks, message):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    with pytest.raises(UserError, match=message):
+        require_training_state(tmp_path, zero)
 
 
 def test_a_second_training_in_one_folder_is_refused_and_a_dead_ones_lock_is_free(tmp_path):

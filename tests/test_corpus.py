@@ -7,7 +7,7 @@ import pandas
 import pyarrow
 import pytest
 
-from recipe.corpus import MAX_TEXT_CHARACTERS, open_corpus
+from recipe.corpus import MAX_TEXT_CHARACTERS, SourceBroken, open_corpus
 from recipe.errors import UserError
 
 TEXTS = ["first document,\nof two lines", "second: naïve “quotes”", "third"]
@@ -95,6 +95,7 @@ def test_the_built_in_corpus_is_prose_each_piece_once():
         ("other.jsonl", b'{"body": "a"}\n', "line 1: found no column 'text', only body"),
         ("number.jsonl", b'{"text": 5}\n', "line 1: column 'text' holds a int"),
         ("other.csv", b"id,body\n1,a\n", "found no column 'text', only id, body"),
+        ("short.csv", b"text,id,body\na,1\n".replace(b"text,id,body", b"id,body,text"), "line 2: found fewer fields"),
         ("broken.parquet", b"PAR1 not really", "not a whole parquet file"),
     ],
 )
@@ -124,3 +125,31 @@ def test_the_hub_without_a_network_says_what_to_pass_instead(monkeypatch, tmp_pa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "none"))
     with pytest.raises(UserError, match="cannot be reached from here: pass a local file"):
         open_corpus("somebody/something")
+
+
+def test_a_hub_dataset_is_read_at_one_commit_and_a_broken_stream_is_not_blamed_on_the_text(monkeypatch):
+    import datasets
+    import huggingface_hub
+
+    opened = []
+
+    def load_dataset(name, config, revision, **options):
+        opened.append((name, config, revision, options["streaming"]))
+        split = datasets.Dataset.from_dict({"text": ["a", " ", "b"]}).to_iterable_dataset()
+        return datasets.IterableDatasetDict({"train": split, "validation": split.map(fail_at_b)})
+
+    def fail_at_b(row):
+        if row["text"] == "b":
+            raise ConnectionError("the line is dead")
+        return row
+
+    about = type("About", (), {"sha": "abc123"})
+    monkeypatch.setattr("recipe.corpus.require_hub", lambda *args: None)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name: about)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    corpus = open_corpus("somebody/something", config="en")
+    assert opened == [("somebody/something", "en", "abc123", True)]
+    assert list(corpus.train.documents()) == ["a", "b"]
+    assert corpus.train.description["commit"] == "abc123" and corpus.name == "somebody-something-en"
+    with pytest.raises(SourceBroken, match=r"broke off.*the line is dead.*it continues"):
+        list(corpus.validation.documents())

@@ -19,7 +19,7 @@ def run(tmp_path, text_file, write_config, monkeypatch, capsys):
     """Calls run_mlm.main() with toy settings and `argv`; returns (exit code, what it printed)."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*argv, family="roberta", config=None):
+    def call(*argv, family="roberta", config=None, do_train=True):
         settings = {
             "--config_name": str(config or write_config(family, vocab_size=400)),
             "--tokenizer_name": "train",
@@ -39,7 +39,7 @@ def run(tmp_path, text_file, write_config, monkeypatch, capsys):
         given = dict(zip(argv[::2], argv[1::2], strict=True))
         settings |= given
         flat = [part for pair in settings.items() if pair[1] is not None for part in pair]
-        monkeypatch.setattr("sys.argv", ["run_mlm.py", *flat, "--do_train", "--do_eval"])
+        monkeypatch.setattr("sys.argv", ["run_mlm.py", *flat, *["--do_train"] * do_train, "--do_eval"])
         capsys.readouterr()
         return run_mlm.main(), capsys.readouterr().out
 
@@ -117,6 +117,59 @@ def test_continuing_from_a_checkpoint_of_another_run(run, tmp_path):
     assert code == 0
     first, last = (json.loads((tmp_path / run / "all_results.json").read_text()) for run in ("run", "more"))
     assert last["eval_loss"] < first["eval_loss"]
+
+
+def test_killed_in_the_last_evaluation_it_is_evaluated_the_next_time(run, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(*args):
+        raise Killed
+
+    monkeypatch.setattr(run_mlm, "report", killed)
+    monkeypatch.setattr(run_mlm.PretrainTrainer, "evaluate", killed)
+    with pytest.raises(Killed):
+        run()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert not (tmp_path / "run" / "eval_results.json").exists()
+    assert run()[0] == 0
+    assert json.loads((tmp_path / "run" / "all_results.json").read_text())["eval_loss"] > 0
+
+
+def test_evaluation_alone_evaluates_the_checkpoint_and_not_fresh_weights(run, tmp_path):
+    run()
+    trained = json.loads((tmp_path / "run" / "eval_results.json").read_text())
+    code, printed = run(do_train=False)
+    assert code == 0 and "evaluating" in printed
+    assert json.loads((tmp_path / "run" / "eval_results.json").read_text())["eval_loss"] == trained["eval_loss"]
+    with pytest.raises(UserError, match=r"found no checkpoint in .* to evaluate"):
+        run("--output_dir", str(tmp_path / "empty"), do_train=False)
+
+
+def test_a_checkpoint_is_continued_with_its_own_tokenizer_or_not_at_all(run, tmp_path, bpe):
+    run()
+    bpe.save_pretrained(tmp_path / "other")
+    more = ("--config_name", None, "--model_name_or_path", str(tmp_path / "run" / "checkpoint-4"))
+    for tokenizer, message in (
+        ("train", "leave --tokenizer_name out"),
+        (str(tmp_path / "other"), "isn't the one that"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(*more, "--output_dir", str(tmp_path / "more"), "--tokenizer_name", tokenizer)
+
+
+def test_flags_that_change_nothing_say_so(run):
+    _, printed = run("--streaming", "true", "--pad_to_max_length", "true")
+    assert "warning: --streaming changes nothing" in printed and "--pad_to_max_length changes nothing" in printed
+
+
+def test_when_no_checkpoint_is_whole_it_says_so_and_does_not_begin_anew(run, tmp_path):
+    run()
+    for checkpoint in checkpoints(tmp_path / "run"):
+        (checkpoint / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"none of the checkpoints in .* is whole"):
+        run()
 
 
 @pytest.mark.parametrize(

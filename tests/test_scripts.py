@@ -53,7 +53,7 @@ def test_another_corpus_gets_the_known_recipe_and_a_global_batch_means_the_same_
         "--nproc_per_node": "8", "--dataset_name": "JackBAI/bert_pretrain_datasets",
     }  # fmt: skip
     assert {name: flags.get(name) for name in expected} == expected
-    assert "torch.distributed.run" in done.stdout and "--gradient_accumulation_steps" not in flags
+    assert "-m recipe.launch" in done.stdout and "--gradient_accumulation_steps" not in flags
 
 
 def test_nodes_meet_at_the_master_and_flags_of_the_command_line_come_last():

@@ -123,6 +123,7 @@ def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, bpe, documents, wo
         "dataloader_num_workers": workers,
         "eval_strategy": "steps",
         "eval_steps": 3,
+        "logging_steps": 4,  # a kill between two logs must not change their mean
     }
     make_trainer(tmp_path / "whole", bpe, documents, **options).train()
     expected = weights_and_optimizer(tmp_path / "whole" / "checkpoint-9")
@@ -271,6 +272,8 @@ def test_a_skipped_update_changes_nothing_and_is_counted(tmp_path, bpe, document
     assert trainer.skipped_updates == 1
     same = [(tmp_path / f"checkpoint-{n}" / "model.safetensors").read_bytes() for n in (1, 2, 3)]
     assert same[0] == same[1] != same[2]
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert losses[1] == 0 and all(math.isfinite(loss) for loss in losses) and losses[2] > 1
 
 
 # ---- evaluation

@@ -26,7 +26,7 @@ PHASES = ("set-up", "step", "accumulation", "evaluation", "saving", "between", "
 SETTINGS = {
     "--vocab_size": "300", "--tokenizer_name": "train", "--max_seq_length": "32", "--per_device_train_batch_size": "4",
     "--gradient_accumulation_steps": "2", "--max_steps": "40", "--save_steps": "5", "--eval_steps": "8",
-    "--eval_strategy": "steps", "--logging_steps": "1", "--learning_rate": "1e-2", "--warmup_steps": "4",
+    "--eval_strategy": "steps", "--logging_steps": "3", "--learning_rate": "1e-2", "--warmup_steps": "4",
     "--use_cpu": "true", "--disable_tqdm": "true",
 }  # fmt: skip
 

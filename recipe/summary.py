@@ -1,0 +1,44 @@
+"""What a pre-training says of itself on the console: what it is about to compute, and what came of it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from recipe.arguments import sequences_a_step
+from recipe.batches import MaskedSequences
+from recipe.fill import blanks_from
+
+
+def describe(say, model, prepared, train_data, args, tokenizer) -> None:
+    """Says what is about to be computed, and shows one masked sample so that a wrong tokenizer is seen at once."""
+    micro, accumulation, devices = args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size
+    length, blocks = train_data.blocks.length, len(train_data)
+    sequences = sequences_a_step(args)
+    say(f"model      {model.config.model_type}, {model.num_parameters():,} parameters")
+    say(
+        f"data       {prepared.folder}: {prepared.splits['train']['tokens']:,} training and "
+        f"{prepared.splits['validation']['tokens']:,} validation tokens, {blocks:,} blocks of {length}"
+    )
+    say(
+        f"batch      {micro} sequences x {accumulation} accumulations x {devices} devices = {sequences:,} sequences "
+        f"= {sequences * length:,} tokens a step"
+    )
+    say(f"steps      {args.max_steps:,} = {args.max_steps * sequences / blocks:.2f} epochs")
+    sample = train_data[0]
+    say(f"sample     {' '.join(tokenizer.decode(sample['input_ids'][0][:60]).split())} ...")
+
+
+def report(metrics: dict, model, tokenizer, eval_data: MaskedSequences, run: Path) -> None:
+    """The end of a run on the console: figures beside the baseline, three filled blanks, the command to run next."""
+    print(
+        f"\neval loss        {metrics['eval_loss']:.3f} nats   (unigram baseline {metrics['eval_unigram_loss']:.3f})\n"
+        f"perplexity       {metrics['eval_perplexity']:.1f}\n"
+        f"masked accuracy  {metrics['eval_masked_accuracy']:.1%}   "
+        f"(unigram baseline {metrics['eval_unigram_accuracy']:.1%})\n"
+    )
+    spread = np.linspace(0, len(eval_data.blocks) - 1, num=12, dtype=np.int64)
+    rows = eval_data.blocks.rows(np.unique(spread))
+    for blank in blanks_from(model, tokenizer, rows):
+        guesses = ", ".join(f"{word.strip() or word!r} {probability:.0%}" for word, probability in blank.guesses)
+        print(f"  ... {blank.text} ...\n      {guesses}   (it was {blank.hidden})\n")
+    print(f"The model is in {run}. Next:  RUN={run} bash finetune_glue.sh")
