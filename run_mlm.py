@@ -38,6 +38,7 @@ from recipe.checkpoints import (
     step_of,
 )
 from recipe.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, UserError, run_script
+from recipe.hub import require_hub
 from recipe.masking import Masking
 from recipe.model import (
     build_model,
@@ -72,6 +73,8 @@ def main() -> int:
         raise UserError("found neither --do_train nor --do_eval: pass what to do")
     run = Path(args.output_dir)
     require_room(run)
+    if args.push_to_hub:
+        require_hub("the repository to push to", "no --push_to_hub, and push the folder later")
     settle_trackers(args, say)
     for sentence in data.ignored():
         say(f"warning: {sentence}")

@@ -54,7 +54,13 @@ def main() -> None:
         raise UserError(f"cannot write the tokenizer to {options.output_dir}: {error.strerror}") from error
     print(f"{len(tokenizer):,} tokens in {options.output_dir}")
     if options.push_to_hub:
-        tokenizer.push_to_hub(options.push_to_hub, token=hub.token)
+        try:
+            tokenizer.push_to_hub(options.push_to_hub, token=hub.token)
+        except Exception as error:  # the hub's errors share no base class
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"cannot push to {options.push_to_hub}: {reason}: the tokenizer is in {options.output_dir}"
+            ) from error
 
 
 if __name__ == "__main__":

@@ -185,6 +185,11 @@ class PretrainArguments(TrainingArguments):
         for name, expected, reason in REFUSED_SETTINGS:
             if (value := getattr(self, name)) != expected and str(value) != str(expected):
                 raise UserError(f"found --{name} {value}: {reason}; leave it out")
+        if self.push_to_hub and "checkpoint" in str(getattr(self.hub_strategy, "value", self.hub_strategy)):
+            raise UserError(
+                f"found --hub_strategy {getattr(self.hub_strategy, 'value', self.hub_strategy)}: it would upload a "
+                "checkpoint while it is being saved; use every_save or end"
+            )
         if self.fsdp:
             raise UserError("found --fsdp: tied embeddings fail under it; use --deepspeed ds_config/zero2_bf16.json")
         if self.ddp_find_unused_parameters is None:

@@ -56,6 +56,7 @@ def test_a_single_file_says_it_all(tmp_path, suffix):
         (["--save_only_model"], "cannot be continued"),
         (["--metric_for_best_model", "loss"], "not its best"),
         (["--fp16"], "use --bf16"),
+        (["--push_to_hub", "--hub_strategy", "checkpoint"], "use every_save or end"),
         (["--global_batch_size", "0"], "global_batch_size 0, expected at least 1"),
         (["--per_device_train_batch_size", "0"], "per_device_train_batch_size 0"),
         (["--global_batch_size", "8", "--gradient_accumulation_steps", "2"], "accumulation is derived"),

@@ -18,6 +18,8 @@ from recipe.errors import UserError
 def run(tmp_path, text_file, write_config, monkeypatch, capsys):
     """Calls run_mlm.main() with toy settings and `argv`; returns (exit code, what it printed)."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "none"))
 
     def call(*argv, family="roberta", config=None, do_train=True):
         settings = {
@@ -184,6 +186,7 @@ def test_when_no_checkpoint_is_whole_it_says_so_and_does_not_begin_anew(run, tmp
         (("--report_to", "tensorboard"), "pip install tensorboard"),
         (("--model_name_or_path", "somewhere"), "pass one or the other"),
         (("--use_fast_tokenizer", "false"), "only fast tokenizers"),
+        (("--push_to_hub", "true"), "no --push_to_hub"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_written(run, tmp_path, argv, message):
