@@ -100,7 +100,8 @@ def test_r6_stop_signals(bench, whole, record, name):
         code = wait(pid)
         codes[code] += 1
         if sent and phase not in ("set-up", "end"):
-            assert code == 75, (phase, code)  # whatever the moment: in a step, in accumulation, evaluating, saving
+            # In a step, in accumulation, evaluating or saving alike; 0 if its last step was taken already.
+            assert code in (75, 0), (phase, code)
         whole_saves += all(damage(folder) is None for folder in checkpoints(run))
         while code != 0:
             code = bench.finish("stopped")
@@ -116,28 +117,25 @@ def test_r6_stop_signals(bench, whole, record, name):
 
 
 def test_r9_killed_while_rotating(bench, whole, record):
-    worst, counted, count = 99, 0, 10
+    worst, count = 99, 10
     for number in range(count):
         run = bench.folder / "rotated"
         shutil.rmtree(run, ignore_errors=True)
-        pid = bench.start("rotated", save_steps=1, save_total_limit=1)
-        while bench.now() == "set-up":
-            time.sleep(0.002)
-        time.sleep(0.03 * number)
+        pid = bench.start("rotated", save_steps=1, save_total_limit=1, logging_steps=1)
+        while alive(pid) and not (run / f"checkpoint-{2 + 3 * number}").exists():
+            time.sleep(0.0005)
         while bench.now() != "saving" and alive(pid):
             time.sleep(0.0005)
-        kill_after(pid, 0.002 * number)
+        kill_after(pid, 0.0015 * number)  # a save takes some 15 ms
         wait(pid)
         sound = [folder for folder in checkpoints(run) if damage(folder) is None]
-        started = (run / "log.jsonl").exists() and curve_of(run) and curve_of(run)[-1][0] > 1
-        counted += bool(started)
-        worst = min(worst, len(sound) if started else 99)
+        worst = min(worst, len(sound))
     record(
         "R9",
-        f"killed {count} times around a save with save_total_limit 1, {counted} times after the first",
+        f"killed {count} times around a save with save_total_limit 1",
         f"at least {worst} whole checkpoint at all times",
     )
-    assert worst >= 1 and counted >= count // 2
+    assert worst >= 1
 
 
 def test_r16_two_at_once(bench, whole, record):
