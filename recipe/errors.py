@@ -1,5 +1,6 @@
 """What a user's mistake looks like: one line on stderr and exit code 2, never a traceback."""
 
+import contextlib
 import errno
 import os
 import sys
@@ -35,8 +36,21 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
         where = f" at {error.filename}" if error.filename else ""
         print(f"error: no space left{where} ({error.strerror}): make room and run this again", file=sys.stderr)
         code = USER_ERROR_EXIT_CODE
-    sys.stdout.flush()
-    distributed = sys.modules.get("torch.distributed")
-    if distributed and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()  # a rank that leaves with its threads running is aborted, not ended
+    _leave_together(code)
     sys.exit(code)
+
+
+def _leave_together(code: int) -> None:
+    """Ends a rank of several without the interpreter's own ending, in which gloo's threads now and then abort it."""
+    distributed = sys.modules.get("torch.distributed")
+    if not (distributed and distributed.is_available() and distributed.is_initialized()):
+        return
+    if code != USER_ERROR_EXIT_CODE:  # a mistake may be one rank's alone, all else is everybody's
+        distributed.barrier()
+    distributed.destroy_process_group()
+    if wandb := sys.modules.get("wandb"):
+        with contextlib.suppress(Exception):  # a tracker's end is not the run's
+            wandb.finish()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

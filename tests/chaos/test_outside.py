@@ -176,7 +176,7 @@ def test_r22_the_tests_notice(tmp_path, record):
         command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"tests/{test}"]
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
         (copy / file).write_text(source)
-        if done.returncode == 1:
+        if done.returncode not in (0, 4, 5):  # 1: a test failed; negative: a signal that nobody caught; 4, 5: no test
             noticed.append(name)
     record(
         "R22",
