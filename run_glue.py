@@ -11,13 +11,12 @@ with them. Batch size, learning rate and epochs default to the task's row in rec
 import sys
 from pathlib import Path
 
-import transformers
-
 from recipe.arguments import parse
 from recipe.errors import NONFINITE_EXIT_CODE, UserError, run_script
 from recipe.finetune import FineTuning, prepare
 from recipe.glue import METRIC_NAMES
 from recipe.glue_arguments import FineTuneArguments, GlueArguments
+from recipe.quiet import quiet_libraries
 from recipe.results import result_file, write_json, write_submission
 from recipe.trackers import settle_trackers
 from recipe.trainer import NonFiniteError
@@ -26,8 +25,7 @@ from recipe.trainer import NonFiniteError
 def main() -> int:
     data, args = parse((GlueArguments, FineTuneArguments), description=__doc__)
     say = print if args.process_index == 0 else (lambda *_, **__: None)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    quiet_libraries()
     check(data, args)
     settle_trackers(args, say)
 

@@ -11,13 +11,13 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 
 import torch
-import transformers
 from filelock import FileLock, Timeout
 
 from recipe.arguments import parse
 from recipe.errors import UserError
 from recipe.finetune import prepare
 from recipe.glue_arguments import FineTuneArguments, GlueArguments
+from recipe.quiet import quiet_libraries
 from recipe.results import read_json, result_file, write_json
 
 DONE, FAILED, BUSY = "done", "failed", "busy"
@@ -122,8 +122,7 @@ def fail(job: Job, text: str) -> Outcome:
 
 def fine_tune(job: Job) -> dict:
     """Trains, evaluates, writes the record, and returns it."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    quiet_libraries()
     data, args = parse((GlueArguments, FineTuneArguments), list(job.argv))
     if job.needs:
         data = replace(data, mnli_model=str(job.needs.model))
