@@ -442,6 +442,7 @@ def test_stopped_by_a_signal(flags, run):
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(1500)
 def test_killed_twenty_times(do, flags, run, tmp_path):
     """R17: the union of 21 sweeps, 20 of them killed, equals one; nothing done is done again."""
     import random
