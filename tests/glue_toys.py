@@ -9,6 +9,7 @@ import torch
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from recipe.checkpoints import commit
+from recipe.jobs import run_job
 from recipe.tokenizer import train_tokenizer
 
 torch.set_num_threads(1)  # models of width 16 are not worth a second core, and threads that wait for each other spin
@@ -149,3 +150,26 @@ def toy_run(folder: Path, steps: tuple[int, ...] = (10, 20)) -> Path:
     command = ["run_mlm.py", "--dataset_name", "toys"]
     (folder / "run.json").write_text(json.dumps({"command": command, "meaning": meaning, "python": "3"}))
     return folder
+
+
+class Inline:
+    """An engine that does each job where it stands."""
+
+    width = 1
+
+    def __init__(self, *_):
+        self.outcomes, self.jobs, self.order = [], [], []
+
+    def room(self):
+        return not self.outcomes
+
+    def submit(self, job, since):
+        self.order.append((job.task, job.seed))
+        self.outcomes.append(run_job(job, since))
+
+    def wait(self, seconds):
+        finished, self.outcomes = self.outcomes, []
+        return finished
+
+    def close(self):
+        pass

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from glue_toys import toy_checkpoint, toy_run, write_glue, write_tsv
+from glue_toys import Inline, toy_checkpoint, toy_run, write_glue, write_tsv
 
 from recipe import jobs, sweep
 from recipe.engines import Processes, visible_devices
@@ -19,7 +19,6 @@ from recipe.errors import UserError
 from recipe.jobs import BUSY, DONE, FAILED, fail, run_job
 from recipe.plan import Planner, candidates, meaning_of, parse_sweep
 from recipe.results import read_results
-from recipe.scores import rebuild
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,29 +50,6 @@ def no_pictures(monkeypatch, request):
     """Drawing takes a second; test_scores.py looks at it, and the first test here that there is one."""
     if request.node.name != "test_every_job_once_and_everything_that_shows_it":
         monkeypatch.setattr("recipe.scores.draw", lambda frame, cells, file: None)
-
-
-class Inline:
-    """An engine that does each job where it stands."""
-
-    width = 1
-
-    def __init__(self, *_):
-        self.outcomes, self.jobs, self.order = [], [], []
-
-    def room(self):
-        return not self.outcomes
-
-    def submit(self, job, since):
-        self.order.append((job.task, job.seed))
-        self.outcomes.append(run_job(job, since))
-
-    def wait(self, seconds):
-        finished, self.outcomes = self.outcomes, []
-        return finished
-
-    def close(self):
-        pass
 
 
 @pytest.fixture
@@ -439,25 +415,3 @@ def test_stopped_by_a_signal(flags, run):
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 75 and "run the same command again" in said
-
-
-@pytest.mark.chaos
-@pytest.mark.timeout(1500)
-def test_killed_twenty_times(do, flags, run, tmp_path):
-    """R17: the union of 21 sweeps, 20 of them killed, equals one; nothing done is done again."""
-    import random
-
-    moments = random.Random(0)
-    argv = flags("--num_train_epochs", "8", tasks="rte cola mrpc", seeds="1 2 3 4")
-    contents = {}
-    for _ in range(20):
-        process = begin(argv)
-        time.sleep(moments.uniform(8, 20))
-        process.kill()
-        process.communicate()
-        for path in (run / "glue").rglob("*-seed*.json"):
-            assert contents.setdefault(path, path.read_bytes()) == path.read_bytes()
-    assert do(argv)[0] == 0
-    do([*argv, "--results_dir", str(tmp_path / "whole")])
-    assert scores_of(run / "glue") == scores_of(tmp_path / "whole")
-    assert rebuild(run / "glue").startswith("| checkpoint")
