@@ -51,7 +51,7 @@ from recipe.model import (
 )
 from recipe.prepare import corpus_of, tokenizer_of, tokens_of
 from recipe.quiet import quiet_libraries
-from recipe.run import record_run
+from recipe.run import record_run, require_agreement
 from recipe.summary import describe, report
 from recipe.tokenizer import block_ends, fingerprint
 from recipe.trackers import continue_wandb_run, guard_trackers, settle_trackers
@@ -100,9 +100,10 @@ def main() -> int:
         model = build_model(config)
     use_masked_only_head(model)
     require_room(run, CHECKPOINT_BYTES_A_PARAMETER * model.num_parameters())
+    meaning = what_the_run_means(config, data, objective, args, prepared, tokenizer)
+    require_agreement(meaning)
     with run_lock(run) if main_process else nullcontext():
         if main_process:
-            meaning = what_the_run_means(config, data, objective, args, prepared, tokenizer)
             record = record_run(run, meaning, args.to_sanitized_dict(), args.allow_changed)
             if "wandb" in args.report_to:
                 continue_wandb_run(record["wandb_run_id"])

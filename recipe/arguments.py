@@ -182,6 +182,8 @@ class PretrainArguments(TrainingArguments):
             )
         if self.nonfinite not in ("stop", "skip"):
             raise UserError(f"found --nonfinite {self.nonfinite}, expected stop or skip")
+        if self.nonfinite == "skip" and self.deepspeed:
+            raise UserError("found --nonfinite skip beside --deepspeed, which updates before anyone can look: use stop")
         for name, expected, reason in REFUSED_SETTINGS:
             if (value := getattr(self, name)) != expected and str(value) != str(expected):
                 raise UserError(f"found --{name} {value}: {reason}; leave it out")

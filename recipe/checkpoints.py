@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from recipe.errors import UserError
+from recipe.zero import ranks_of
 
 MANIFEST = "manifest.json"
 STAGING = "_staging"  # the underscore keeps it out of pushes to the hub
@@ -98,16 +99,11 @@ def damage(folder: Path) -> str | None:
 def require_training_state(folder: Path, zero: bool) -> None:
     """Raises UserError where a whole checkpoint can't continue a run: without optimizer and scheduler, or where it was
     saved with DeepSpeed and is resumed without, or the reverse. `zero` says that DeepSpeed is in use now."""
-    partitions = len(list(folder.glob("global_step*/*_optim_states.pt")))
-    if zero and not partitions:
+    saved_by_zero = ranks_of(folder) > 0
+    if zero and not saved_by_zero:
         raise UserError(f"{folder} was saved without DeepSpeed, now it is on: set DS_CONFIG= (no --deepspeed)")
-    if not zero and partitions:
+    if saved_by_zero and not zero:
         raise UserError(f"{folder} was saved with DeepSpeed, now it is off: set DS_CONFIG (--deepspeed) as before")
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    if zero and partitions != ranks:
-        raise UserError(
-            f"{folder} holds the optimizer in {partitions} parts, there are {ranks} processes now: use as many again"
-        )
     missing = [name for name in ("optimizer.pt", "scheduler.pt") if not zero and not (folder / name).exists()]
     if missing:
         raise UserError(f"{folder} has no {' and no '.join(missing)}: it can be evaluated, not continued")

@@ -1,5 +1,6 @@
 """A run's record, run.json: what it was told, on what data and with which versions; and what may change on resume."""
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -7,6 +8,8 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+
+import torch
 
 from recipe.errors import UserError
 
@@ -54,6 +57,37 @@ def record_run(folder: Path, meaning: dict, settings: dict, allow_changed: str =
     partial.write_text(json.dumps(record, indent=2) + "\n")
     partial.replace(path)
     return record
+
+
+def require_agreement(meaning: dict) -> None:
+    """Compares code, packages and `meaning` of all ranks; every rank must call it.
+
+    Raises UserError on each of them, with the first value that differs and where, unless they are alike.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    packages = {name: _version(name) for name in PACKAGES}
+    mine = {"host": platform.node(), "values": {"code": _code_fingerprint(), **packages, **meaning}}
+    ranks: list = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(ranks, mine)
+    first = ranks[0]
+    for rank, other in enumerate(ranks):
+        for name in {**first["values"], **other["values"]}:
+            expected, found = (values.get(name) for values in (first["values"], other["values"]))
+            if found != expected:
+                raise UserError(
+                    f"rank {rank} on {other['host']} has {name} {_short(found)}, rank 0 on {first['host']} has {name} "
+                    f"{_short(expected)}: start all of them with the same code, packages, data and settings"
+                )
+
+
+def _code_fingerprint() -> str:
+    """sha256 over the recipe's own files and its scripts."""
+    root = Path(__file__).resolve().parent
+    digest = hashlib.sha256()
+    for file in sorted([*root.glob("*.py"), *root.parent.glob("*.py")]):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _without_secrets(argv: list[str]) -> list[str]:

@@ -23,6 +23,7 @@ from recipe.errors import UserError
 from recipe.model import flops_per_token
 from recipe.order import MicroBatches
 from recipe.unigram import UnigramBaseline
+from recipe.zero import SETTING, is_sharded, master_weights, mend_universal_load, ranks_of, universal_copy
 
 # Dense bf16 rates of the makers' data sheets, TFLOP/s without sparsity, by a part of the device's name.
 PEAK_TFLOPS = {
@@ -186,6 +187,22 @@ class PretrainTrainer(Trainer):
 
     # ---- checkpoints (laws 6 and 7)
 
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        checkpoint = Path(resume_from_checkpoint or "")
+        if self.is_deepspeed_enabled and ranks_of(checkpoint) not in (0, self.args.world_size):
+            folder = Path(self.args.output_dir) / STAGING / checkpoint.name
+            if self.args.should_save:
+                universal_copy(checkpoint, folder)
+            self.accelerator.wait_for_everyone()
+            self.accelerator.deepspeed_plugin.deepspeed_config["checkpoint"] = SETTING
+            resume_from_checkpoint = str(folder)
+        return super().train(resume_from_checkpoint, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if is_sharded(self.deepspeed) and checkpoint and self.deepspeed.load_universal_checkpoint():
+            mend_universal_load(self.deepspeed, Path(checkpoint))
+
     def _get_output_dir(self, trial):
         folder = super()._get_output_dir(trial)
         return str(Path(folder) / STAGING) if self._saving else folder
@@ -229,10 +246,24 @@ class PretrainTrainer(Trainer):
             "checkpoints before it are whole: make room and run the same command again"
         )
 
+    def save_model(self, output_dir=None, _internal_call=False):
+        if not is_sharded(self.deepspeed):
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = master_weights(self.deepspeed)  # every rank has a part
+        if self.args.should_save:
+            self._save(output_dir, weights)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        if is_sharded(self.deepspeed):  # the engine's copy of the weights is bf16, what was written is fp32
+            self.model.config.dtype = torch.float32
+            self.model.config.save_pretrained(folder)
         # A pickle that only this code could read; run.json says the same in plain words.
-        (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
+        (folder / "training_args.bin").unlink(missing_ok=True)
 
     # ---- what is logged
 

@@ -1,57 +1,180 @@
-"""ZeRO-2 BF16 with the repository's own ds_config, on one CPU process: it trains, saves, resumes, and stays plain."""
+"""DeepSpeed's ZeRO with the repository's own ds_config/, for real, on one and two CPU ranks: law 1 at every stage, exact
+resume, plain fp32 checkpoints, and a run that goes on on another number of ranks."""
 
+import hashlib
 import json
-import os
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import torch
-from toy import REPOSITORY, config_settings
+from ranks import run_ranks
+from safetensors.torch import load_file
+from test_trainer import Recorder, make_trainer
+from toy import REPOSITORY
 from transformers import AutoModelForMaskedLM
 
-pytestmark = pytest.mark.slow
+from recipe.checkpoints import checkpoints, damage
+from recipe.trainer import NonFiniteError
+
+STEPS = 6
+DEFAULT = "zero2_bf16"
+CONFIGS = [
+    name if name == DEFAULT else pytest.param(name, marks=pytest.mark.slow)
+    for name in sorted(path.stem for path in (REPOSITORY / "ds_config").glob("*.json"))
+]
 
 
-def run(folder, text, config, steps_to_stop=None, **settings):
-    flags = {
-        "--config_name": config, "--tokenizer_name": "train", "--vocab_size": 300, "--train_file": text,
-        "--prepared_dir": folder / "data", "--output_dir": folder / "run", "--max_seq_length": 32,
-        "--per_device_train_batch_size": 4, "--global_batch_size": 8, "--max_steps": 6, "--save_steps": 3,
-        "--logging_steps": 1, "--learning_rate": "1e-2", "--warmup_steps": 4, "--use_cpu": "true", "--bf16": "true",
-        "--disable_tqdm": "true", "--deepspeed": REPOSITORY / "ds_config" / "zero2_bf16.json",
-    } | settings  # fmt: skip
-    words = [str(part) for pair in flags.items() for part in pair]
-    # The shared-memory op would be compiled at the first start, for a minute.
-    script = (
-        "import sys, deepspeed.ops; deepspeed.ops.__compatible_ops__['deepspeed_shm_comm'] = False\n"
-        f"sys.argv = ['run_mlm.py', *{[*words, '--do_train', '--do_eval']!r}]\n"
-        "import run_mlm; from recipe.errors import run_script; run_script(run_mlm.main)"
-    )
-    program = folder / "program.py"
-    program.write_text(script)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1", str(program)]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    lines = [json.loads(line) for line in (folder / "run" / "log.jsonl").open()]
-    return [(line["step"], line["loss"], line["learning_rate"], line["grad_norm"]) for line in lines if "loss" in line]
+def ds_config(name: str, bf16: bool = True) -> dict:
+    config = json.loads((REPOSITORY / "ds_config" / f"{name}.json").read_text())
+    if not bf16:
+        del config["bf16"]
+    return config
 
 
-def test_zero2_trains_and_resumes_as_if_it_had_not_stopped(tmp_path, text_file):
-    config = tmp_path / "roberta.json"
-    config.write_text(json.dumps(config_settings("roberta", 400)))
-    whole = run(tmp_path, text_file, config)
-    # The values are those of TrainingArguments: linear warm-up over four steps, then linear decay.
-    assert [lr for _, _, lr, _ in whole] == pytest.approx([0, 0.0025, 0.005, 0.0075, 0.01, 0.005])
-    saved = tmp_path / "run" / "checkpoint-6"
+@pytest.fixture
+def train(bpe, documents, tmp_path):
+    """train(folder, ranks, config, resume): a run of 32 sequences a step in folder/run; what rank 0 saw of it."""
+
+    def make(folder, ranks=1, config=DEFAULT, bf16=True, resume=None, **more):
+        def work(rank):
+            import deepspeed.ops
+
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would be compiled, for a minute
+            recorder = Recorder()
+            settings = {
+                "micro": 8,
+                "accumulation": 4 // ranks,
+                "warmup_steps": 4,
+                "weight_decay": 0.1,
+                "dataloader_num_workers": 0,
+                **more,
+            }
+            trainer = make_trainer(
+                folder / "run",
+                bpe,
+                documents,
+                steps=STEPS,
+                callbacks=[recorder],
+                bf16=bf16,
+                deepspeed=ds_config(config, bf16),
+                **settings,
+            )
+            trainer.train(resume_from_checkpoint=resume and str(resume))
+            return [
+                [log[name] for name in ("step", "loss", "grad_norm", "learning_rate")]
+                for log in recorder.logs
+                if "loss" in log
+            ]
+
+        return run_ranks(ranks, work, folder / f"ranks-{ranks}{'-again' * bool(resume)}")[0]
+
+    return make
+
+
+@pytest.fixture
+def alone(bpe, documents, tmp_path):
+    """(step, loss, gradient norm, learning rate) of the same run in one process, in fp32, without DeepSpeed."""
+    recorder = Recorder()
+    make_trainer(
+        tmp_path / "alone", bpe, documents, micro=32, warmup_steps=4, weight_decay=0.1, callbacks=[recorder]
+    ).train()
+    return [[log[n] for n in ("step", "loss", "grad_norm", "learning_rate")] for log in recorder.logs if "loss" in log]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_law_1_in_fp32(train, alone, tmp_path, config, ranks):
+    found = train(tmp_path / "zero", ranks, config, bf16=False)
+    assert len(found) == STEPS
+    for one, other in zip(alone, found, strict=True):
+        assert other == pytest.approx(one, abs=1e-5)
+
+
+def digest(checkpoint: Path) -> str:
+    """Of weights, master weights and moments: everything of a ZeRO checkpoint that has tensors."""
+    found = hashlib.sha256((checkpoint / "model.safetensors").read_bytes())
+
+    def take(value):
+        if isinstance(value, torch.Tensor):
+            found.update(value.detach().float().numpy().tobytes())
+        elif isinstance(value, dict):
+            for name in sorted(value, key=str):
+                take(value[name])
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                take(item)
+
+    for file in sorted(checkpoint.glob("global_step*/*_optim_states.pt")):
+        take(torch.load(file, weights_only=False)["optimizer_state_dict"])
+    return found.hexdigest()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_zero2_bf16_resumes_as_if_it_had_not_stopped(train, alone, tmp_path, ranks):
+    whole = train(tmp_path / "zero", ranks, dropout=0.1)
+    assert [rate for *_, rate in whole] == pytest.approx([0, 0.0025, 0.005, 0.0075, 0.01, 0.005])  # linear warm-up
+    run = tmp_path / "zero" / "run"
+    before = digest(run / "checkpoint-6")
+    assert [damage(checkpoint) for checkpoint in checkpoints(run)] == [None] * 3
+    assert train(tmp_path / "zero", ranks, resume=run / "checkpoint-4", dropout=0.1) == whole[4:]
+    assert digest(run / "checkpoint-6") == before
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_checkpoint_holds_the_fp32_master_weights(train, alone, tmp_path, config):
+    found = train(tmp_path / "zero", 2, config)
+    for one, other in zip(alone, found, strict=True):
+        assert other[1] == pytest.approx(one[1], abs=0.02)  # what bf16 leaves of law 1
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    saved = tmp_path / "zero" / "run" / "checkpoint-6"
+    weights = load_file(saved / "model.safetensors")
+    for name, expected in get_fp32_state_dict_from_zero_checkpoint(str(saved)).items():
+        assert name not in weights or torch.equal(weights[name], expected)
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert any(not torch.equal(weight, weight.bfloat16().float()) for weight in weights.values())
     model = AutoModelForMaskedLM.from_pretrained(saved)
-    with torch.no_grad():
-        assert torch.isfinite(model(torch.tensor([[0, 5, 6, 2]])).logits).all()
+    assert model.dtype == torch.float32 and torch.equal(
+        model.state_dict()[name], weights.get(name, model.state_dict()[name])
+    )
 
-    import shutil
 
-    for name in ("checkpoint-6", "all_results.json"):
-        path = tmp_path / "run" / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert run(tmp_path, text_file, config) == whole
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+def test_goes_on_on_another_number_of_ranks(train, alone, tmp_path, config, before, after):
+    first = train(tmp_path / "zero", before, config, bf16=False)
+    checkpoint = tmp_path / "zero" / "run" / "checkpoint-4"
+    found = train(tmp_path / "zero", after, config, bf16=False, resume=checkpoint)
+    assert damage(checkpoint) is None
+    for one, other in zip(first[4:], found, strict=True):
+        assert other == pytest.approx(one, abs=1e-5)
+
+
+def test_a_gradient_that_is_not_finite_stops_every_rank_before_a_save(tmp_path, bpe, documents):
+    def work(rank):
+        import deepspeed.ops
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        trainer = make_trainer(
+            tmp_path / "run", bpe, documents, micro=8, accumulation=2, bf16=True, deepspeed=ds_config(DEFAULT)
+        )
+        whole = trainer.training_step
+
+        def poisoned(model, inputs, num_items_in_batch=None):
+            loss = whole(model, inputs, num_items_in_batch)
+            if trainer.state.global_step == 3 and rank == 1:
+                next(trainer.model.parameters()).data.fill_(float("nan"))
+            return loss
+
+        trainer.training_step = poisoned
+        try:
+            trainer.train()
+        except NonFiniteError as error:
+            return str(error)
+
+    for message in run_ranks(2, work, tmp_path / "ranks"):
+        assert "step 5" in message or "step 4" in message
+        assert "checkpoint-2" in message or "checkpoint-4" in message
+    for checkpoint in checkpoints(tmp_path / "run"):
+        weights = load_file(checkpoint / "model.safetensors")
+        assert all(torch.isfinite(weight).all() for weight in weights.values())

@@ -1,38 +1,54 @@
-"""Law 1 across processes: two of them compute what one computes."""
-
-import json
-import os
-import subprocess
-import sys
+"""Law 1 across processes: two of them compute what one computes; and they refuse to be two different programs."""
 
 import pytest
+import torch
+from ranks import run_ranks
 from test_trainer import Recorder, make_trainer
-from toy import REPOSITORY
+from transformers import TrainerCallback
 
 from recipe.checkpoints import checkpoints, damage
+from recipe.errors import UserError
+from recipe.run import require_agreement
+
+
+class DropoutDraws(TrainerCallback):
+    """What each rank's generator would draw next, gathered."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            generator_state = torch.get_rng_state()
+            draw = torch.rand(1)
+            torch.set_rng_state(generator_state)
+            self.draws = [torch.zeros(1) for _ in range(args.world_size)]
+            torch.distributed.all_gather(self.draws, draw)
+
+
+def steps_of(recorder):
+    return [(log["loss"], log["grad_norm"]) for log in recorder.logs if "loss" in log]
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path, bpe, documents):
     recorder = Recorder()
     alone = make_trainer(tmp_path / "one", bpe, documents, micro=32, callbacks=[recorder])
     alone.train()
-    expected = [(log["loss"], log["grad_norm"]) for log in recorder.logs if "loss" in log]
+    expected = steps_of(recorder)
     metrics = alone.evaluate()
-
     folder = tmp_path / "two"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(REPOSITORY / "tests" / "distributed_step.py"), str(folder), "8", "2"]
-    environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-3000:]
 
-    found = json.loads((folder / "found.json").read_text())
+    def work(rank):
+        recorder, draws = Recorder(), DropoutDraws()
+        trainer = make_trainer(folder, bpe, documents, micro=8, accumulation=2, callbacks=[recorder, draws])
+        trainer.train()
+        metrics = trainer.evaluate()
+        return {"steps": steps_of(recorder), "draws": [draw.item() for draw in draws.draws], **metrics}
+
+    found, _ = run_ranks(2, work, tmp_path / "ranks")
     assert len(found["steps"]) == 6
     for (loss, norm), (one_loss, one_norm) in zip(found["steps"], expected, strict=True):
         assert loss == pytest.approx(one_loss, abs=1e-5)
         assert norm == pytest.approx(one_norm, abs=1e-5)
     assert found["eval_loss"] == pytest.approx(metrics["eval_loss"], abs=1e-5)
-    assert found["tokens"] == metrics["eval_masked_tokens"]  # no block twice, none left out
+    assert found["eval_masked_tokens"] == metrics["eval_masked_tokens"]  # no block twice, none left out
     assert len(set(found["draws"])) == 2  # dropout differs between ranks
     assert [damage(checkpoint) for checkpoint in checkpoints(folder)] == [None, None, None]
 
@@ -40,5 +56,27 @@ def test_two_processes_take_the_steps_of_one(tmp_path, bpe, documents):
     recorder = Recorder()
     resumed = make_trainer(folder, bpe, documents, micro=16, accumulation=2, callbacks=[recorder])
     resumed.train(resume_from_checkpoint=str(folder / "checkpoint-4"))
-    continued = [(log["loss"], log["grad_norm"]) for log in recorder.logs if "loss" in log]
-    assert continued == [pytest.approx(pair, abs=1e-5) for pair in expected[4:]]
+    assert steps_of(recorder) == [pytest.approx(pair, abs=1e-5) for pair in expected[4:]]
+
+
+def test_ranks_that_differ_are_refused(tmp_path, monkeypatch):
+    def work(rank):
+        torch.distributed.init_process_group("gloo")
+        require_agreement({"seed": 1, "data": "a"})
+        messages = []
+        for meaning in ({"seed": 1, "data": "ab"[rank]}, {"seed": 1} | ({"data": "a"} if rank else {})):
+            try:
+                require_agreement(meaning)
+            except UserError as error:
+                messages.append(str(error))
+        monkeypatch.setattr("recipe.run._code_fingerprint", lambda: f"code {rank}")
+        try:
+            require_agreement({})
+        except UserError as error:
+            messages.append(str(error))
+        return messages
+
+    for messages in run_ranks(2, work, tmp_path):
+        assert "data b" in messages[0] and "data a" in messages[0] and "rank 1" in messages[0]
+        assert "data" in messages[1]
+        assert "code 1" in messages[2] and "code 0" in messages[2]
