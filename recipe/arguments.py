@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -151,6 +152,7 @@ class PretrainArguments(TrainingArguments):
     peak_tflops: float | None = option(None, "The device's peak rate, for MFU, where its name isn't known.")
     nonfinite: str = option("stop", "What a NaN or infinite gradient does: stop the run, or skip the update.")
     allow_changed: str = option("", "Settings that may differ from the run that is resumed, separated by commas.")
+    ddp_timeout: int = option(600, "Seconds after which a rank that hears nothing of another one stops.")
     logging_nan_inf_filter: bool = option(False, "Always off here: a loss that isn't finite must be seen.")
     # In-house loaders seek by themselves, so the Trainer must not skip batches one by one.
     ignore_data_skip: bool = option(True, "Always on here: the data seeks to the step that a run resumes at.")
@@ -196,6 +198,9 @@ class PretrainArguments(TrainingArguments):
             raise UserError("found --fsdp: tied embeddings fail under it; use --deepspeed ds_config/zero2_bf16.json")
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every weight is used in every step; looking costs a pass
+        if self.use_cpu and world > 1 and not torch.distributed.is_initialized():
+            # The Trainer passes ddp_timeout on for other devices only: a lost host would be waited for half an hour.
+            torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=self.ddp_timeout))
         super().__post_init__()
 
 

@@ -36,8 +36,23 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
         where = f" at {error.filename}" if error.filename else ""
         print(f"error: no space left{where} ({error.strerror}): make room and run this again", file=sys.stderr)
         code = USER_ERROR_EXIT_CODE
+    except RuntimeError as error:
+        if not _is_of_the_network(error):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        print(f"error: lost contact with another rank ({reason}): run the same command again", file=sys.stderr)
+        code = INTERRUPTED_EXIT_CODE
+        os._exit(code)  # the others cannot be waited for
     _leave_together(code)
     sys.exit(code)
+
+
+def _is_of_the_network(error: RuntimeError) -> bool:
+    """Whether a collective failed because a rank, its host or the way to it is gone."""
+    distributed = sys.modules.get("torch.distributed")
+    if not (distributed and distributed.is_available() and distributed.is_initialized()):
+        return False
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
 def _leave_together(code: int) -> None:

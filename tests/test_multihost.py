@@ -1,0 +1,142 @@
+"""Two hosts, as two network namespaces with a cable between them: bash pretrain.sh on each makes the run that one host
+makes; when one dies or the cable is cut, the other stops in a stated time, and the same command continues."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from toy import REPOSITORY, config_settings, toy_documents
+
+from recipe.checkpoints import checkpoints, damage
+from recipe.errors import INTERRUPTED_EXIT_CODE
+
+HOSTS = {"recipe-a": "10.77.0.1", "recipe-b": "10.77.0.2"}
+TIMEOUT = 20  # seconds, --ddp_timeout
+STEPS = 60
+
+
+def ip(*words, check=True):
+    return subprocess.run(["ip", *words], check=check, capture_output=True, text=True).stdout
+
+
+def can_make_hosts() -> bool:
+    return (
+        bool(shutil.which("ip"))
+        and os.geteuid() == 0
+        and subprocess.run(["ip", "netns", "add", "recipe-probe"], capture_output=True).returncode == 0
+        and not ip("netns", "del", "recipe-probe")
+    )
+
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not can_make_hosts(), reason="needs root and ip netns, to make two hosts"),
+]
+
+
+@pytest.fixture
+def hosts():
+    """Two network namespaces that see each other and nothing else."""
+    names = list(HOSTS)
+    for name in names:
+        ip("netns", "del", name, check=False)
+        ip("netns", "add", name)
+    ip("link", "add", "recipe-va", "netns", names[0], "type", "veth", "peer", "name", "recipe-vb", "netns", names[1])
+    for name, cable in zip(names, ("recipe-va", "recipe-vb"), strict=True):
+        ip("-n", name, "addr", "add", f"{HOSTS[name]}/24", "dev", cable)
+        ip("-n", name, "link", "set", cable, "up")
+        ip("-n", name, "link", "set", "lo", "up")
+    yield names
+    for name in names:
+        for process in ip("netns", "pids", name, check=False).split():
+            os.kill(int(process), signal.SIGKILL)
+        ip("netns", "del", name)
+
+
+@pytest.fixture
+def pretrain(tmp_path):
+    text, config = tmp_path / "corpus.txt", tmp_path / "roberta.json"
+    text.write_text("\n\n".join(toy_documents(220)))
+    config.write_text(json.dumps(config_settings("roberta", 400)))
+
+    def start(run: str, host: str | None = None, cable: str = "", processes: int = 1) -> subprocess.Popen:
+        settings = {
+            "MODEL": config, "DATASET": text, "TOKENIZER": "train", "VOCAB_SIZE": 300, "RECIPE": "demo",
+            "SEQ_LENGTH": 32, "GLOBAL_BATCH_SIZE": 16, "MICRO_BATCH_SIZE": 4, "MAX_STEPS": STEPS, "WARMUP_STEPS": 4,
+            "SAVE_STEPS": 5, "EVAL_STEPS": 20, "LOGGING_STEPS": 1, "OUTPUT_DIR": tmp_path / run, "DS_CONFIG": "",
+            "OMP_NUM_THREADS": 1, "NPROC_PER_NODE": processes,
+        }  # fmt: skip
+        inside = []
+        if host:
+            inside = ["ip", "netns", "exec", host]
+            rank = list(HOSTS).index(host)
+            settings |= {"NNODES": 2, "NODE_RANK": rank, "MASTER_ADDR": HOSTS["recipe-a"], "GLOO_SOCKET_IFNAME": cable}
+        flags = ["--prepared_dir", tmp_path / "data", "--use_cpu", "true", "--ddp_timeout", TIMEOUT]
+        command = [*inside, "bash", str(REPOSITORY / "pretrain.sh"), *map(str, flags)]
+        environment = os.environ | {name: str(value) for name, value in settings.items()}
+        log = (tmp_path / f"{run}-{host}.log").open("a")
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    return start
+
+
+def curve_of(run: Path) -> list:
+    lines = [json.loads(line) for line in (run / "log.jsonl").open()]
+    return [
+        (line["step"], line.get("loss"), line.get("grad_norm"), line.get("eval_loss"))
+        for line in lines
+        if "train_loss" not in line
+    ]
+
+
+def until_step(run: Path, step: int, processes) -> None:
+    deadline = time.monotonic() + 300
+    while not (run / f"checkpoint-{step}").is_dir():
+        assert time.monotonic() < deadline and all(process.poll() is None for process in processes)
+        time.sleep(0.02)
+
+
+def both(pretrain, run: str) -> list[subprocess.Popen]:
+    return [pretrain(run, "recipe-a", "recipe-va"), pretrain(run, "recipe-b", "recipe-vb")]
+
+
+def test_two_hosts_make_the_run_of_one_and_survive_each_other(hosts, pretrain, tmp_path, capsys):
+    one = pretrain("one", processes=2)
+    assert one.wait(timeout=300) == 0, (tmp_path / "one-None.log").read_text()[-3000:]
+    assert [process.wait(timeout=300) for process in both(pretrain, "two")] == [0, 0], (
+        tmp_path / "two-recipe-a.log"
+    ).read_text()[-3000:]
+    whole = curve_of(tmp_path / "one")
+    assert curve_of(tmp_path / "two") == whole and len(whole) == STEPS + STEPS // 20 + 1
+
+    waits = {}
+    for accident in ("killed", "cut off"):
+        run = tmp_path / accident
+        first, second = both(pretrain, accident)
+        until_step(run, 10, (first, second))
+        if accident == "killed":
+            for process in ip("netns", "pids", "recipe-b").split():
+                os.kill(int(process), signal.SIGKILL)
+        else:
+            ip("-n", "recipe-b", "link", "set", "recipe-vb", "down")
+        began = time.monotonic()
+        codes = [process.wait(timeout=120) for process in (first, second)]
+        waits[accident] = time.monotonic() - began
+        said = (tmp_path / f"{accident}-recipe-a.log").read_text()
+        assert codes[0] == INTERRUPTED_EXIT_CODE and "lost contact with another rank" in said, said[-3000:]
+        assert codes[1] == (-signal.SIGKILL if accident == "killed" else INTERRUPTED_EXIT_CODE)
+        assert waits[accident] < (10 if accident == "killed" else TIMEOUT + 30)
+        assert [damage(folder) for folder in checkpoints(run)].count(None) >= 2
+        ip("-n", "recipe-b", "link", "set", "recipe-vb", "up")
+        assert [process.wait(timeout=300) for process in both(pretrain, accident)] == [0, 0]
+        assert curve_of(run) == whole
+    with capsys.disabled():
+        print(
+            f"\nother host stopped after: killed {waits['killed']:.1f} s, cable cut {waits['cut off']:.1f} s (--ddp_timeout {TIMEOUT})"
+        )
