@@ -12,8 +12,10 @@ from pathlib import Path
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from recipe.errors import UserError
+from recipe.zero import avoid_compiling
 
 
 def option(default, help_text: str, **more):
@@ -184,6 +186,8 @@ class PretrainArguments(TrainingArguments):
             )
         if self.nonfinite not in ("stop", "skip"):
             raise UserError(f"found --nonfinite {self.nonfinite}, expected stop or skip")
+        if not self.do_train:
+            self.deepspeed = None  # it splits an optimizer, and there is none; a checkpoint holds whole weights
         if self.nonfinite == "skip" and self.deepspeed:
             raise UserError("found --nonfinite skip beside --deepspeed, which updates before anyone can look: use stop")
         for name, expected, reason in REFUSED_SETTINGS:
@@ -198,10 +202,15 @@ class PretrainArguments(TrainingArguments):
             raise UserError("found --fsdp: tied embeddings fail under it; use --deepspeed ds_config/zero2_bf16.json")
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every weight is used in every step; looking costs a pass
+        if self.use_cpu and self.deepspeed:
+            avoid_compiling()
         if self.use_cpu and world > 1 and not torch.distributed.is_initialized():
             # The Trainer passes ddp_timeout on for other devices only: a lost host would be waited for half an hour.
             torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=self.ddp_timeout))
         super().__post_init__()
+        if self.deepspeed:
+            # Or ZeRO-3 would split the model while it is made, with other draws on every rank. The engine splits it.
+            unset_hf_deepspeed_config()
 
 
 def derive_accumulation(global_batch: int, micro_batch: int, devices: int) -> int:

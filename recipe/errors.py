@@ -61,7 +61,8 @@ def _leave_together(code: int) -> None:
     if not (distributed and distributed.is_available() and distributed.is_initialized()):
         return
     if code != USER_ERROR_EXIT_CODE:  # a mistake may be one rank's alone, all else is everybody's
-        distributed.barrier()
+        with contextlib.suppress(RuntimeError):  # its work is done, whatever became of the others
+            distributed.barrier()
     distributed.destroy_process_group()
     if wandb := sys.modules.get("wandb"):
         with contextlib.suppress(Exception):  # a tracker's end is not the run's

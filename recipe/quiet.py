@@ -14,3 +14,4 @@ def quiet_libraries() -> None:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found nothing else
     warnings.filterwarnings("ignore", category=UserWarning, module=r"torch|accelerate|transformers")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")

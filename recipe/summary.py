@@ -7,6 +7,7 @@ import numpy as np
 from recipe.arguments import sequences_a_step
 from recipe.batches import MaskedSequences
 from recipe.fill import blanks_from
+from recipe.zero import whole_model
 
 
 def describe(say, model, prepared, train_data, args, tokenizer) -> None:
@@ -38,7 +39,7 @@ def report(metrics: dict, model, tokenizer, eval_data: MaskedSequences, run: Pat
     )
     spread = np.linspace(0, len(eval_data.blocks) - 1, num=12, dtype=np.int64)
     rows = eval_data.blocks.rows(np.unique(spread))
-    for blank in blanks_from(model, tokenizer, rows):
+    for blank in blanks_from(whole_model(model, run), tokenizer, rows):
         guesses = ", ".join(f"{word.strip() or word!r} {probability:.0%}" for word, probability in blank.guesses)
         print(f"  ... {blank.text} ...\n      {guesses}   (it was {blank.hidden})\n")
     print(f"The model is in {run}. Next:  RUN={run} bash finetune_glue.sh")

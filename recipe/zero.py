@@ -15,6 +15,14 @@ CONVERTER = (sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--in
 SETTING = {"load_universal": True}  # of the DeepSpeed config's "checkpoint"
 
 
+def avoid_compiling() -> None:
+    """Keeps DeepSpeed on a CPU from compiling its shared-memory collectives at the first start, which takes a minute
+    and a compiler; gloo's serve as well."""
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
 def is_sharded(engine) -> bool:
     """Whether `engine` is a DeepSpeed engine that splits its optimizer (ZeRO stage 1 or more)."""
     return engine is not None and engine.zero_optimization()
@@ -37,6 +45,16 @@ def master_weights(engine) -> dict[str, torch.Tensor]:
         return {}
     tensors = engine.module.state_dict(keep_vars=True)  # tied weights under each of their names
     return {name: whole.get(id(tensor), tensor.detach().cpu()) for name, tensor in tensors.items()}
+
+
+def whole_model(model, saved: Path):
+    """`model`; or, where ZeRO-3 keeps its weights in parts, so that one rank alone can't use it, the one in `saved`."""
+    if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        return model
+    from deepspeed.runtime.zero.partition_parameters import shutdown_init_context
+
+    shutdown_init_context()  # or every module that is made would be split, too, by all ranks together
+    return type(model).from_pretrained(saved)
 
 
 def ranks_of(checkpoint: Path) -> int:

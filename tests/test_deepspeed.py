@@ -37,9 +37,6 @@ def train(bpe, documents, tmp_path):
 
     def make(folder, ranks=1, config=DEFAULT, bf16=True, resume=None, **more):
         def work(rank):
-            import deepspeed.ops
-
-            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would be compiled, for a minute
             recorder = Recorder()
             settings = {
                 "micro": 8,
@@ -152,9 +149,6 @@ def test_goes_on_on_another_number_of_ranks(train, alone, tmp_path, config, befo
 
 def test_a_gradient_that_is_not_finite_stops_every_rank_before_a_save(tmp_path, bpe, documents):
     def work(rank):
-        import deepspeed.ops
-
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         trainer = make_trainer(
             tmp_path / "run", bpe, documents, micro=8, accumulation=2, bf16=True, deepspeed=ds_config(DEFAULT)
         )

@@ -5,7 +5,7 @@ from itertools import accumulate
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
-from toy import config_settings
+from toy import REPOSITORY, config_settings
 from transformers import AutoConfig
 
 from recipe.model import build_model, flops_per_token, load_config, use_masked_only_head
@@ -61,3 +61,8 @@ def test_zero_splits_what_it_says():
 
 def test_the_tables_name_every_stage():
     assert all(name in tables("configs/roberta_tiny.json") for name in ("DDP", "ZeRO-1", "ZeRO-2", "ZeRO-3", "512"))
+
+
+@pytest.mark.parametrize("name", ["configs/roberta_base.json", "configs/roberta_large.json"])
+def test_the_page_shows_what_the_program_says(name):
+    assert tables(name) in (REPOSITORY / "docs" / "scale.md").read_text()

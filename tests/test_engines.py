@@ -1,0 +1,73 @@
+"""bash pretrain.sh with each of ds_config/ and with DDP, on two CPU processes, as a user starts it: trains, stops at a
+signal, continues, reports, and is evaluated by itself."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from toy import REPOSITORY, config_settings, toy_documents
+from transformers import AutoModelForMaskedLM
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+ENGINES = ["", *sorted(f"ds_config/{path.name}" for path in (REPOSITORY / "ds_config").glob("*.json"))]
+
+
+@pytest.fixture
+def pretrain(tmp_path):
+    text, config = tmp_path / "corpus.txt", tmp_path / "roberta.json"
+    text.write_text("\n\n".join(toy_documents(220)))
+    config.write_text(json.dumps(config_settings("roberta", 400)))
+
+    def start(engine: str, run: str, *flags: str) -> subprocess.Popen:
+        settings = {
+            "MODEL": config, "DATASET": text, "TOKENIZER": "train", "VOCAB_SIZE": 300, "RECIPE": "demo",
+            "SEQ_LENGTH": 32, "GLOBAL_BATCH_SIZE": 16, "MICRO_BATCH_SIZE": 4, "MAX_STEPS": 40, "WARMUP_STEPS": 4,
+            "SAVE_STEPS": 10, "EVAL_STEPS": 20, "LOGGING_STEPS": 1, "OUTPUT_DIR": tmp_path / run, "DS_CONFIG": engine,
+            "OMP_NUM_THREADS": 1, "NPROC_PER_NODE": 2,
+        }  # fmt: skip
+        more = ["--prepared_dir", tmp_path / "data", "--use_cpu", "true", "--ddp_timeout", "60"]
+        more += ["--bf16"] * bool(engine)
+        command = ["bash", str(REPOSITORY / "pretrain.sh"), *map(str, more), *flags]
+        environment = os.environ | {name: str(value) for name, value in settings.items()}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    return start
+
+
+def curve_of(run):
+    lines = [json.loads(line) for line in (run / "log.jsonl").open()]
+    return [(line["step"], line.get("loss"), line.get("learning_rate"), line.get("eval_loss")) for line in lines]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_as_a_user_starts_it(pretrain, tmp_path, engine):
+    def finish(process):
+        said, _ = process.communicate(timeout=400)
+        return process.returncode, said
+
+    code, said = finish(pretrain(engine, "whole"))
+    assert code == 0 and "eval loss" in said and "it was" in said and "0 parameters" not in said, said[-4000:]
+    whole = curve_of(tmp_path / "whole")
+    assert len([line for line in whole if line[1] is not None]) == 40
+
+    process = pretrain(engine, "stopped")
+    while not (tmp_path / "stopped" / "checkpoint-10").is_dir():
+        assert process.poll() is None, process.communicate()[0][-4000:]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    code, said = finish(process)
+    assert code == 75 and "run again" in said, said[-4000:]
+    code, said = finish(pretrain(engine, "stopped"))
+    assert code == 0, said[-4000:]
+    assert curve_of(tmp_path / "stopped") == whole
+    models = [AutoModelForMaskedLM.from_pretrained(tmp_path / run) for run in ("whole", "stopped")]
+    first, second = (model.state_dict() for model in models)
+    assert all((first[name] == second[name]).all() for name in first)
+
+    code, said = finish(pretrain(engine, "whole", "--do_train", "false"))
+    assert code == 0 and "evaluating" in said, said[-4000:]
+    evaluated = json.loads((tmp_path / "whole" / "eval_results.json").read_text())["eval_loss"]
+    assert evaluated == pytest.approx(whole[-1][3], abs=0.02 if engine else 1e-6)  # ZeRO evaluated its bf16 weights
