@@ -252,7 +252,8 @@ def parse(
 ) -> tuple:
     """Reads the command line, or the one .json, .yaml or .yml file that it names, into instances of `dataclasses`.
 
-    With names of `positional` arguments, a tuple of their values comes last. Raises UserError for what is unknown or
+    With names of `positional` arguments, a tuple of their values comes last; a name that ends in "..." takes one value
+    or more, as a list. Raises UserError for what is unknown or
     doesn't fit, with the nearest flag's name.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -260,7 +261,7 @@ def parse(
         dataclasses, description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for name in positional:
-        parser.add_argument(name)
+        parser.add_argument(name, nargs="+" if name.endswith("...") else None)
     try:
         if len(argv) == 1 and Path(argv[0]).suffix in {".json", ".yaml", ".yml"}:
             read = parser.parse_json_file if argv[0].endswith(".json") else parser.parse_yaml_file

@@ -317,6 +317,8 @@ def _unpack(archive: Path, folder: Path, address: str) -> None:
                 _require_room(folder, member.size, address)
                 unpacked += member.isfile()
                 members.extract(member, folder, filter="data")
+            while members.fileobj.read(CHUNK):  # the compression's own checksum stands at the very end
+                pass
     except tarfile.FilterError as error:
         raise UserError(f"{address} holds a name that leads out of it ({error}): don't use it") from error
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
