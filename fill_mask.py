@@ -51,10 +51,8 @@ def main() -> None:
     for text in texts:
         answer(text)
     if not texts:
-        console.print(
-            f"{len(models)} model{'s' * (len(models) > 1)}. A sentence with {BLANKS[0]} in it, or an empty line to end:",
-            markup=False,
-        )
+        console.print(f"{len(models)} model{'s' * (len(models) > 1)}")
+        console.print(f"A sentence with {BLANKS[0]} in it, or an empty line to end:")
         while text := ask():
             try:
                 answer(text)

@@ -125,6 +125,19 @@ def test_tokenizer_tokens_and_blanks_one_after_the_other(monkeypatch, capsys, tm
     ):
         with pytest.raises(UserError, match=message):
             call(fill_mask, monkeypatch, capsys, *argv)
+    reported = call(train_tokenizer, monkeypatch, capsys, "--train_file", text_file, "--output_dir", tmp_path / "uncased",
+                    "--model", "wordpiece", "--vocab_size", 200, "--lowercase", "--held_out", 0.2,
+                    "--compare", tmp_path / "tokenizer", "--min_frequency", 1)  # fmt: skip
+    assert "held-out text" in reported and "uncased" in reported and "300" in reported and "0.000%" in reported
+    quiet = call(train_tokenizer, monkeypatch, capsys, "--train_file", text_file, "--output_dir", tmp_path / "plain",
+                 "--held_out", 0, "--vocab_size", 300)  # fmt: skip
+    assert "tokens a word" not in quiet
+    learned = [AutoTokenizer.from_pretrained(tmp_path / name).get_vocab() for name in ("tokenizer", "plain")]
+    assert learned[0] != learned[1]  # what is held out wasn't learned from
+    with pytest.raises(UserError, match="found no tokenizer at"):
+        call(train_tokenizer, monkeypatch, capsys, "--train_file", text_file, "--output_dir", tmp_path / "never",
+             "--compare", tmp_path / "none")  # fmt: skip
+    assert not (tmp_path / "never").exists()
     with pytest.raises(UserError, match="found no --output_dir"):
         call(train_tokenizer, monkeypatch, capsys, "--train_file", text_file)
 
