@@ -214,6 +214,8 @@ def _file_source(
     described = {"files": files} if origin is None else {"from": origin, "files": [path.name for path in paths]}
 
     def documents() -> Iterator[str]:
+        for path in paths[1:]:  # a file of another kind is found now, not hours later
+            next(_read_file(path, **options), None)
         for path in paths:
             yield from _read_file(path, **options)
 
@@ -221,6 +223,7 @@ def _file_source(
         for path in paths:
             if path.suffix not in COLUMNAR or IDS not in columns_of(path):
                 raise UserError(f"{path} has no column {IDS!r} as {paths[0]} has: keep text and token ids apart")
+        for path in paths:
             yield from read_ids(path)
 
     if paths[0].suffix in COLUMNAR and IDS in columns_of(paths[0]):
