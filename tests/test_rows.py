@@ -133,6 +133,9 @@ def test_rows_of_another_tokenizer_are_refused(bpe, wordpiece, documents, tmp_pa
     ):
         with pytest.raises(UserError, match=message):
             tokens(write(tmp_path, "parquet", rows), used, tmp_path / "data")
+    assert documents_in(bpe, [[len(bpe) - 1]])[0] == [[len(bpe) - 1]]
+    with pytest.raises(UserError, match="row 1: found the id 320, the tokenizer has 320 tokens"):
+        documents_in(bpe, [[5], [len(bpe)]])
     bare = larger(documents, add_special_tokens=False)["input_ids"]
     tokens(write(tmp_path, "parquet", bare), larger, tmp_path / "data")  # no specials: nothing to compare
 
