@@ -1,20 +1,28 @@
 #!/usr/bin/env python3
-"""Shows what a checkpoint puts into the blanks of a sentence, with probabilities.
+"""Shows what models put into the blanks of a sentence, with probabilities; without a sentence, it asks for some.
 
-python fill_mask.py runs/my_run/checkpoint-900 "Returns the <mask> of the array."
+A run's folder means all its checkpoints, in the order of their steps: what did the model know, and when?
+
+    python fill_mask.py runs/my_run/checkpoint-900 "Returns the ___ of the array."
+    python fill_mask.py runs/my_run "Returns the ___ of the ___." "The capital of France is ___."
+    python fill_mask.py runs/my_run/checkpoint-500 runs/other roberta-base
+
+A blank is ___ (or <mask>, or [MASK]). Several blanks are guessed each with the others still blank.
 """
 
+import contextlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoModelForMaskedLM
+from rich.console import Console
 
 from recipe.arguments import HubArguments, option, parse
 from recipe.errors import UserError, run_script
-from recipe.fill import fill
-from recipe.hub import is_local, require_hub, require_local_path
+from recipe.fill import BLANKS, fill_all, models_of, table_of
 from recipe.quiet import quiet_libraries
-from recipe.tokenizer import load_tokenizer
+
+WIDE = 240  # columns, where nobody's terminal says how many there are
 
 
 @dataclass
@@ -23,27 +31,48 @@ class FillArguments:
 
     top_k: int = option(5, "Guesses a blank.")
 
+    def __post_init__(self):
+        if self.top_k < 1:
+            raise UserError(f"found --top_k {self.top_k}, expected at least 1")
+
 
 def main() -> None:
-    options, hub, words = parse((FillArguments, HubArguments), description=__doc__, positional=("checkpoint", "text"))
-    checkpoint, text = words
+    options, hub, (words,) = parse(
+        (FillArguments, HubArguments), description=__doc__, positional=("models and sentences ...",)
+    )
     quiet_libraries()
-    require_local_path(checkpoint, "checkpoint")
-    if not is_local(checkpoint):
-        require_hub(f"model {checkpoint}", "a checkpoint's folder")
-    if is_local(checkpoint) and not (Path(checkpoint) / "config.json").exists():
-        raise UserError(f"found no config.json in {checkpoint}: expected a checkpoint's folder")
-    tokenizer = load_tokenizer(checkpoint, **hub.hub_options())
-    if tokenizer.mask_token not in text:
-        raise UserError(f"found no blank in {text!r}: write {tokenizer.mask_token} where one is")
+    texts = [word for word in words if is_text(word)]
+    models = models_of([word for word in words if word not in texts], warn=lambda line: print(line, file=sys.stderr))
+    console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+
+    def answer(text: str) -> None:
+        console.print(table_of(list(fill_all(models, [text], options.top_k, **hub.hub_options()))))
+
+    for text in texts:
+        answer(text)
+    if not texts:
+        console.print(f"{len(models)} model{'s' * (len(models) > 1)}")
+        console.print(f"A sentence with {BLANKS[0]} in it, or an empty line to end:")
+        while text := ask():
+            try:
+                answer(text)
+            except UserError as error:  # the next sentence may be better
+                console.print(f"{error}", markup=False)
+
+
+def is_text(word: str) -> bool:
+    """Whether a word of the command line is a sentence rather than the name of a model."""
+    return not Path(word).expanduser().exists() and (" " in word or any(blank in word for blank in BLANKS))
+
+
+def ask() -> str:
+    """The next line that is typed, empty at the end of the input."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - arrow keys and history
     try:
-        model = AutoModelForMaskedLM.from_pretrained(checkpoint, **hub.hub_options())
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot load {checkpoint}: {str(error).splitlines()[0]}") from error
-    for number, guesses in enumerate(fill(model, tokenizer, text, options.top_k), 1):
-        print(f"blank {number}")
-        for word, probability in guesses:
-            print(f"  {probability:6.1%}  {word!r}")
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return ""
 
 
 if __name__ == "__main__":

@@ -5,27 +5,46 @@ A run does this by itself where it wasn't done. Killed, it continues; any sequen
 
     python prepare_data.py --dataset_name my_corpus/ --tokenizer_name roberta-base
     python prepare_data.py --dataset_name docstrings --tokenizer_name train --config_name configs/roberta_tiny.json
+
+Text or rows of token ids (`input_ids` in parquet files or in datasets of save_to_disk), here or at any fsspec address,
+as a file, a folder or a .tar.gz, which #sha256=HEX may follow. Prepared tokens can be kept elsewhere, too; their
+address is then the dataset of every run:
+
+    python prepare_data.py --dataset_name s3://bucket/rows.tar.gz --tokenizer_name roberta-base --upload_to s3://bucket
+    DATASET=s3://bucket/rows-0123456789abcdef bash pretrain.sh
 """
 
-from pathlib import Path
+from dataclasses import dataclass
 
-from recipe.arguments import DataArguments, ModelArguments, parse
+from recipe.arguments import DataArguments, ModelArguments, option, parse
 from recipe.errors import run_script
 from recipe.model import load_config
-from recipe.prepare import corpus_of, tokenizer_of, tokens_of
+from recipe.prepare import corpus_of, prepared_dir, tokenizer_of, tokens_of, upload_tokens
 from recipe.quiet import quiet_libraries
+from recipe.remote import require_writable
+
+
+@dataclass
+class UploadArguments:
+    """Where the tokens go."""
+
+    upload_to: str | None = option(None, "Copy tokens and tokenizer to a folder in here: s3://bucket or a path.")
 
 
 def main() -> None:
-    model, data = parse((ModelArguments, DataArguments), description=__doc__)
+    model, data, upload = parse((ModelArguments, DataArguments, UploadArguments), description=__doc__)
     quiet_libraries()
+    if upload.upload_to:
+        require_writable(upload.upload_to)
     family = load_config(model.config_name).model_type if model.config_name else model.model_type or "roberta"
     corpus = corpus_of(data, model)
-    tokenizer = tokenizer_of(model, family, corpus, Path(data.prepared_dir).expanduser())
+    tokenizer = tokenizer_of(model, family, corpus, prepared_dir(data))
     prepared = tokens_of(data, corpus, tokenizer, quiet=False)
     print(f"{prepared.folder}")
     for split, about in prepared.splits.items():
         print(f"  {split:<10} {about['tokens']:>16,} tokens  {about['documents']:>12,} documents")
+    if upload.upload_to:
+        print(f"{upload_tokens(prepared, tokenizer, upload.upload_to)}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ cd "$(dirname "$0")"
 export MODEL=${MODEL:-configs/roberta_tiny.json} # a config of configs/ (from scratch), or a checkpoint to continue from
 [[ $MODEL == *.json ]] && own=train || own=$MODEL
 export TOKENIZER=${TOKENIZER:-$own}              # a hub id, a folder, or train: one of VOCAB_SIZE tokens on the corpus
-export DATASET=${DATASET:-docstrings}            # a file, folder, glob or hub id; docstrings: text on every machine
+export DATASET=${DATASET:-docstrings}            # a file, folder, glob, .tar.gz, s3://... or hub id; docstrings: text on every machine
 export RECIPE=${RECIPE:-$([[ $DATASET == docstrings ]] && echo demo || echo roberta)}
 
 case $RECIPE in
@@ -36,7 +36,8 @@ ADAM_BETA1=${ADAM_BETA1:-0.9} ADAM_BETA2=${ADAM_BETA2:-0.98} ADAM_EPSILON=${ADAM
 WEIGHT_DECAY=${WEIGHT_DECAY:-0.01} # none on biases and LayerNorm
 SEED=${SEED:-42}
 VOCAB_SIZE=${VOCAB_SIZE:-8192} # of TOKENIZER=train
-RUN_NAME=${RUN_NAME:-$(basename "${MODEL%.json}")-$(basename "${DATASET%/}")-L$SEQ_LENGTH-B$GLOBAL_BATCH_SIZE-lr$PEAK_LR-seed$SEED}
+corpus=${DATASET%%#sha256=*}
+RUN_NAME=${RUN_NAME:-$(basename "${MODEL%.json}")-$(basename "${corpus%/}")-L$SEQ_LENGTH-B$GLOBAL_BATCH_SIZE-lr$PEAK_LR-seed$SEED}
 OUTPUT_DIR=${OUTPUT_DIR:-runs/$RUN_NAME}
 WANDB_NAME=${WANDB_NAME:-$RUN_NAME} WANDB_PROJECT=${WANDB_PROJECT:-encoder-recipe}
 REPORT_TO=${REPORT_TO:-none} # wandb: online with a key, offline without one

@@ -49,7 +49,7 @@ from recipe.model import (
     load_model,
     use_masked_only_head,
 )
-from recipe.prepare import corpus_of, tokenizer_of, tokens_of
+from recipe.prepare import corpus_of, prepared_dir, tokenizer_of, tokens_of
 from recipe.quiet import quiet_libraries
 from recipe.run import record_run, require_agreement
 from recipe.summary import describe, report
@@ -83,7 +83,7 @@ def main() -> int:
     name, config = model_config(model_args)
     check_length(config, data.max_seq_length, name)
     corpus = corpus_of(data, model_args)
-    tokenizer = tokenizer_of(model_args, config.model_type, corpus, Path(data.prepared_dir).expanduser())
+    tokenizer = tokenizer_of(model_args, config.model_type, corpus, prepared_dir(data))
     if model_args.model_name_or_path:
         check_tokenizer(config, tokenizer, name)
     elif change := fit_to_tokenizer(config, tokenizer, name):

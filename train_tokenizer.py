@@ -1,21 +1,38 @@
 #!/usr/bin/env python3
 """Trains a tokenizer on a corpus: byte-level BPE with RoBERTa's special tokens, or WordPiece with BERT's.
 
-Text streams through; memory is bounded by the corpus's distinct words. Of a corpus longer than --max_characters a
-seeded sample of documents is used.
+Text streams through; memory is bounded by the corpus's distinct words. A corpus is read as far as --max_characters;
+--sample_share takes documents from all over it. At the end stands what the tokenizer costs on text that it hasn't seen.
 
     python train_tokenizer.py --dataset_name my_corpus/ --output_dir my_tokenizer --vocab_size 16384
+    python train_tokenizer.py --dataset_name my_corpus/ --output_dir uncased --model wordpiece --lowercase \\
+        --compare bert-base-uncased
     TOKENIZER=my_tokenizer DATASET=my_corpus bash pretrain.sh
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.console import Console
+from tqdm import tqdm
+
 from recipe.arguments import DataArguments, HubArguments, option, parse
+from recipe.corpus import Corpus
 from recipe.errors import UserError, run_script
+from recipe.fertility import table_of
 from recipe.hub import require_hub
 from recipe.prepare import corpus_of
-from recipe.tokenizer import KINDS, MAX_TRAINING_CHARACTERS, sample, save_tokenizer, train_tokenizer
+from recipe.tokenizer import (
+    KINDS,
+    MAX_TRAINING_CHARACTERS,
+    load_tokenizer,
+    sample,
+    save_tokenizer,
+    train_tokenizer,
+)
+
+MIN_FREQUENCY = 2
 
 
 @dataclass
@@ -25,23 +42,35 @@ class TokenizerArguments:
     output_dir: str = option("", "Folder for the tokenizer.")
     model: str = option("bpe", f"One of {', '.join(KINDS)}.")
     vocab_size: int = option(8192, "Tokens, special ones included.")
-    min_frequency: int = option(2, "A merge must occur this often.")
+    min_frequency: int = option(MIN_FREQUENCY, "A merge must occur this often (not for unigram).")
     lowercase: bool = option(False, "Lower-case the text.")
     max_characters: int = option(MAX_TRAINING_CHARACTERS, "Learn from at most this much text.")
     sample_share: float = option(1.0, "Share of the documents to learn from, drawn by --seed.")
-    seed: int = option(42, "Seed of the sample.")
+    held_out: float = option(0.05, "Share of documents kept back for the report, where there is no validation text.")
+    compare: list[str] = field(
+        default_factory=list, metadata={"help": "Tokenizers to report on, too: folders or hub ids."}
+    )
+    seed: int = option(42, "Seed of the sample and of what is held out.")
     push_to_hub: str | None = option(None, "Hub repository to push the tokenizer to.")
+
+    def __post_init__(self):
+        for name, lowest in (("sample_share", 1e-9), ("held_out", 0)):
+            if not lowest <= getattr(self, name) <= 1 or self.held_out == 1:
+                raise UserError(f"found --{name} {getattr(self, name)}, expected a share of the documents")
+        if not self.output_dir:
+            raise UserError("found no --output_dir: name a folder for the tokenizer")
 
 
 def main() -> None:
     options, data, hub = parse((TokenizerArguments, DataArguments, HubArguments), description=__doc__)
-    if not options.output_dir:
-        raise UserError("found no --output_dir: name a folder for the tokenizer")
     if options.push_to_hub:
         require_hub(f"repository {options.push_to_hub}", "no --push_to_hub, and push the folder later")
+    others = {name: load_tokenizer(name, **hub.hub_options()) for name in options.compare}
+    if options.model == "unigram" and options.min_frequency != MIN_FREQUENCY:
+        print("warning: --min_frequency changes nothing: unigram prunes by likelihood")
     corpus = corpus_of(data, hub)
     tokenizer = train_tokenizer(
-        lambda: sample(corpus.train.documents(), options.sample_share, options.seed),
+        lambda: progress(learned_from(corpus, options)),
         kind=options.model,
         vocab_size=options.vocab_size,
         min_frequency=options.min_frequency,
@@ -53,6 +82,10 @@ def main() -> None:
     except OSError as error:
         raise UserError(f"cannot write the tokenizer to {options.output_dir}: {error.strerror}") from error
     print(f"{len(tokenizer):,} tokens in {options.output_dir}")
+    if corpus.validation or options.held_out:
+        title = "held-out text" if corpus.validation is None else "validation text"
+        tokenizers = {options.output_dir: tokenizer, **others}
+        Console(highlight=False).print(table_of(tokenizers, lambda: held_out(corpus, options), title))
     if options.push_to_hub:
         try:
             tokenizer.push_to_hub(options.push_to_hub, token=hub.token)
@@ -61,6 +94,29 @@ def main() -> None:
             raise UserError(
                 f"cannot push to {options.push_to_hub}: {reason}: the tokenizer is in {options.output_dir}"
             ) from error
+
+
+def learned_from(corpus: Corpus, options: TokenizerArguments) -> Iterator[str]:
+    """The documents to learn from: a sample of those that aren't held out."""
+    seen = corpus.train.texts()
+    if corpus.validation is None and options.held_out:
+        seen = sample(seen, options.held_out, options.seed + 1, rest=True)
+    return seen if options.sample_share == 1 else sample(seen, options.sample_share, options.seed)
+
+
+def held_out(corpus: Corpus, options: TokenizerArguments) -> Iterator[str]:
+    """The documents that the tokenizer hasn't seen."""
+    if corpus.validation:
+        return corpus.validation.texts()
+    return sample(corpus.train.texts(), options.held_out, options.seed + 1)
+
+
+def progress(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, with a bar of their characters."""
+    with tqdm(desc="Reading", unit=" characters", unit_scale=True) as bar:
+        for text in texts:
+            bar.update(len(text))
+            yield text
 
 
 if __name__ == "__main__":

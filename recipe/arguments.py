@@ -60,12 +60,16 @@ class ModelArguments(HubArguments):
 class DataArguments:
     """Which text, and how it is cut."""
 
-    dataset_name: str | None = option(None, "Hub id, file, folder or glob; `docstrings` is the built-in corpus.")
+    dataset_name: str | None = option(
+        None,
+        "Hub id, file, folder, glob, .tar.gz or s3://..., gs://..., hf://...; `docstrings` is the built-in corpus.",
+    )
     dataset_config_name: str | None = option(None, "Config of a hub dataset.")
     train_file: str | None = option(None, "Training text: .txt .jsonl .csv .parquet, plain or .gz or .zst.")
     validation_file: str | None = option(None, "Validation text; without one, documents are split off.")
     text_column: str = option("text", "Column that holds the text.")
     line_by_line: bool = option(False, "Each line of a .txt is a document (by default: each blank-line paragraph).")
+    join_rows: bool = option(False, "Rows of token ids are pieces of one stream: only end tokens end a document.")
     validation_split_percentage: float = option(5.0, "Share of documents that are split off for validation.")
     prepared_dir: str = option("data", "Where prepared tokens and trained tokenizers are kept.")
     overwrite_cache: bool = option(False, "Prepare the tokens again.")
@@ -264,7 +268,8 @@ def parse(
 ) -> tuple:
     """Reads the command line, or the one .json, .yaml or .yml file that it names, into instances of `dataclasses`.
 
-    With names of `positional` arguments, a tuple of their values comes last. Raises UserError for what is unknown or
+    With names of `positional` arguments, a tuple of their values comes last; a name that ends in "..." takes one value
+    or more, as a list. Raises UserError for what is unknown or
     doesn't fit, with the nearest flag's name.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -272,7 +277,7 @@ def parse(
         dataclasses, description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for name in positional:
-        parser.add_argument(name)
+        parser.add_argument(name, nargs="+" if name.endswith("...") else None)
     try:
         if len(argv) == 1 and Path(argv[0]).suffix in {".json", ".yaml", ".yml"}:
             read = parser.parse_json_file if argv[0].endswith(".json") else parser.parse_yaml_file

@@ -47,15 +47,23 @@ def _digest(stream) -> str:  # Python 3.10
     return digest.hexdigest()
 
 
+def manifest_of(files: dict[str, Path]) -> str:
+    """The manifest of a folder that is to hold `files`, by their names there: sizes and sha256 as JSON."""
+    described = {name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for name, path in files.items()}
+    return json.dumps({"files": described}, indent=2) + "\n"
+
+
 def commit(staged: Path, final: Path) -> None:
     """Makes the finished folder `staged` the checkpoint `final`: manifest, flush to disk, rename."""
-    files = {}
-    for path in sorted(staged.rglob("*")):
-        if path.is_file() and path.name != MANIFEST:
-            files[path.relative_to(staged).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-            _flush(path)
+    files = {
+        path.relative_to(staged).as_posix(): path
+        for path in sorted(staged.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
     manifest = staged / MANIFEST
-    manifest.write_text(json.dumps({"files": files}, indent=2) + "\n")
+    manifest.write_text(manifest_of(files))
+    for path in files.values():
+        _flush(path)
     _flush(manifest)
     _flush(staged)
     if final.exists():  # damaged, or this very step saved before

@@ -1,4 +1,5 @@
-"""Where text comes from: files, folders, globs, hub datasets or the built-in corpus, as a stream of documents."""
+"""Where text comes from: files, folders, globs, archives, here or elsewhere, hub datasets or the built-in corpus, as a
+stream of documents; or where token ids come from that somebody made of it already."""
 
 import ast
 import codecs
@@ -17,13 +18,15 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import pyarrow
-import pyarrow.parquet
 
-from recipe.errors import UserError
+from recipe.errors import SourceBroken, UserError
 from recipe.hub import require_hub
+from recipe.remote import PREPARED, bring, is_archive, is_remote
+from recipe.rows import COLUMNAR, IDS, columns_of, read_column, read_ids, saved_dataset
 
-FORMATS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
+FORMATS = (".txt", ".jsonl", ".json", ".csv", ".tsv", *COLUMNAR)
 COMPRESSIONS = (".gz", ".zst")
 # A paragraph or a line of more characters than this is cut, so that memory stays bounded whatever a file holds.
 MAX_TEXT_CHARACTERS = 1_000_000
@@ -35,21 +38,35 @@ DOCSTRING_MIN_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Source:
-    """A split of a corpus. `documents()` streams it afresh each time, always in the same order; `description` is plain
-    JSON that changes when the text does."""
+    """A split of a corpus. `documents()` streams it afresh each time, always in the same order: texts, or rows of token
+    ids where it is `tokenised`, pieces of one stream if `join_rows`; `description` is plain JSON that changes when the
+    text does."""
 
     name: str
     description: dict
-    documents: Callable[[], Iterator[str]]
+    documents: Callable[[], Iterator[str] | Iterator[np.ndarray]]
+    tokenised: bool = False
+    join_rows: bool = False
+
+    def texts(self) -> Iterator[str]:
+        """The documents, for whoever needs text. Raises UserError where there are only token ids."""
+        if self.tokenised:
+            raise UserError(
+                "found token ids as DATASET, expected text to train a tokenizer on: pass the tokenizer that "
+                "they were made with as --tokenizer_name"
+            )
+        return self.documents()
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The training text and, where the source has one, its own validation text."""
+    """The training text and, where the source has one, its own validation text; or `prepared`, a folder of tokens that
+    `prepare_data.py` made."""
 
     name: str
     train: Source
     validation: Source | None = None
+    prepared: Path | None = None
 
 
 def open_corpus(
@@ -60,14 +77,19 @@ def open_corpus(
     validation_file: str | None = None,
     text_column: str = "text",
     line_by_line: bool = False,
+    join_rows: bool = False,
     cache_dir: str | None = None,
     token: str | None = None,
+    downloads: Path = Path("data/downloads"),
 ) -> Corpus:
-    """Finds the corpus that `dataset` (docstrings, a path, a glob or a hub id) or `train_file` names.
+    """Finds the corpus that `dataset` (docstrings, a path, a glob, an address such as s3://... or a hub id) or
+    `train_file` names.
 
-    Reads no text yet. A folder's files go to a split by the beginning of their names: `valid...`, `dev...` and
-    `eval...` are validation, `test...` is left alone, the rest is training text; names that begin with `train` make
-    only those the training text. Raises UserError where nothing usable is found.
+    What is elsewhere is fetched to `downloads`, archives are unpacked there; no text is read yet. A folder's files go
+    to a split by the beginning of their names, as a saved dataset's splits do: `valid...`, `dev...` and `eval...` are
+    validation, `test...` is left alone, the rest is training text; names that begin with `train` make only those the
+    training text. Parquet and Arrow files with a column `input_ids` are taken as token ids; `join_rows` says that their
+    rows are pieces of one stream. Raises UserError where nothing usable is found.
     """
     if (dataset is None) == (train_file is None):
         raise UserError("found both or neither of --dataset_name and --train_file: pass exactly one of them")
@@ -76,22 +98,36 @@ def open_corpus(
     if dataset == DOCSTRINGS:
         corpus_name, train = DOCSTRINGS, _docstring_source()
     elif train_file or _looks_local(dataset):
-        path = train_file or dataset
-        train_paths, validation_paths = _split_by_name(_find_files(path), keep_all=bool(train_file))
-        corpus_name = _slug(Path(path.rstrip("/")).name if not glob.has_magic(path) else Path(path).parent.name)
-        train = _file_source("train", train_paths, options)
+        path, corpus_name, origin = _bring(train_file or dataset, downloads, token)
+        if (Path(path) / PREPARED).exists():
+            if validation_file:
+                raise UserError(
+                    f"{path} holds prepared tokens with their validation split: leave --validation_file out"
+                )
+            origin = origin or {"prepared": path}
+            return Corpus(corpus_name, Source("train", origin, lambda: iter(()), tokenised=True), None, Path(path))
+        train_paths, validation_paths = _find_splits(path, keep_all=bool(train_file))
+        train = _file_source("train", train_paths, options, origin, join_rows)
         if validation_paths:
-            validation = _file_source("validation", validation_paths, options)
+            validation = _file_source("validation", validation_paths, options, origin, join_rows)
     else:
         corpus_name = _slug("-".join(filter(None, (dataset, config))))
         train, validation = _hub_sources(dataset, config, text_column, cache_dir, token)
     if validation_file:
-        validation = _file_source("validation", _find_files(validation_file), options)
+        path, _, origin = _bring(validation_file, downloads, token)
+        validation = _file_source("validation", _find_splits(path, True)[0], options, origin, join_rows)
+    if join_rows and not train.tokenised:
+        raise UserError(f"found --join_rows, but {corpus_name} is text, not rows of token ids: leave it out")
     return Corpus(corpus_name, train, validation)
 
 
-class SourceBroken(UserError):
-    """Text stopped coming for a reason outside of it: what was prepared so far is good, and can be continued."""
+def _bring(path: str, downloads: Path, token: str | None) -> tuple[str, str, dict | None]:
+    """(local path, name, description or None) of a path or address."""
+    if is_remote(path) or is_archive(path):
+        brought = bring(path, downloads, token)
+        return str(brought.path), brought.name, brought.description
+    local = Path(path).expanduser()
+    return str(local), _slug(local.parent.name if glob.has_magic(path) else local.name), None
 
 
 def _first_line(error: Exception) -> str:
@@ -104,7 +140,9 @@ def _slug(name: str) -> str:
 
 def _looks_local(dataset: str) -> bool:
     return (
-        Path(dataset).exists()
+        is_remote(dataset)
+        or is_archive(dataset)
+        or Path(dataset).exists()
         or glob.has_magic(dataset)
         or dataset.startswith((".", "/", "~"))
         or dataset.count("/") > 1
@@ -140,6 +178,15 @@ def _find_files(path: str) -> list[Path]:
     return found
 
 
+def _find_splits(path: str, keep_all: bool = False) -> tuple[list[Path], list[Path]]:
+    """(training, validation) files at `path`; `keep_all` takes them all for the first."""
+    if splits := saved_dataset(Path(path)) if Path(path).is_dir() else None:
+        named = {Path(path) / split: files for split, files in splits.items()}
+        train, validation = _split_by_name(list(named), keep_all)
+        return [f for split in train for f in named[split]], [f for split in validation for f in named[split]]
+    return _split_by_name(_find_files(path), keep_all)
+
+
 def _split_by_name(paths: list[Path], keep_all: bool = False) -> tuple[list[Path], list[Path]]:
     if keep_all or len(paths) == 1:
         return paths, []
@@ -151,7 +198,10 @@ def _split_by_name(paths: list[Path], keep_all: bool = False) -> tuple[list[Path
     return train, validation
 
 
-def _file_source(name: str, paths: list[Path], options: dict) -> Source:
+def _file_source(
+    name: str, paths: list[Path], options: dict, origin: dict | None = None, join_rows: bool = False
+) -> Source:
+    """`origin` describes what the files were fetched or unpacked from, where they were."""
     files = []
     for path in paths:
         try:
@@ -161,19 +211,31 @@ def _file_source(name: str, paths: list[Path], options: dict) -> Source:
         if status.st_size == 0:
             raise UserError(f"{path} is empty: expected text; remove the file or fill it")
         files.append([str(path), status.st_size, status.st_mtime_ns])
+    described = {"files": files} if origin is None else {"from": origin, "files": [path.name for path in paths]}
 
     def documents() -> Iterator[str]:
+        for path in paths[1:]:  # a file of another kind is found now, not hours later
+            next(_read_file(path, **options), None)
         for path in paths:
             yield from _read_file(path, **options)
 
-    return Source(name, {"files": files, **options}, documents)
+    def rows() -> Iterator[np.ndarray]:
+        for path in paths:
+            if path.suffix not in COLUMNAR or IDS not in columns_of(path):
+                raise UserError(f"{path} has no column {IDS!r} as {paths[0]} has: keep text and token ids apart")
+        for path in paths:
+            yield from read_ids(path)
+
+    if paths[0].suffix in COLUMNAR and IDS in columns_of(paths[0]):
+        return Source(name, {**described, "column": IDS, "join_rows": join_rows}, rows, True, join_rows)
+    return Source(name, {**described, **options}, documents)
 
 
 def _read_file(path: Path, text_column: str, line_by_line: bool) -> Iterator[str]:
     kind = _format_of(path)
     try:
-        if kind == ".parquet":
-            yield from _read_parquet(path, text_column)
+        if kind in COLUMNAR:
+            yield from _read_columnar(path, text_column)
             return
         with _open_binary(path) as stream:
             if kind == ".txt":
@@ -277,16 +339,12 @@ def _read_csv(path: Path, stream: BinaryIO, column: str, delimiter: str) -> Iter
         yield from _text_of(f"{path}, line {reader.line_num}", column, row[column])
 
 
-def _read_parquet(path: Path, column: str) -> Iterator[str]:
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        if column not in file.schema_arrow.names:
-            raise UserError(_unknown_column(path, column, file.schema_arrow.names))
-        for batch in file.iter_batches(batch_size=64, columns=[column]):
-            for value in batch.column(0).to_pylist():
-                yield from _text_of(path, column, value)
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path} is not a whole parquet file ({error}): write or download it again") from error
+def _read_columnar(path: Path, column: str) -> Iterator[str]:
+    if column not in (names := columns_of(path)):
+        raise UserError(_unknown_column(path, column, names))
+    for values in read_column(path, column):
+        for value in values.to_pylist():
+            yield from _text_of(path, column, value)
 
 
 def _unknown_column(where: object, column: str, columns) -> str:

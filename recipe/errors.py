@@ -17,6 +17,10 @@ class UserError(ValueError):
     """A mistake the user can mend. Its message says what was found, what was expected and the one thing to do."""
 
 
+class SourceBroken(UserError):
+    """Data stopped coming for a reason outside of it: what came so far is good, and the next run continues it."""
+
+
 def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Runs `main` as a program: exits with what it returns (None is 0), or with 2 and one line for a `UserError`.
 

@@ -118,10 +118,14 @@ def check_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast
             )
 
 
+def positions(config: PreTrainedConfig) -> int:
+    """The tokens that a sequence can have, its begin and end included."""
+    return config.max_position_embeddings - POSITION_OFFSET.get(config.model_type, lambda _: 0)(config)
+
+
 def check_length(config: PreTrainedConfig, length: int, name: str) -> None:
     """Raises UserError where sequences of `length` tokens don't fit the position table, or are too short to mask."""
-    room = config.max_position_embeddings - POSITION_OFFSET.get(config.model_type, lambda _: 0)(config)
-    if length > room:
+    if length > (room := positions(config)):
         raise UserError(
             f"--max_seq_length is {length}, {name} has positions for {room} tokens "
             f"(max_position_embeddings {config.max_position_embeddings}): shorten the one or raise the other"

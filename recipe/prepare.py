@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 
 from filelock import FileLock
@@ -10,9 +11,11 @@ from transformers import PreTrainedTokenizerFast
 from recipe.arguments import DataArguments, ModelArguments
 from recipe.corpus import Corpus, open_corpus
 from recipe.errors import UserError
+from recipe.remote import PREPARED, is_remote, push
 from recipe.tokenizer import TRAIN, fingerprint, load_tokenizer, save_tokenizer, train_tokenizer
-from recipe.tokens import PreparedTokens, prepare
+from recipe.tokens import PreparedTokens, load_prepared, prepare
 
+TOKENIZER_FOLDER = "tokenizer"  # in prepared tokens that were uploaded
 SPLIT_SEED = 42  # one split for all seeds of a run, so that their eval losses compare
 
 
@@ -25,15 +28,28 @@ def corpus_of(data: DataArguments, hub: ModelArguments) -> Corpus:
         validation_file=data.validation_file,
         text_column=data.text_column,
         line_by_line=data.line_by_line,
+        join_rows=data.join_rows,
         cache_dir=hub.cache_dir,
         token=hub.token,
+        downloads=prepared_dir(data) / "downloads",
     )
+
+
+def prepared_dir(data: DataArguments) -> Path:
+    """Where downloads, tokenizers and prepared tokens are kept. Raises UserError for a place that isn't here."""
+    if is_remote(data.prepared_dir):
+        raise UserError(
+            f"found --prepared_dir {data.prepared_dir}, expected a local folder: prepare_data.py --upload_to copies "
+            "prepared tokens elsewhere, and that address is then the DATASET"
+        )
+    return Path(data.prepared_dir).expanduser()
 
 
 def tokenizer_of(model: ModelArguments, family: str, corpus: Corpus, parent: Path) -> PreTrainedTokenizerFast:
     """The tokenizer that the arguments name; `train` trains one on the corpus, once, and keeps it under `parent`.
 
-    A bert model gets a WordPiece, every other family a byte-level BPE.
+    A bert model gets a WordPiece, every other family a byte-level BPE. Prepared tokens that bring their tokenizer are
+    used with it, unless another one is named.
     """
     name = model.tokenizer_name or model.config_name or model.model_name_or_path
     if not model.use_fast_tokenizer:
@@ -50,6 +66,9 @@ def tokenizer_of(model: ModelArguments, family: str, corpus: Corpus, parent: Pat
             raise UserError(
                 f"the tokenizer {name} isn't the one that {source} was trained with: leave --tokenizer_name out"
             )
+    own = corpus.prepared / TOKENIZER_FOLDER if corpus.prepared else None
+    if own and own.is_dir() and name in (TRAIN, None, model.config_name):
+        return load_tokenizer(str(own))
     if name != TRAIN:
         if name is None or name.endswith(".json"):
             raise UserError("found no --tokenizer_name: pass a hub id, a folder, or train")
@@ -64,7 +83,7 @@ def tokenizer_of(model: ModelArguments, family: str, corpus: Corpus, parent: Pat
             if not folder.exists():
                 print(f"Training a {kind} tokenizer of {model.vocab_size:,} tokens on {corpus.name} ...", flush=True)
                 trained = train_tokenizer(
-                    corpus.train.documents, kind=kind, vocab_size=model.vocab_size, lowercase=model.lowercase
+                    corpus.train.texts, kind=kind, vocab_size=model.vocab_size, lowercase=model.lowercase
                 )
                 save_tokenizer(trained, folder)
     except OSError as error:
@@ -73,13 +92,29 @@ def tokenizer_of(model: ModelArguments, family: str, corpus: Corpus, parent: Pat
 
 
 def tokens_of(data: DataArguments, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, quiet: bool) -> PreparedTokens:
-    """The prepared tokens of `corpus`; see `recipe.tokens.prepare`."""
+    """The prepared tokens of `corpus`: those that it is already, or see `recipe.tokens.prepare`."""
+    if corpus.prepared:
+        return load_prepared(corpus.prepared, tokenizer)
     return prepare(
         corpus,
         tokenizer,
-        Path(data.prepared_dir).expanduser(),
+        prepared_dir(data),
         validation_percentage=data.validation_split_percentage,
         seed=SPLIT_SEED,
         rebuild=data.overwrite_cache,
         show_progress=not quiet,
     )
+
+
+def upload_tokens(prepared: PreparedTokens, tokenizer: PreTrainedTokenizerFast, address: str) -> str:
+    """Copies prepared tokens and their tokenizer into a folder of their name under `address`; returns the folder's
+    address, which can be a DATASET. Raises UserError where it fails; what is unfinished isn't taken."""
+    target = f"{address.rstrip('/')}/{prepared.folder.name}"
+    with tempfile.TemporaryDirectory() as temporary:
+        tokenizer.save_pretrained(temporary)
+        files = {f"{TOKENIZER_FOLDER}/{file.name}": file for file in sorted(Path(temporary).iterdir())}
+        if fingerprint(load_tokenizer(temporary)) != fingerprint(tokenizer):  # it doesn't survive being saved
+            files = {}
+        arrays = (*(f"{split}.npy" for split in prepared.splits), "unigram.npy", PREPARED)
+        push({**{name: prepared.folder / name for name in arrays}, **files}, target)
+    return target

@@ -1,6 +1,7 @@
 """The tokenizer: loaded from the hub or a folder, or trained here on the corpus in bounded memory."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ ROBERTA_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # ids 0 to 4; th
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Merges learned from this much text are the merges of the corpus; the counts of its distinct words fit in 2 GB.
 MAX_TRAINING_CHARACTERS = 200_000_000
+PIECE_CHARACTERS = 10_000
+_SPACE = re.compile(r"(?<=\S) (?=\S)")
 MAX_ALPHABET = 1000  # letters that WordPiece knows; rarer ones are [UNK]
 
 
@@ -101,7 +104,7 @@ def train_tokenizer(
             if characters >= max_characters:
                 return
             characters += len(text)
-            yield text
+            yield from pieces(text)
 
     train = {"bpe": _byte_level_bpe, "wordpiece": _wordpiece, "unigram": _unigram}[kind]
     backend = train(bounded, vocab_size, min_frequency, lowercase)
@@ -110,10 +113,20 @@ def train_tokenizer(
     return _wrap(backend, kind, lowercase)
 
 
-def sample(documents: Iterable[str], share: float, seed: int) -> Iterator[str]:
-    """A seeded `share` of the documents, in their order."""
+def sample(documents: Iterable[str], share: float, seed: int, rest: bool = False) -> Iterator[str]:
+    """A seeded `share` of the documents, in their order; with `rest`, the others."""
     generator = np.random.Generator(np.random.Philox(key=seed))
-    return (text for text in documents if share >= 1 or generator.random() < share)
+    return (text for text in documents if (generator.random() < share) != rest)
+
+
+def pieces(text: str, size: int | None = None) -> Iterator[str]:
+    """`text` cut at single spaces into pieces of about `size` characters, which have the words of the whole: a book
+    costs its trainer and its encoder a hundred bytes a character. Text without spaces stays whole."""
+    size, start = size or PIECE_CHARACTERS, 0
+    while space := _SPACE.search(text, start + size):
+        yield text[start : space.start()]
+        start = space.start()
+    yield text[start:]
 
 
 def _byte_level_bpe(texts: Callable[[], Iterable[str]], vocab_size: int, min_frequency: int, lowercase: bool):

@@ -1,5 +1,7 @@
 """Prepared tokens: a corpus tokenised once into flat arrays on disk, one a split, from which any length is cut later.
 
+Rows of ids that somebody else tokenised become the same arrays, but for what `recipe.rows` strips.
+
 A folder holds train.npy and validation.npy (NumPy's own format, uint16 or uint32: the documents' tokens one after the
 other, each document followed by the end-of-sequence token), unigram.npy (how often each id occurs in train.npy) and
 prepared.json (what all this was made from). The folder's name ends in a hash of tokenizer, text and split, so other
@@ -13,18 +15,19 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from recipe.corpus import Corpus, SourceBroken
-from recipe.errors import UserError
+from recipe.corpus import Corpus, Source
+from recipe.errors import SourceBroken, UserError
+from recipe.locks import alone
 from recipe.order import mix
+from recipe.remote import PREPARED
+from recipe.rows import TokenisedRows
 from recipe.tokenizer import block_ends, fingerprint, plain_backend
 
 FORMAT = 1  # raised when the same inputs would give other files
@@ -84,11 +87,11 @@ def prepare(
     folder = parent / f"{corpus.name}-{digest}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with _alone(parent / f"{folder.name}.lock", folder):
+        with alone(parent / f"{folder.name}.lock", f"prepares {folder}"):
             # Once a launch: the other ranks find what the first one made.
             if rebuild and folder.exists() and os.environ.get("LOCAL_RANK", "0") == "0":
                 shutil.rmtree(folder)
-            if not (folder / "prepared.json").exists():
+            if not (folder / PREPARED).exists():
                 chooser = _Chooser(seed, 0.0 if corpus.validation else validation_percentage / 100)
                 _Preparation(corpus, tokenizer, folder, origin, chooser, show_progress).run()
     except OSError as error:
@@ -99,32 +102,26 @@ def prepare(
     return load_prepared(folder)
 
 
-def load_prepared(folder: Path) -> PreparedTokens:
-    """Opens a folder that `prepare` made. Raises UserError where it isn't one or its arrays have another size."""
+def load_prepared(folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> PreparedTokens:
+    """Opens a folder that `prepare` made. Raises UserError where it isn't one, where its arrays have another size, or
+    where they were made with another tokenizer than the given one."""
     try:
-        described = json.loads((folder / "prepared.json").read_text())
+        described = json.loads((folder / PREPARED).read_text())
         prepared = PreparedTokens(folder, described["fingerprint"], described["splits"])
-        for split, about in prepared.splits.items():
-            if len(prepared.tokens(split)) != about["tokens"]:
+        for split in SPLITS:
+            tokens, about = prepared.tokens(split), prepared.splits[split]
+            if tokens.shape != (about["tokens"],) or tokens.dtype not in (np.uint16, np.uint32):
                 raise ValueError(f"{split}.npy does not hold {about['tokens']} tokens")
-    except (OSError, ValueError, KeyError) as error:
+        made_with = described["made_from"]["tokenizer"]
+        counts = prepared.unigram_counts().shape
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} holds no whole prepared tokens ({error}): delete it and run again") from error
+    if tokenizer and (made_with != fingerprint(tokenizer) or counts != (len(tokenizer),)):
+        raise UserError(
+            f"the tokens of {folder} were made with the tokenizer {described.get('tokenizer_name')}, "
+            f"{tokenizer.name_or_path} is another one: pass the one that they were made with"
+        )
     return prepared
-
-
-@contextmanager
-def _alone(lock_file: Path, folder: Path) -> Iterator[None]:
-    """Holds a lock that falls with its process; says once that it waits, then waits as long as it takes."""
-    lock = FileLock(lock_file)
-    try:
-        lock.acquire(timeout=2)
-    except Timeout:
-        print(f"another process prepares {folder}: waiting for it", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _Chooser:
@@ -151,6 +148,7 @@ class _Preparation:
         self.dtype = np.uint16 if self.vocabulary <= 1 << 16 else np.uint32
         self.tokenizer_name = tokenizer.name_or_path
         self.show_progress = show_progress
+        self.rows = TokenisedRows(corpus.name, tokenizer, corpus.train.join_rows)
 
     def run(self) -> None:
         try:
@@ -185,7 +183,7 @@ class _Preparation:
         with files["train"], files["validation"], bar:
             for number in range(done["source"], len(sources)):
                 source = sources[number]
-                for texts in _batches(source.documents(), done["read"]):
+                for texts in _batches(self._documents(source), done["read"]):
                     numbers = np.arange(done["read"], done["read"] + len(texts))
                     to_validation = self.chooser(numbers) if source is self.corpus.train else np.ones(len(texts), bool)
                     for text, validation in zip(self._encode(texts), to_validation, strict=True):
@@ -215,7 +213,14 @@ class _Preparation:
         header = {"descr": np.dtype(self.dtype).str, "fortran_order": False, "shape": (tokens,)}
         np.lib.format.write_array_header_1_0(stream, header)
 
-    def _encode(self, texts: list[str]) -> Iterator[np.ndarray]:
+    def _documents(self, source: Source) -> Iterable[str | np.ndarray]:
+        return self.rows.documents(source.documents()) if source.tokenised else source.documents()
+
+    def _encode(self, texts: list) -> Iterator[np.ndarray]:
+        """The ids of each text, or of a row that holds ids already, with the separator after them."""
+        if isinstance(texts[0], np.ndarray):
+            yield from (np.append(ids, self.separator).astype(self.dtype) for ids in texts)
+            return
         for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False):
             yield np.array([*encoding.ids, self.separator], dtype=self.dtype)
 
@@ -272,8 +277,11 @@ class _Preparation:
             "splits": splits,
             "made_from": self.origin,
         }
+        if self.rows.stripped:
+            described["rows"] = dict(self.rows.stripped)
+            print(self.rows, flush=True)
         self.notes.unlink(missing_ok=True)
-        _write_json(self.partial / "prepared.json", described)
+        _write_json(self.partial / PREPARED, described)
         self.partial.replace(self.folder)
 
 

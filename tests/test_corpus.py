@@ -108,6 +108,14 @@ def test_unusable_files_are_named(tmp_path, name, content, message):
     assert name in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_file_of_another_kind_is_found_before_the_first_is_read(tmp_path):
+    for number in range(3):
+        write(tmp_path / f"{number}.jsonl", "jsonl")
+    (tmp_path / "3.jsonl").write_text('{"body": "a"}\n')
+    with pytest.raises(UserError, match=r"3\.jsonl, line 1: found no column 'text', only body"):
+        next(open_corpus(str(tmp_path)).train.documents())
+
+
 def test_a_column_can_be_named(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"body": "a"}\n')

@@ -117,14 +117,27 @@ def test_tokenizer_tokens_and_blanks_one_after_the_other(monkeypatch, capsys, tm
     AutoTokenizer.from_pretrained(tmp_path / "tokenizer").save_pretrained(tmp_path / "model")
     text = "the <mask> sat on a <mask>"
     printed = call(fill_mask, monkeypatch, capsys, tmp_path / "model", text, "--top_k", 3)
-    assert printed.count("%") == 6 and "blank 2" in printed
+    assert printed.count("%") == 6 and "blank" in printed
     for argv, message in (
-        ((tmp_path / "model", "no blank"), "write <mask> where one is"),
+        ((tmp_path / "model", "no blank"), "write ___ or <mask> where one is"),
         ((tmp_path / "none", text), "found no checkpoint"),
-        ((tmp_path / "tokenizer", text), "found no config.json"),
+        ((tmp_path / "tokenizer", text), "found no config.json and no checkpoints"),
     ):
         with pytest.raises(UserError, match=message):
             call(fill_mask, monkeypatch, capsys, *argv)
+    reported = call(train_tokenizer, monkeypatch, capsys, "--train_file", text_file, "--output_dir", tmp_path / "uncased",
+                    "--model", "wordpiece", "--vocab_size", 200, "--lowercase", "--held_out", 0.2,
+                    "--compare", tmp_path / "tokenizer", "--min_frequency", 1)  # fmt: skip
+    assert "held-out text" in reported and "uncased" in reported and "300" in reported and "0.000%" in reported
+    quiet = call(train_tokenizer, monkeypatch, capsys, "--train_file", text_file, "--output_dir", tmp_path / "plain",
+                 "--held_out", 0, "--vocab_size", 300)  # fmt: skip
+    assert "tokens a word" not in quiet
+    learned = [AutoTokenizer.from_pretrained(tmp_path / name).get_vocab() for name in ("tokenizer", "plain")]
+    assert learned[0] != learned[1]  # what is held out wasn't learned from
+    with pytest.raises(UserError, match="found no tokenizer at"):
+        call(train_tokenizer, monkeypatch, capsys, "--train_file", text_file, "--output_dir", tmp_path / "never",
+             "--compare", tmp_path / "none")  # fmt: skip
+    assert not (tmp_path / "never").exists()
     with pytest.raises(UserError, match="found no --output_dir"):
         call(train_tokenizer, monkeypatch, capsys, "--train_file", text_file)
 

@@ -8,6 +8,7 @@ from recipe.tokenizer import (
     block_ends,
     fingerprint,
     load_tokenizer,
+    pieces,
     plain_backend,
     sample,
     save_tokenizer,
@@ -60,6 +61,20 @@ def test_special_tokens_in_a_text_are_text(bpe, wordpiece):
         }
 
 
+def test_long_documents_in_pieces_give_the_same_tokenizer(documents, monkeypatch):
+    text = "  ".join(documents[:20]) + "\n\n" + " ".join(documents[20:]) + " \u00a0 end"
+    for size in (1, 7, 100):
+        cut = list(pieces(text, size))
+        assert "".join(cut) == text and len(cut) > len(text) / size / 40 and max(map(len, cut)) < size + 40
+    assert list(pieces("語" * 1000, 10)) == ["語" * 1000] and list(pieces("", 10)) == [""]
+    for kind in ("bpe", "wordpiece"):
+        trained = []
+        for size in (10**9, 50):
+            monkeypatch.setattr("recipe.tokenizer.PIECE_CHARACTERS", size)
+            trained.append(train_tokenizer(lambda: [text], kind=kind, vocab_size=340, min_frequency=1))
+        assert fingerprint(trained[0]) == fingerprint(trained[1])
+
+
 def test_no_more_text_is_read_than_asked_for():
     read = []
 
@@ -77,6 +92,8 @@ def test_a_sample_is_seeded(documents):
     assert drawn == list(sample(documents, 0.3, seed=1)) != list(sample(documents, 0.3, seed=2))
     assert 0.15 < len(drawn) / len(documents) < 0.45
     assert list(sample(documents, 1.0, seed=1)) == documents
+    rest = list(sample(documents, 0.3, seed=1, rest=True))
+    assert sorted(drawn + rest) == sorted(documents) and [t for t in documents if t in set(rest)] == rest
 
 
 def test_lowercase_wordpiece(documents):
