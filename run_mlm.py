@@ -129,7 +129,7 @@ def main() -> int:
         )
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(PlainConsole if args.disable_tqdm else Console)
+        trainer.add_callback(Console if sys.stderr.isatty() and not args.disable_tqdm else PlainConsole)
         guard_trackers(trainer)
         if args.do_train:
             try:
