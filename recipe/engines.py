@@ -1,8 +1,6 @@
 """What runs the jobs of a sweep: worker processes of this machine, or Ray tasks. Both promise the same three things:
 room, submit and wait."""
 
-import importlib
-import importlib.util
 import multiprocessing
 import os
 import signal
@@ -12,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from recipe.errors import UserError
 from recipe.jobs import Job, Outcome, begin_worker, fail, run_job
+from recipe.ray_cluster import connect
 
 
 class Processes:
@@ -79,8 +77,7 @@ class RayTasks:
     whole CPU allotment of a job where the cluster has none. The results folder must be on a disk all nodes share."""
 
     def __init__(self, logs: Path, per_device: int = 1):
-        self.ray = require_ray()
-        self.ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, ignore_reinit_error=True)
+        self.ray = connect(logs=False)
         resources = self.ray.cluster_resources()
         gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 1)
         share = {"num_gpus": 1 / per_device} if gpus else {"num_cpus": max(1, cpus // per_device)}
@@ -117,13 +114,6 @@ class RayTasks:
 
 
 ENGINES = {"processes": Processes, "ray": RayTasks}
-
-
-def require_ray():
-    """The ray package. Raises UserError with the command that installs it."""
-    if importlib.util.find_spec("ray") is None:
-        raise UserError("ENGINE=ray, but ray is not installed: pip install 'ray[default]', or leave ENGINE out")
-    return importlib.import_module("ray")
 
 
 def _cores() -> int:
