@@ -73,15 +73,17 @@ class Processes:
 
 
 class RayTasks:
-    """The same jobs as Ray tasks: Ray decides where and when. One GPU a job (its share, with `per_device`), or the
-    whole CPU allotment of a job where the cluster has none. The results folder must be on a disk all nodes share."""
+    """The same jobs as Ray tasks: Ray decides where and when. One GPU a job (its share, with `per_device`), or where
+    the cluster has none the CPUs of its smallest machine. The results folder must be on a disk all nodes share."""
 
     def __init__(self, logs: Path, per_device: int = 1):
         self.ray = connect(logs=False)
-        resources = self.ray.cluster_resources()
-        gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 1)
-        share = {"num_gpus": 1 / per_device} if gpus else {"num_cpus": max(1, cpus // per_device)}
-        self.width = round(gpus * per_device) or per_device
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        gpus = sum(node.get("GPU", 0) for node in nodes)
+        cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1] or [1]
+        part = max(1, min(cpus) // per_device)  # a task must fit on one machine
+        share = {"num_gpus": 1 / per_device} if gpus else {"num_cpus": part}
+        self.width = round(gpus * per_device) or sum(count // part for count in cpus)
         self.task = self.ray.remote(max_retries=0, **share)(run_job)
         self.running: dict = {}
 

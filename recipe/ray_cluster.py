@@ -13,6 +13,7 @@ from urllib.request import urlopen
 from recipe.errors import UserError
 
 CONNECT_SECONDS = 5.0
+HTTP2_SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # an empty frame of type 4
 
 
 def require_ray():
@@ -43,7 +44,10 @@ def connect(logs: bool = True):
 
 
 def require_answer(address: str) -> None:
-    """Raises UserError within seconds unless a dashboard answers at http(s)://host:port, or anything at host:port."""
+    """Raises UserError within seconds unless a server of Ray's kind answers: http(s)://host:port, or gRPC at host:port.
+
+    ray.init itself waits for minutes where something takes the connection and says nothing.
+    """
     try:
         parts = urlsplit(address if "://" in address else f"//{address}")
         well_formed = parts.scheme in ("", "http", "https") and parts.hostname and parts.port
@@ -58,7 +62,7 @@ def require_answer(address: str) -> None:
         if parts.scheme:
             urlopen(f"{address.rstrip('/')}/api/version", timeout=CONNECT_SECONDS).close()
         else:
-            socket.create_connection((parts.hostname, parts.port), timeout=CONNECT_SECONDS).close()
+            greet((parts.hostname, parts.port))
     except HTTPError:
         pass  # it wants the token first
     except (OSError, HTTPException) as error:
@@ -66,3 +70,12 @@ def require_answer(address: str) -> None:
         raise UserError(
             f"no Ray answers at RAY_ADDRESS={address} ({said}): is the cluster up, its port open?"
         ) from error
+
+
+def greet(place: tuple[str, int]) -> None:
+    """Exchanges the first frames of HTTP/2, which gRPC speaks. Raises OSError where that isn't answered in kind."""
+    with socket.create_connection(place, timeout=CONNECT_SECONDS) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HTTP2_SETTINGS)  # RFC 9113, section 3.4
+        answer = connection.recv(9)
+    if answer[3:4] != HTTP2_SETTINGS[3:4] and os.environ.get("RAY_USE_TLS") != "1":
+        raise OSError("something else than Ray listens there")

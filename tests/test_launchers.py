@@ -5,6 +5,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,13 @@ def test_a_ray_that_does_not_answer_is_found_in_time(monkeypatch):
     for address in (f"127.0.0.1:{port}", f"http://127.0.0.1:{port}"):
         with pytest.raises(UserError, match="Connection refused"):
             ray_cluster.require_answer(address)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # a server of another kind
+        port = server.getsockname()[1]
+        threading.Thread(
+            target=lambda: server.accept()[0].sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n"), daemon=True
+        ).start()
+        with pytest.raises(UserError, match="something else than Ray listens"):
+            ray_cluster.require_answer(f"127.0.0.1:{port}")
     for address in ("ray://127.0.0.1:1", "head", "http://head", "127.0.0.1:port"):
         with pytest.raises(UserError, match="expected http://HOST:8265"):
             ray_cluster.require_answer(address)

@@ -20,7 +20,7 @@ from toy import REPOSITORY, config_settings
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1500),
     pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed: pip install 'ray[train,default]'"),
 ]
 SETTINGS = {
@@ -104,7 +104,7 @@ def answers(port: int) -> bool:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
-def until(happens, seconds=150):
+def until(happens, seconds=400):
     deadline = time.monotonic() + seconds
     while not happens():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -141,7 +141,7 @@ def test_a_submitted_run_whose_worker_is_killed_ends_with_the_same_bits(cluster,
     ranks = [child for worker in workers for child in worker.children(recursive=True)]
     assert len(workers) == 2 and len(ranks) >= 4  # each a launcher and its rank
     workers[0].send_signal(signal.SIGKILL)
-    said, _ = job.communicate(timeout=400)
+    said, _ = job.communicate(timeout=900)
     assert job.returncode == 0, said[-5000:]
     starts = {line for line in said.splitlines() if "steps      300" in line}  # two nodes on one disk: lines come twice
     assert len(starts) == 2, starts  # each with the number of its process
@@ -183,16 +183,14 @@ def what_travelled(cluster) -> None:
         assert not [path for path in copy.rglob("*") if path.is_file() and path.read_bytes() == b"stays at home"]
 
 
-def test_an_address_where_something_else_listens_is_refused_in_ten_seconds(cluster):
+def test_an_address_where_no_ray_answers_is_refused(cluster):
     with socket.create_server(("127.0.0.1", 0)) as server:  # it takes connections and says nothing
         address = f"127.0.0.1:{server.getsockname()[1]}"
         for exports in ({"RAY_ADDRESS": address}, {"RAY_ADDRESS": f"http://{address}"}, {"RAY_ADDRESS": "127.0.0.1:1"}):
             program = [sys.executable, "-m", "recipe.ray_train", "pretrain.sh"]
             environment = cluster.environment | exports | {"OUTPUT_DIR": "/mnt/run"}
-            began = time.monotonic()
-            done = subprocess.run(program, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=100)
-            print(exports, time.monotonic() - began, done.stderr)
-            assert done.returncode == 2 and "RAY_ADDRESS" in done.stderr and "Traceback" not in done.stderr
+            done = subprocess.run(program, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 2 and done.stderr.startswith("error: no Ray answers at RAY_ADDRESS="), done.stderr
 
 
 def test_exit_codes_come_back(cluster, toys, tmp_path):
@@ -207,7 +205,7 @@ def test_the_sweep_uses_the_same_cluster(cluster, tmp_path):
     exports = {"RUN": str(run), "GLUE_DATA": str(write_glue(tmp_path / "glue")), "TASKS": "cola rte", "SEEDS": "1"}
     flags = ("--max_steps", "4", "--max_seq_length", "32")
     job = cluster.launch("finetune_glue.sh", *flags, **exports, REPORT_TO="none")
-    said, _ = job.communicate(timeout=300)
+    said, _ = job.communicate(timeout=600)
     assert job.returncode == 0, said[-4000:]
     results = run / "glue" / "jobs"
     assert len(list(results.rglob("*-seed?.json"))) == 4 and not list(results.rglob("*.error.txt"))
