@@ -14,7 +14,8 @@ cd "$(dirname "$0")"
 export MODEL=${MODEL:-configs/roberta_tiny.json} # a config of configs/ (from scratch), or a checkpoint to continue from
 [[ $MODEL == *.json ]] && own=train || own=$MODEL
 export TOKENIZER=${TOKENIZER:-$own}              # a hub id, a folder, or train: one of VOCAB_SIZE tokens on the corpus
-export DATASET=${DATASET:-docstrings}            # a file, folder, glob, .tar.gz, s3://... or hub id; docstrings: text on every machine
+export DATASET=${DATASET:-docstrings}            # a file, folder, glob, .tar.gz, s3://... or hub id; docstrings: text anywhere
+export PREPARED_DIR=${PREPARED_DIR:-data}        # where its tokens are kept, or lie ready
 export RECIPE=${RECIPE:-$([[ $DATASET == docstrings ]] && echo demo || echo roberta)}
 
 case $RECIPE in
@@ -69,7 +70,7 @@ args=(
     "${model[@]}"
     --tokenizer_name "$TOKENIZER" --vocab_size "$VOCAB_SIZE"
     --dataset_name "$DATASET" ${DATASET_CONFIG:+--dataset_config_name "$DATASET_CONFIG"}
-    --output_dir "$OUTPUT_DIR" --do_train --do_eval
+    --prepared_dir "$PREPARED_DIR" --output_dir "$OUTPUT_DIR" --do_train --do_eval
 
     --max_seq_length "$SEQ_LENGTH" --seed "$SEED"
     --global_batch_size "$GLOBAL_BATCH_SIZE" # means the same on any number of devices: accumulation is derived

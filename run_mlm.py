@@ -58,11 +58,13 @@ from recipe.trackers import continue_wandb_run, guard_trackers, settle_trackers
 from recipe.trainer import CHECKPOINT_BYTES_A_PARAMETER, NonFiniteError, PretrainTrainer
 from recipe.unigram import UnigramBaseline
 from recipe.words import word_boundaries
+from recipe.xla import join_xla_ranks
 
 EVAL_MASK_SEED = 1 << 32  # beyond any training seed: one set of eval masks for all runs
 
 
 def main() -> int:
+    join_xla_ranks()
     model_args, data, objective, args = parse(
         (ModelArguments, DataArguments, ObjectiveArguments, PretrainArguments), description=__doc__
     )
@@ -130,7 +132,7 @@ def main() -> int:
         )
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(PlainConsole if args.disable_tqdm else Console)
+        trainer.add_callback(Console if sys.stderr.isatty() and not args.disable_tqdm else PlainConsole)
         guard_trackers(trainer)
         if args.do_train:
             try:

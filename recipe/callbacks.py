@@ -129,7 +129,7 @@ class Console(ProgressCallback):
 
 
 class PlainConsole(TrainerCallback):
-    """The same lines without a bar, for --disable_tqdm."""
+    """The same lines without a bar, for --disable_tqdm and for log files."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and (line := _line(state, logs or {})):

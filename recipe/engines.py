@@ -1,8 +1,6 @@
 """What runs the jobs of a sweep: worker processes of this machine, or Ray tasks. Both promise the same three things:
 room, submit and wait."""
 
-import importlib
-import importlib.util
 import multiprocessing
 import os
 import signal
@@ -12,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from recipe.errors import UserError
 from recipe.jobs import Job, Outcome, begin_worker, fail, run_job
+from recipe.ray_cluster import connect
 
 
 class Processes:
@@ -75,16 +73,17 @@ class Processes:
 
 
 class RayTasks:
-    """The same jobs as Ray tasks: Ray decides where and when. One GPU a job (its share, with `per_device`), or the
-    whole CPU allotment of a job where the cluster has none. The results folder must be on a disk all nodes share."""
+    """The same jobs as Ray tasks: Ray decides where and when. One GPU a job (its share, with `per_device`), or where
+    the cluster has none the CPUs of its smallest machine. The results folder must be on a disk all nodes share."""
 
     def __init__(self, logs: Path, per_device: int = 1):
-        self.ray = require_ray()
-        self.ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, ignore_reinit_error=True)
-        resources = self.ray.cluster_resources()
-        gpus, cpus = resources.get("GPU", 0), resources.get("CPU", 1)
-        share = {"num_gpus": 1 / per_device} if gpus else {"num_cpus": max(1, cpus // per_device)}
-        self.width = round(gpus * per_device) or per_device
+        self.ray = connect(logs=False)
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        gpus = sum(node.get("GPU", 0) for node in nodes)
+        cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1] or [1]
+        part = max(1, min(cpus) // per_device)  # a task must fit on one machine
+        share = {"num_gpus": 1 / per_device} if gpus else {"num_cpus": part}
+        self.width = round(gpus * per_device) or sum(count // part for count in cpus)
         self.task = self.ray.remote(max_retries=0, **share)(run_job)
         self.running: dict = {}
 
@@ -117,13 +116,6 @@ class RayTasks:
 
 
 ENGINES = {"processes": Processes, "ray": RayTasks}
-
-
-def require_ray():
-    """The ray package. Raises UserError with the command that installs it."""
-    if importlib.util.find_spec("ray") is None:
-        raise UserError("ENGINE=ray, but ray is not installed: pip install 'ray[default]', or leave ENGINE out")
-    return importlib.import_module("ray")
 
 
 def _cores() -> int:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from recipe.processes import end_with_parent
+
 USER_ERROR_EXIT_CODE = 2
 NONFINITE_EXIT_CODE = 3
 INTERRUPTED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
@@ -24,8 +26,10 @@ class SourceBroken(UserError):
 def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Runs `main` as a program: exits with what it returns (None is 0), or with 2 and one line for a `UserError`.
 
-    Under a launcher every rank finds the same mistake; only the first of a node says it.
+    Under a launcher every rank finds the same mistake; only the first of a node says it. A rank ends with its launcher.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent()
     try:
         code = main() or 0
     except UserError as error:

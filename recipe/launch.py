@@ -4,6 +4,7 @@ short, and the exit code is that of the rank that ended badly first.
     python -m recipe.launch --standalone --nproc_per_node 8 run_mlm.py ...      torchrun's own flags
 """
 
+import os
 import signal
 import sys
 
@@ -19,8 +20,10 @@ SAID_BY_THE_RANK = (USER_ERROR_EXIT_CODE, NONFINITE_EXIT_CODE, INTERRUPTED_EXIT_
 def main() -> int:
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _pass_on)
-    # torchrun itself would answer SIGTERM by killing the ranks after 30 s, and SIGUSR1 by leaving them alone.
-    args = parse_args(["--signals_to_handle", "SIGQUIT", *sys.argv[1:]])
+    # torchrun itself would answer SIGTERM by killing the ranks after 30 s, and SIGUSR1 by leaving them alone. Its flag
+    # is given through the environment, where torch 2.9 passes over it instead of refusing to start.
+    os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGQUIT"
+    args = parse_args(sys.argv[1:])
     try:
         run(args)
     except ChildFailedError as error:

@@ -8,13 +8,14 @@ from pathlib import Path
 from recipe.arguments import Parser, option, parse
 from recipe.checkpoints import checkpoints, step_of
 from recipe.classifier import config_of, damage_of, origin_of, tokenizer_of
-from recipe.engines import ENGINES, require_ray
+from recipe.engines import ENGINES
 from recipe.errors import UserError
 from recipe.finetune import SETTINGS, rows_of
 from recipe.glue import FROM_MNLI, TASKS, TRAINABLE, task_called
 from recipe.glue_arguments import RANDOM, FineTuneArguments, GlueArguments
 from recipe.hub import is_local
 from recipe.jobs import Job
+from recipe.ray_cluster import require_ray
 from recipe.results import RESULTS
 
 DESCRIPTION = (

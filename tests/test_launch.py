@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 from toy import REPOSITORY
 
@@ -19,6 +20,10 @@ def stop(number, frame):
     sys.exit(75)
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGUSR1, stop)
+if sys.argv[2] == "script":
+    from recipe.errors import run_script
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    run_script(lambda: ((folder / f"{os.getpid()}-ready").touch(), time.sleep(60)))
 if sys.argv[2] != "wait":
     sys.exit(int(sys.argv[2]))
 (folder / f"{os.environ['RANK']}-ready").touch()
@@ -52,3 +57,14 @@ def test_signals_reach_every_rank_and_75_comes_back(tmp_path, name):
     process.communicate(timeout=60)
     assert process.returncode == 75
     assert {f"{rank}-{name}" for rank in (0, 1)} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_ranks_end_with_a_launcher_that_is_killed(tmp_path):
+    process = launch(tmp_path, "script")
+    while len(ready := list(tmp_path.glob("*-ready"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    ranks = [psutil.Process(int(path.name.split("-")[0])) for path in ready]
+    process.kill()
+    process.communicate(timeout=60)
+    assert not psutil.wait_procs(ranks, timeout=10)[1]

@@ -274,7 +274,7 @@ def test_a_bad_line_is_found_before_any_job(do, flags, run, glue, tmp_path):
 
 @pytest.mark.skipif(__import__("importlib.util").util.find_spec("ray") is not None, reason="ray is installed")
 def test_ray_that_is_not_installed(do, flags):
-    with pytest.raises(UserError, match=r"ray is not installed: pip install 'ray\[default\]'"):
+    with pytest.raises(UserError, match=r"ray is not installed: pip install 'ray\[train,default\]"):
         do(flags("--engine", "ray"))
 
 

@@ -1,0 +1,87 @@
+"""What tests/xla/run.sh runs: run_mlm.py on torch_xla's CPU device, its compilations counted, its resume compared."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from toy import REPOSITORY, config_settings, toy_documents
+
+STEPS = 16
+PROGRAM = """
+import json, sys
+import torch_xla.debug.metrics as metrics
+import run_mlm
+from recipe.errors import run_script
+
+class Counts(run_mlm.JsonLog):  # graphs compiled so far, at the end of each step
+    def on_step_end(self, args, state, control, **kwargs):
+        data = metrics.metric_data("UncachedCompile") or metrics.metric_data("CompileTime")
+        with open(args.output_dir + "/compiled.jsonl", "a") as stream:
+            stream.write(json.dumps([state.global_step, data[0] if data else 0]) + "\\n")
+
+run_mlm.JsonLog = Counts
+run_script(run_mlm.main)
+"""
+
+
+def run(folder: Path, name: str, *more: str) -> tuple[list[float], float]:
+    """Runs run_mlm.py into folder/name; returns the losses of its steps and the seconds it took."""
+    flags = {
+        "--config_name": folder / "roberta.json", "--tokenizer_name": "train", "--vocab_size": 300,
+        "--train_file": folder / "corpus.txt", "--prepared_dir": folder / "data", "--output_dir": folder / name,
+        "--max_seq_length": 64, "--global_batch_size": 16, "--per_device_train_batch_size": 8, "--max_steps": STEPS,
+        "--warmup_steps": 4, "--learning_rate": "3e-3", "--save_steps": STEPS // 2, "--logging_steps": 1,
+        "--optim": "adamw_torch", "--max_eval_samples": 8,
+    }  # fmt: skip
+    words = [str(part) for pair in flags.items() for part in pair]
+    began = time.monotonic()
+    program = ["run_mlm.py"] if "--use_cpu" in more else ["-c", PROGRAM]
+    subprocess.run(
+        [sys.executable, *program, *words, "--do_train", "--do_eval", *more],
+        cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (folder / name / "log.jsonl").open()]
+    return [line["loss"] for line in lines if "loss" in line], time.monotonic() - began
+
+
+def main() -> None:
+    folder = Path(tempfile.mkdtemp())
+    (folder / "corpus.txt").write_text("\n\n".join(toy_documents()) + "\n")
+    (folder / "roberta.json").write_text(json.dumps(config_settings("roberta")))
+    plain, _ = run(folder, "plain", "--use_cpu", "true")
+    losses, seconds = run(folder, "xla")
+    compiled = [json.loads(line) for line in (folder / "xla" / "compiled.jsonl").open()]
+    new = [step for (step, count), (_, before) in zip(compiled, [(0, 0), *compiled], strict=False) if count > before]
+    weights = (folder / "xla" / "model.safetensors").read_bytes()
+
+    shutil.copytree(folder / "xla", folder / "resumed")
+    shutil.rmtree(folder / "resumed" / f"checkpoint-{STEPS}")
+    for name in ("model.safetensors", "train_results.json", "eval_results.json"):
+        (folder / "resumed" / name).unlink()
+    again, _ = run(folder, "resumed")
+    bf16, _ = run(folder, "bf16", "--bf16", "true")
+    apart = max(abs(a - b) for a, b in zip(plain, losses, strict=True))
+
+    rows = (
+        (f"{STEPS} steps on the XLA device", f"{seconds:.0f} s, loss {losses[0]:.4f} to {losses[-1]:.4f}"),
+        ("against the same run without XLA", f"losses at most {apart:.1e} apart"),
+        ("steps that compiled a graph", ", ".join(map(str, new))),
+        ("graphs compiled in all", str(compiled[-1][1])),
+        (f"resumed from step {STEPS // 2}: losses", "equal" if again == losses else f"differ: {again}"),
+        ("and weights", "same bits" if (folder / "resumed/model.safetensors").read_bytes() == weights else "differ"),
+        ("bf16 autocast", f"loss {bf16[0]:.4f} to {bf16[-1]:.4f}"),
+    )
+    print("| what | figure |\n|---|---|")
+    for row in rows:
+        print("| {} | {} |".format(*row))
+    shutil.rmtree(folder)
+    assert apart < 1e-4 and again == losses and max(new) <= STEPS // 2 + 3, "a promise is broken: see the table"
+
+
+if __name__ == "__main__":
+    main()

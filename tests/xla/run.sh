@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# The XLA path on torch_xla's CPU device: the programs as they are, static shapes, exact resume. Prints a table.
+#
+#   bash tests/xla/run.sh                                   makes .venv-xla first: 6.5 GB of wheels
+#   XLA_PYTHON=/some/python bash tests/xla/run.sh           one that has torch_xla and the packages already
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+python=${XLA_PYTHON:-.venv-xla/bin/python}
+if [[ -z ${XLA_PYTHON:-} ]] && ! "$python" -c 'import torch_xla, transformers' 2>/dev/null; then
+    python3 -m venv .venv-xla
+    "$python" -m pip install --quiet torch==2.9.0 torch_xla==2.9.0
+    "$python" -m pip install --quiet -r <(grep -vE '^(torch|deepspeed)==' requirements.txt)
+fi
+export PJRT_DEVICE=CPU PYTHONPATH=$PWD:$PWD/tests HF_HUB_OFFLINE=1
+exec "$python" tests/xla/check.py
