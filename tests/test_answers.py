@@ -96,8 +96,8 @@ def test_a_perfect_file_scores_100_and_an_empty_one_0(where, tmp_path, monkeypat
         pytest.skip(f"{DEV} is not on this machine")
     dev = DEV if where == "squad" else write_squad(tmp_path) / "dev-v1.1.json"
     golds, file = golds_in(dev), tmp_path / "predictions.json"
-    for number in (0, 1) if where == "squad" else (0, -1):  # any of the answers will do
-        file.write_text(json.dumps({name: texts[number % len(texts)] for name, texts in golds.items()}))
+    for number in (0,) if where == "squad" else (0, -1):  # any of the answers will do
+        file.write_text(json.dumps({name: texts[number] for name, texts in golds.items()}))
         assert scored(monkeypatch, capsys, dev, file) == {"exact_match": 100.0, "f1": 100.0}
     file.write_text("{}")
     assert scored(monkeypatch, capsys, dev, file) == {"exact_match": 0.0, "f1": 0.0}
