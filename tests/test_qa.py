@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -19,13 +21,14 @@ from transformers import BertConfig, BertForMaskedLM, TrainerCallback
 import run_qa
 from recipe import jobs, sweep
 from recipe.arguments import parse
-from recipe.checkpoints import newest_whole
-from recipe.errors import UserError
+from recipe.checkpoints import checkpoints, newest_whole, step_of
+from recipe.errors import INTERRUPTED_EXIT_CODE, UserError
 from recipe.jobs import run_job
 from recipe.plan import Planner, candidates, parse_sweep
 from recipe.qa import prepare
 from recipe.qa_arguments import QaArguments, QaTrainingArguments
-from recipe.results import read_results
+from recipe.results import read_results, result_file, write_json
+from recipe.scores import rebuild
 
 
 @pytest.fixture(scope="module")
@@ -401,21 +404,31 @@ def test_three_starting_points_in_one_table(do, swept, run, capsys):
     )
 
 
-def test_a_card_and_a_table_with_both(run, monkeypatch, capsys):
-    from test_scores import every_task, record
+def squad_record(run):
+    """A job's JSON as recipe.qa writes it."""
+    from test_scores import record
 
-    from recipe import scores
-    from recipe.results import result_file, write_json
-
-    shutil.rmtree(run / "qa", ignore_errors=True)
-    monkeypatch.setattr("recipe.scores.draw", lambda frame, cells, file: None)
-    sizes = {"used": 8_198, "official": 87_599, "subset": True}
-    asked = record("rte", step=20) | {
+    made = record("rte", step=20) | {
         "task": "squad",
         "headline": {"metric": "f1", "split": "validation", "value": 61.5},
         "metrics": {"validation": {"exact_match": 48.5, "f1": 61.5, "loss": 2.0}},
-        "examples": {"train": sizes, "validation": {"used": 10_570, "official": 10_570, "subset": False}},
+        "examples": {
+            "train": {"used": 8_198, "official": 87_599, "subset": True},
+            "validation": {"used": 10_570, "official": 10_570, "subset": False},
+        },
     }
+    made["checkpoint"]["path"] = str(run / "checkpoint-20")
+    return made
+
+
+def test_a_card_and_a_table_with_both(run, monkeypatch, capsys):
+    from test_scores import every_task
+
+    from recipe import scores
+
+    shutil.rmtree(run / "qa", ignore_errors=True)
+    monkeypatch.setattr("recipe.scores.draw", lambda frame, cells, file: None)
+    asked = squad_record(run)
     for suite, results in (("glue", every_task(step=20)), ("qa", [asked])):
         for made in results:
             made["checkpoint"]["path"] = str(run / "checkpoint-20")
@@ -431,6 +444,27 @@ def test_a_card_and_a_table_with_both(run, monkeypatch, capsys):
     assert (run / "scores.md").exists() and "SQuAD" not in (run / "glue" / "glue.md").read_text()
     assert pytest.approx(0.615) == pd.read_csv(run / "qa" / "qa.csv")["score"][0]
     shutil.rmtree(run / "glue")
+
+
+def test_the_job_and_the_score_in_wandb(run, tmp_path, monkeypatch):
+    from test_scores import history_of, read_wandb
+
+    from recipe.glue_tracker import log_job
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+    monkeypatch.setattr("recipe.scores.draw", lambda frame, cells, file: None)
+    made = squad_record(run)
+    write_json(result_file(tmp_path / "qa" / "jobs" / "toy-checkpoint-20", "squad", 1), made)
+    rebuild(tmp_path / "qa", tracker=True)
+    (file,) = tmp_path.glob("qa/wandb/offline-run-*/*.wandb")
+    (row,) = [row for row in history_of(read_wandb(file)) if "qa/squad_f1" in row]
+    assert (row["train/global_step"], row["qa/squad_em"], row["qa/squad_f1"]) == (20, 48.5, 61.5)
+    assert not any(name.startswith("glue/") for name in row)
+    log_job({"group": "toy", "folder": str(tmp_path / "job")}, made, [{"step": 1, "loss": 3.0}])
+    (file,) = tmp_path.glob("job/wandb/offline-run-*/*.wandb")
+    described = next(r.run for r in read_wandb(file) if r.HasField("run"))
+    assert (described.job_type, described.display_name) == ("qa", "toy/checkpoint-20/squad/1")
 
 
 def test_a_job_that_was_killed_continues(swept, run, monkeypatch, tmp_path):
@@ -506,3 +540,40 @@ def test_the_door_prints_what_it_would_run(run, squad):
     del environment["RUN"]
     done = subprocess.run(door, env=environment, capture_output=True, text=True)
     assert done.returncode != 0 and "name what to evaluate" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_process_that_is_stopped_then_killed_ends_with_the_same_bits(flags, tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 5, "max_steps": 150}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+    def begin(**more):
+        command = [sys.executable, "run_qa.py", *flags(**settings, **more)]
+        return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True)
+
+    def after_a_checkpoint(process, beyond):
+        end = time.monotonic() + 200
+        while not (steps := [step_of(f) for f in checkpoints(tmp_path / "out") if step_of(f) > beyond]):
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.02)
+        return max(steps)
+
+    process = begin()
+    seen = after_a_checkpoint(process, 0)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == INTERRUPTED_EXIT_CODE and "run the same command again" in said
+    process = begin()
+    after_a_checkpoint(process, seen + 20)
+    process.kill()
+    process.communicate()
+    for more in ({}, {"output_dir": tmp_path / "whole"}):
+        process = begin(**more)
+        process.communicate(timeout=250)
+        assert process.returncode == 0
+    first, second = (load_file(tmp_path / name / "checkpoint-150" / "model.safetensors") for name in ("out", "whole"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (tmp_path / "out/eval_predictions.json").read_bytes() == (
+        tmp_path / "whole/eval_predictions.json"
+    ).read_bytes()

@@ -74,8 +74,8 @@ def test_questions_do_not_mix():
 def test_no_answer_is_the_least_of_the_windows():
     """One window is sure that it holds nothing, the other that it does: the question has an answer."""
     windows = windows_of([0, 1], [2, 3])
-    for null, odds, answer in ((-1, -2 - 4, "dog"), (3, 6 - 4, "")):
-        logits = {0: 9, 7: null, 12: 2}
+    for first, second, odds, answer in ((9, -1, -2 - 4, "dog"), (-1, 9, -2 - 4, "dog"), (9, 3, 6 - 4, "")):
+        logits = {0: first, 7: second, 12: 2}
         made = decode(scores(windows, logits, logits), windows, asked(), with_negative=True)
         assert made.null_odds["q0"] == pytest.approx(odds) and made.answers["q0"] == answer
         assert made.texts["q0"] == "dog"
