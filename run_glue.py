@@ -13,7 +13,7 @@ from pathlib import Path
 
 from recipe.arguments import parse
 from recipe.errors import NONFINITE_EXIT_CODE, UserError, run_script
-from recipe.finetune import FineTuning, prepare
+from recipe.finetune import GlueTuning, prepare
 from recipe.glue import METRIC_NAMES
 from recipe.glue_arguments import FineTuneArguments, GlueArguments
 from recipe.quiet import quiet_libraries
@@ -60,7 +60,7 @@ def check(data: GlueArguments, args: FineTuneArguments) -> None:
         raise UserError("found --train_file and --do_eval but no --validation_file: pass one")
 
 
-def describe(work: FineTuning, say) -> None:
+def describe(work: GlueTuning, say) -> None:
     """Says what is about to be computed, and shows one example so that a wrong tokenizer is seen at once."""
     data, args, origin = work.data, work.args, work.origin
     sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in work.rows.splits.items())
@@ -77,7 +77,7 @@ def describe(work: FineTuning, say) -> None:
         say(f"sample     {' '.join(sample.split())}")
 
 
-def predict(work: FineTuning) -> list[Path]:
+def predict(work: GlueTuning) -> list[Path]:
     """Predicts every test split into a file of GLUE's submission format (index and prediction for other data)."""
     files = []
     for split in (split for split in work.rows.splits if split.startswith("test")):
@@ -88,7 +88,7 @@ def predict(work: FineTuning) -> list[Path]:
     return files
 
 
-def save(work: FineTuning, scores: dict, submissions: list[Path]) -> None:
+def save(work: GlueTuning, scores: dict, submissions: list[Path]) -> None:
     """Writes the record and says its numbers."""
     folder = Path(work.args.output_dir)
     for split, metrics in scores.items():

@@ -52,10 +52,11 @@ from recipe.model import (
 from recipe.prepare import corpus_of, prepared_dir, tokenizer_of, tokens_of
 from recipe.quiet import quiet_libraries
 from recipe.run import record_run, require_agreement
+from recipe.saving import CHECKPOINT_BYTES_A_PARAMETER
 from recipe.summary import describe, report
 from recipe.tokenizer import block_ends, fingerprint
 from recipe.trackers import continue_wandb_run, guard_trackers, settle_trackers
-from recipe.trainer import CHECKPOINT_BYTES_A_PARAMETER, NonFiniteError, PretrainTrainer
+from recipe.trainer import NonFiniteError, PretrainTrainer
 from recipe.unigram import UnigramBaseline
 from recipe.words import word_boundaries
 from recipe.xla import join_xla_ranks

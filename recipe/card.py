@@ -1,4 +1,4 @@
-"""The model card of a checkpoint: README.md with GLUE scores as the hub reads them, and what the pre-training was."""
+"""The model card of a checkpoint: README.md with its scores as the hub reads them, and what the pre-training was."""
 
 import json
 import os
@@ -9,12 +9,14 @@ from huggingface_hub import EvalResult, HfApi, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError
 
 from recipe.checkpoints import step_of
+from recipe.columns import COLUMNS, GLUE, METRIC_NAMES, QA, TITLES, columns_of, suite_of
 from recipe.errors import UserError
-from recipe.glue import COLUMNS, METRIC_NAMES
 from recipe.glue_rows import GLUE_HUB_ID
 from recipe.hub import require_hub
+from recipe.squad import TASKS as SQUADS
 
 CARD = "README.md"
+TAGS = {GLUE: "glue", QA: "squad"}
 MARK = "<!-- written by python -m recipe.scores: it will be overwritten -->"
 NOT_FOR_INFERENCE = ["optimizer*", "scheduler*", "rng_state*", "manifest.json", "training_args.bin"]
 # The settings of run.json that say what a pre-training was, in words.
@@ -35,11 +37,15 @@ SETTINGS = {
 _DATA_FLAGS = ("--dataset_name", "--dataset_config_name", "--train_file")
 
 
-def write_cards(frame: pd.DataFrame, cells: pd.DataFrame, table: str) -> list[Path]:
+def write_cards(frame: pd.DataFrame, cells: pd.DataFrame, tables: dict[str, str]) -> list[Path]:
     """Writes the card of each local checkpoint in `frame` (one row a job, `cells` its means, as in recipe.scores), and
-    returns the files. A README.md that this room didn't write is left alone."""
+    returns the files. `tables` has each suite's own table, whose notes say what its numbers are. A README.md that this
+    room didn't write is left alone."""
     written = []
-    notes = "\n".join(line for line in table.splitlines() if line.startswith("- "))
+    notes = {
+        suite: "\n".join(line for line in table.splitlines() if line.startswith("- "))
+        for suite, table in tables.items()
+    }
     for name, rows in frame.groupby("checkpoint", sort=False):
         folder = Path(rows["path"].iloc[0])
         file = folder / CARD
@@ -55,42 +61,52 @@ def write_cards(frame: pd.DataFrame, cells: pd.DataFrame, table: str) -> list[Pa
     return written
 
 
-def card_of(name: str, rows: pd.DataFrame, cells: pd.Series, notes: str) -> str:
+def card_of(name: str, rows: pd.DataFrame, cells: pd.Series, notes: dict[str, str]) -> str:
     """The text of a card: metadata with a model-index, then scores, then pre-training."""
     folder = Path(rows["path"].iloc[0])
     present = [column for column in COLUMNS if cells[column, "seeds"]]
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="fill-mask",
-        tags=["glue"],
+        tags=[tag for suite, tag in TAGS.items() if any(column in present for column in columns_of(suite))],
         model_name=name.replace("/", "-"),
         eval_results=[_result(column, cells[column], rows) for column in present],
     )
-    scores = [f"| {column} | {METRIC_NAMES[COLUMNS[column][2]]} | {_value(cells[column])} |" for column in present]
     step, tokens = rows["step"].iloc[0], rows["tokens_seen"].iloc[0]
     seen = "" if pd.isna(tokens) else f" and {int(tokens):,} tokens"
     parts = [
         f"---\n{metadata.to_yaml()}\n---\n{MARK}",
         f"# {name}",
         "" if pd.isna(step) else f"A checkpoint of a pre-training run, after {int(step):,} steps{seen}.",
-        "## GLUE",
-        "\n".join(["| task | metric | score |", "| --- | --- | --- |", *scores]),
-        notes,
+        *(_section(suite, cells, notes[suite]) for suite in notes),
         _pretraining(folder),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _section(suite: str, cells: pd.Series, notes: str) -> str:
+    """A suite's part of a card, empty where the checkpoint has no score of it."""
+    present = [column for column in columns_of(suite) if cells[column, "seeds"]]
+    scores = [f"| {column} | {METRIC_NAMES[COLUMNS[column][2]]} | {_value(cells[column])} |" for column in present]
+    table = "\n".join(["| task | metric | score |", "| --- | --- | --- |", *scores])
+    return f"## {TITLES[suite]}\n\n{table}\n\n{notes}" if present else ""
 
 
 def _result(column: str, cell: pd.Series, rows: pd.DataFrame) -> EvalResult:
     task, split, metric = COLUMNS[column]
     of_task = rows[rows["task"] == task]
     subset = bool(of_task["train_is_subset"].any() or of_task["dev_is_subset"].any())
+    part = " (part of the examples)" if subset else ""
+    if suite_of(task) == QA:
+        about = {"task_type": "question-answering", "dataset_type": SQUADS[task].hub_id}
+        title = column.rsplit(" ", 1)[0]
+    else:
+        about = {"task_type": "text-classification", "dataset_type": GLUE_HUB_ID, "dataset_config": task}
+        title = f"GLUE {column}"
     return EvalResult(
-        task_type="text-classification",
-        task_name=f"GLUE {column}, after fine-tuning",
-        dataset_type=GLUE_HUB_ID,
-        dataset_name=f"GLUE {column}" + (" (part of the examples)" if subset else ""),
-        dataset_config=task,
+        **about,
+        task_name=f"{title}, after fine-tuning",
+        dataset_name=title + part,
         dataset_split=split,
         metric_type=metric,
         metric_name=METRIC_NAMES[metric],
@@ -104,11 +120,15 @@ def _value(cell: pd.Series) -> str:
     return f"{cell['mean']:.1f}{spread}"
 
 
+def run_folder(checkpoint: Path) -> Path:
+    """The folder of the run that a checkpoint belongs to; a model of another name is its own."""
+    return checkpoint.resolve().parent if step_of(checkpoint) >= 0 else checkpoint.resolve()
+
+
 def _pretraining(folder: Path) -> str:
     """What run.json and trainer_state.json know of the pre-training, empty where there are none."""
-    home = folder.resolve().parent if step_of(folder) >= 0 else folder
     try:
-        record = json.loads((home / "run.json").read_text())
+        record = json.loads((run_folder(folder) / "run.json").read_text())
     except (OSError, ValueError):
         return ""
     meaning = record.get("meaning", {})

@@ -1,4 +1,4 @@
-"""From a checkpoint to a classifier: which checkpoint it is, its tokenizer, and its encoder under a fresh head."""
+"""Where a fine-tuning starts: which checkpoint it is, its tokenizer, and its encoder under a fresh head."""
 
 import copy
 import json
@@ -7,21 +7,21 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from recipe.checkpoints import MANIFEST, damage, sha256_of, step_of
 from recipe.errors import UserError
-from recipe.glue_arguments import RANDOM, GlueArguments
 from recipe.hub import is_local, require_hub, require_local_path
 from recipe.model import EMBEDDING_MULTIPLE, check_length, fit_to_tokenizer, load_config
 from recipe.tokenizer import fingerprint, load_tokenizer
+from recipe.tuning_arguments import RANDOM, StartArguments
 
 WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a classifier's weights came from. `step` and `tokens_seen` are None where nobody wrote them down."""
+    """Where a model's weights came from. `step` and `tokens_seen` are None where nobody wrote them down."""
 
     name: str
     path: str
@@ -30,7 +30,7 @@ class Origin:
     sha256: str | None  # of the weights file, or the commit of a hub model
 
 
-def origin_of(data: GlueArguments) -> Origin:
+def origin_of(data: StartArguments) -> Origin:
     """Which checkpoint `data` names.
 
     Raises UserError for a checkpoint-N that isn't whole, or a folder without weights.
@@ -68,7 +68,7 @@ def progress_of(folder: Path) -> tuple[int | None, int | None]:
     return step, round(step * logged[-1]["tokens_seen"] / logged[-1]["step"])
 
 
-def tokenizer_of(data: GlueArguments):
+def tokenizer_of(data: StartArguments):
     """The tokenizer of a checkpoint. Raises UserError where --tokenizer_name is another than the checkpoint's own."""
     source, named = data.model_name_or_path, data.tokenizer_name
     if source.startswith(RANDOM):
@@ -90,8 +90,8 @@ def _tokenizer(name: str, **hub_options):
     return load_tokenizer(name, **hub_options)
 
 
-def config_of(data: GlueArguments, tokenizer, labels: tuple[str, ...]) -> PreTrainedConfig:
-    """The config of the classifier: the checkpoint's, with one output a label (one output for a regression).
+def config_of(data: StartArguments, tokenizer) -> PreTrainedConfig:
+    """The config of the checkpoint, checked against tokenizer and length.
 
     Raises UserError where the tokenizer or --max_seq_length doesn't fit it.
     """
@@ -109,6 +109,11 @@ def config_of(data: GlueArguments, tokenizer, labels: tuple[str, ...]) -> PreTra
                 "use the tokenizer it was trained with"
             )
     check_length(config, data.max_seq_length, name)
+    return config
+
+
+def with_labels(config: PreTrainedConfig, labels: tuple[str, ...]) -> PreTrainedConfig:
+    """`config` for a classifier: one output a label, one output for a regression (no labels)."""
     config.num_labels = len(labels) or 1
     if labels:
         config.id2label = dict(enumerate(labels))
@@ -128,20 +133,20 @@ def _config(name: str, **hub_options) -> PreTrainedConfig:
         raise UserError(f"cannot load the config of {name}: {reason}: pass a checkpoint's folder or hub id") from error
 
 
-def build_classifier(data: GlueArguments, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
-    """The encoder of the checkpoint (or of --mnli_model) under a head that `seed` draws, in fp32.
+def build_model(head, data: StartArguments, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """The encoder of the checkpoint under a head that `seed` draws, in fp32; `head` is an AutoModelFor... class.
 
     With the random: prefix `seed` draws every weight. Raises UserError where weights of the encoder are missing: they
     would be drawn at random in silence.
     """
     torch.manual_seed(seed)
     if data.model_name_or_path.startswith(RANDOM):
-        return AutoModelForSequenceClassification.from_config(config)
-    source = data.mnli_model or data.model_name_or_path
-    # The head of the MNLI model has three outputs; its output layer is drawn afresh for another task's.
-    mismatches = data.ignore_mismatched_sizes or data.mnli_model is not None
+        return head.from_config(config)
+    source = data.weights
+    # The head of an MNLI model has three outputs; its output layer is drawn afresh for another task's.
+    mismatches = data.ignore_mismatched_sizes or source != data.model_name_or_path
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = head.from_pretrained(
             source,
             config=config,
             dtype=torch.float32,

@@ -1,4 +1,4 @@
-"""The picture of GLUE against pre-training: the average and each task, by step and by tokens, seeds as a band."""
+"""The picture of scores against pre-training: the average and each task, by step and by tokens, seeds as a band."""
 
 from typing import BinaryIO
 
@@ -10,7 +10,8 @@ matplotlib.use("Agg")  # files only: no display is needed, none is opened
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from recipe.glue import AVERAGES, COLUMNS, METRIC_NAMES
+from recipe.columns import COLUMNS, METRIC_NAMES, TITLES, suite_of
+from recipe.glue import AVERAGES
 
 PANEL = (4.2, 3.0)  # inches
 COLUMNS_A_ROW = 3
@@ -44,7 +45,9 @@ def draw(frame: pd.DataFrame, cells: pd.DataFrame, file: BinaryIO) -> None:
     if labels:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
     part = "; part of the official examples" if (frame["train_is_subset"] | frame["dev_is_subset"]).any() else ""
-    figure.suptitle(f"GLUE dev scores in percent; band: range of the seeds{part}", fontsize=9, color="#555555")
+    suites = dict.fromkeys(TITLES[suite_of(COLUMNS[column][0])] for column in shown)
+    title = f"{' and '.join(suites)} dev scores in percent; band: range of the seeds{part}"
+    figure.suptitle(title, fontsize=9, color="#555555")
     figure.savefig(file, format="png", dpi=130)
     plt.close(figure)
 

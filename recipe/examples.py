@@ -30,13 +30,13 @@ class Examples(Dataset):
     """Examples of one split; indexed by lists of rows, each giving one batch padded to its longest example.
 
     A batch holds input_ids [batch, longest], attention_mask only if something is padded, token_type_ids if the model
-    has more than one type, and labels [batch] (int64 classes or float32 scores; IGNORED for the row -1).
+    has more than one type, and labels [batch] or [batch, n] (int64 classes or float32 scores; IGNORED for the row -1).
     """
 
     def __init__(
         self,
         arrays: dict[str, np.ndarray],
-        labels: list | None,
+        labels: list | np.ndarray | None,
         *,
         pad_id: int,
         regression: bool,
@@ -45,8 +45,9 @@ class Examples(Dataset):
     ):
         self.ids, self.types, self.ends = arrays["ids"], arrays["types"], arrays["ends"]
         self.lengths = np.diff(self.ends, prepend=0)
-        self.labels = labels
-        self.pad_id, self.regression, self.token_types, self.pad_to = pad_id, regression, token_types, pad_to
+        kind = np.float32 if regression else np.int64
+        self.labels = None if labels is None else np.asarray(labels, dtype=kind)
+        self.pad_id, self.token_types, self.pad_to = pad_id, token_types, pad_to
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -71,8 +72,8 @@ class Examples(Dataset):
         if self.token_types:
             batch["token_type_ids"] = types
         if self.labels is not None:
-            kind = np.float32 if self.regression else np.int64
-            batch["labels"] = np.array([IGNORED if row < 0 else self.labels[row] for row in rows], dtype=kind)
+            batch["labels"] = self.labels[rows]  # a copy
+            batch["labels"][np.array(rows) < 0] = IGNORED
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
     def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
@@ -85,16 +86,21 @@ def tokenise(
     """The arrays of `rows`: `ids` and `types` of all examples end to end, and `ends`, where each ends.
 
     Pairs are cut from their longer text until they fit `max_length` tokens. Kept under `cache` by what decides the
-    result, tokenizer, texts and length, so that all checkpoints of a tokenizer share it; written whole or not at all.
+    result, tokenizer, texts and length, so that all checkpoints of a tokenizer share it.
     """
     key = hashlib.sha256(f"{FORMAT} {fingerprint(tokenizer)} {rows.digest} {max_length}".encode()).hexdigest()[:32]
-    file = cache / f"{key}.safetensors"
+    return kept(cache / f"{key}.safetensors", lambda: _encode(rows, tokenizer, max_length), overwrite)
+
+
+def kept(file: Path, make: Callable[[], dict[str, np.ndarray]], overwrite: bool = False) -> dict[str, np.ndarray]:
+    """The arrays of `file`, which `make` gives where it isn't there, is damaged, or `overwrite` asks for it; of several
+    processes one makes it and the others wait. Written whole or not at all."""
     if not overwrite and (arrays := _stored(file)):
         return arrays
-    cache.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_suffix(".lock")):
         if overwrite or not (arrays := _stored(file)):
-            arrays = _encode(rows, tokenizer, max_length)
+            arrays = make()
             partial = file.with_suffix(".partial")
             save_file(arrays, partial)
             partial.replace(file)

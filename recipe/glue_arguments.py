@@ -2,18 +2,17 @@
 
 from dataclasses import dataclass
 
-from transformers import TrainingArguments
-
-from recipe.arguments import HubArguments, option
+from recipe.arguments import option
 from recipe.errors import UserError
-from recipe.glue import TASKS, Task, task_called
+from recipe.glue import TASKS, Recipe, Task, task_called
 from recipe.glue_rows import GLUE_HUB_ID
+from recipe.tuning_arguments import FineTuneArguments, StartArguments
 
-RANDOM = "random:"  # the prefix of a model that begins with fresh weights
+__all__ = ["FineTuneArguments", "GlueArguments"]
 
 
 @dataclass
-class GlueArguments(HubArguments):
+class GlueArguments(StartArguments):
     """Which task, data and model."""
 
     task_name: str | None = option(None, f"One of {', '.join(TASKS)}; or pass --train_file or --dataset_name.")
@@ -23,28 +22,10 @@ class GlueArguments(HubArguments):
     train_file: str | None = option(None, "csv, tsv or json of one's own with a column `label`, one or two texts.")
     validation_file: str | None = option(None, "The same for evaluation.")
     test_file: str | None = option(None, "The same for prediction; the label column may be missing.")
-    max_seq_length: int = option(128, "Tokens an example; longer ones are cut.")
-    pad_to_max_length: bool = option(False, "Pad to max_seq_length; off, to the longest example of a batch.")
-    overwrite_cache: bool = option(False, "Tokenise again.")
-    prepared_dir: str = option("data", "Where tokenised examples are kept.")
-    max_train_samples: int | None = option(None, "Use only the first so many training examples.")
-    max_eval_samples: int | None = option(None, "Use only the first so many dev examples.")
-    max_predict_samples: int | None = option(None, "Predict only the first so many test examples.")
-    model_name_or_path: str | None = option(
-        None, "Checkpoint folder or hub id; random:configs/x.json for fresh weights of that architecture."
-    )
-    config_name: str | None = option(None, "Config, if it isn't the model's.")
-    tokenizer_name: str | None = option(None, "Tokenizer, if it isn't the model's.")
-    use_fast_tokenizer: bool = option(True, "Only fast tokenizers are supported.")
-    ignore_mismatched_sizes: bool = option(False, "Draw weights afresh whose shapes don't fit.")
     mnli_model: str | None = option(None, "Folder of the MNLI model of this checkpoint and seed to start from.")
-    checkpoint_name: str | None = option(None, "The checkpoint's name in tables; by default its path's last part.")
 
     def __post_init__(self):
-        if not self.use_fast_tokenizer:
-            raise UserError("found --use_fast_tokenizer False: only fast tokenizers are supported; leave it out")
-        if not self.model_name_or_path:
-            raise UserError("found no --model_name_or_path: pass a checkpoint's folder, a hub id or random:CONFIG.json")
+        super().__post_init__()
         if not (self.task_name or self.train_file or self.dataset_name):
             raise UserError(f"found no task: pass --task_name ({', '.join(TASKS)}), --train_file or --dataset_name")
         if self.task_name and (self.train_file or self.dataset_name):
@@ -56,52 +37,15 @@ class GlueArguments(HubArguments):
         return task_called(self.task_name) if self.task_name else None
 
     @property
+    def recipe(self) -> Recipe:
+        """The settings that hold where none are passed: the task's; MRPC's, of a small set, for data of one's own."""
+        return (self.task or TASKS["mrpc"]).recipe
+
+    @property
     def title(self) -> str:
         """What tables call the data."""
         return self.task.name if self.task else (self.dataset_name or self.train_file or "").rsplit("/", 1)[-1]
 
-
-@dataclass
-class FineTuneArguments(TrainingArguments):
-    """All of transformers' TrainingArguments. Batch, learning rate and epochs default to the task's own settings."""
-
-    per_device_train_batch_size: int | None = option(None, "Micro-batch; by default the task's batch size.")
-    per_device_eval_batch_size: int = option(64, "Examples an evaluation batch.")
-    learning_rate: float | None = option(None, "Peak learning rate; by default the task's.")
-    num_train_epochs: float | None = option(None, "Passes over the training data; by default the task's.")
-    warmup_steps: float = option(0.06, "Steps of linear warm-up; below 1, their share of all (RoBERTa's 6 %).")
-    save_strategy: str = option("no", "Off: the score is what stays. --save_model keeps the fine-tuned model.")
-    logging_steps: float = option(50, "Steps between two logs of the loss.")
-    save_model: bool = option(False, "Keep the fine-tuned model in output_dir.")
-    ignore_data_skip: bool = option(True, "Always on here: the data seeks to the step that a run resumes at.")
-    logging_nan_inf_filter: bool = option(False, "Always off here: a loss that isn't finite must be seen.")
-
-    def __post_init__(self):
-        if self.output_dir is None:
-            raise UserError("found no --output_dir: name the folder of the result")
-        for name, value, expected in (
-            ("--load_best_model_at_end", self.load_best_model_at_end, False),
-            ("--ignore_data_skip", self.ignore_data_skip, True),
-            ("--logging_nan_inf_filter", self.logging_nan_inf_filter, False),
-            ("--auto_find_batch_size", self.auto_find_batch_size, False),
-        ):
-            if value != expected:
-                raise UserError(f"found {name} {value}: fine-tuning here works with {expected} alone; leave it out")
-        super().__post_init__()
-
-    def settle(self, task: Task | None) -> None:
-        """Fills in what wasn't given from the task's settings. The task's batch is the global one: it is reached by
-        whatever accumulation and devices there are."""
-        settings = task.recipe if task else TASKS["mrpc"].recipe
-        if self.per_device_train_batch_size is None:
-            devices = self.gradient_accumulation_steps * self.world_size
-            if settings.batch_size % devices:
-                raise UserError(
-                    f"a batch of {settings.batch_size} doesn't divide by {devices} accumulation steps x devices: "
-                    "pass --per_device_train_batch_size"
-                )
-            self.per_device_train_batch_size = settings.batch_size // devices
-        if self.learning_rate is None:
-            self.learning_rate = settings.learning_rate
-        if self.num_train_epochs is None:
-            self.num_train_epochs = settings.epochs
+    @property
+    def weights(self) -> str:
+        return self.mnli_model or self.model_name_or_path

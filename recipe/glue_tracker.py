@@ -1,4 +1,4 @@
-"""GLUE in W&B: a run a job, grouped under its pre-training, and the pre-training's own run continued with the curve.
+"""Scores in W&B: a run a job, grouped under its pre-training, and the pre-training's own run continued with the curve.
 
 A tracker that fails costs a line in the log and never a result.
 """
@@ -13,8 +13,9 @@ from pathlib import Path
 import pandas as pd
 import wandb
 
-from recipe.checkpoints import step_of
-from recipe.glue import AVERAGES, COLUMNS
+from recipe.card import run_folder
+from recipe.columns import COLUMNS, TITLES, suite_of
+from recipe.glue import AVERAGES
 from recipe.results import read_json, write_json
 
 STEP = "train/global_step"  # the axis on which transformers logs a pre-training
@@ -29,7 +30,7 @@ def log_job(tracker: dict, record: dict, history: list[dict]) -> None:
     name += f"/{record['variant']}" if record.get("variant") else ""
     config = {key: record[key] for key in ("task", "seed", "checkpoint", "settings", "examples", "started_from_mnli")}
     identity = _identity(tracker["folder"], name)
-    about = {"group": tracker["group"], "job_type": "glue", "name": name, "config": config}
+    about = {"group": tracker["group"], "job_type": suite_of(record["task"]), "name": name, "config": config}
     with _harmless(tracker["folder"]), _run(tracker["folder"], identity, **about) as run:
         for entry in history:
             values = {key: value for key, value in entry.items() if isinstance(value, int | float) and key != "step"}
@@ -40,8 +41,8 @@ def log_job(tracker: dict, record: dict, history: list[dict]) -> None:
 
 
 def log_curve(sweep: Path, frame: pd.DataFrame, cells: pd.DataFrame) -> None:
-    """Continues the W&B run of each pre-training with glue/<task> and glue/average, in percent, at the steps of its
-    checkpoints; what was logged before is left out. The average is there only where no task is missing."""
+    """Continues the W&B run of each pre-training with glue/<task> and glue/average, or qa/<metric>, in percent, at the
+    steps of its checkpoints; what was logged before is left out. The average is there only where no task is missing."""
     logged = read_json(sweep / LOGGED) or {}
     about = frame.drop_duplicates("checkpoint").set_index("checkpoint")
     about = about[about["step"] > 0].sort_values("step")
@@ -51,12 +52,13 @@ def log_curve(sweep: Path, frame: pd.DataFrame, cells: pd.DataFrame) -> None:
         if pd.notna(row["tokens_seen"]):
             point["tokens_seen"] = int(row["tokens_seen"])
         if logged.get(name) != point:
-            runs.setdefault(_run_folder(Path(row["path"])), []).append(point)
+            runs.setdefault(run_folder(Path(row["path"])), []).append(point)
             logged[name] = point
     for folder, points in runs.items():
         with _harmless(sweep), _run(sweep, pretraining_id(folder), group=folder.name, name=folder.name) as run:
             run.define_metric(STEP)
-            run.define_metric("glue/*", step_metric=STEP)
+            for suite in TITLES:
+                run.define_metric(f"{suite}/*", step_metric=STEP)
             for point in points:
                 run.log(point)
             write_json(sweep / LOGGED, logged)
@@ -70,18 +72,17 @@ def pretraining_id(folder: Path) -> str:
 
 def _point(cells: pd.Series) -> dict[str, float]:
     means = {column: float(cells[column, "mean"]) for column in COLUMNS if cells[column, "seeds"]}
-    point = {f"glue/{_key(column)}": value for column, value in means.items()}
+    point = {_key(column): value for column, value in means.items()}
     if all(column in means for column in AVERAGES["ours"]):
         point["glue/average"] = sum(means[column] for column in AVERAGES["ours"]) / len(AVERAGES["ours"])
     return point
 
 
 def _key(column: str) -> str:
-    return {"MNLI-m": "mnli", "MNLI-mm": "mnli_mm"}.get(column, COLUMNS[column][0])
-
-
-def _run_folder(checkpoint: Path) -> Path:
-    return checkpoint.resolve().parent if step_of(checkpoint) >= 0 else checkpoint.resolve()
+    task, _, metric = COLUMNS[column]
+    if suite_of(task) == "qa":
+        return f"qa/{task}_{'f1' if metric == 'f1' else 'em'}"
+    return f"glue/{'mnli_mm' if column == 'MNLI-mm' else task}"
 
 
 def _identity(*parts) -> str:

@@ -14,18 +14,19 @@ import torch
 from filelock import FileLock, Timeout
 
 from recipe.arguments import parse
+from recipe.checkpoints import newest_whole
+from recipe.columns import suite_of
 from recipe.errors import UserError
-from recipe.finetune import prepare
-from recipe.glue_arguments import FineTuneArguments, GlueArguments
 from recipe.quiet import quiet_libraries
 from recipe.results import read_json, result_file, write_json
+from recipe.suites import SUITES, prepare
 
 DONE, FAILED, BUSY = "done", "failed", "busy"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One fine-tuning of a sweep. `argv` is the complete command line of run_glue.py for it."""
+    """One fine-tuning of a sweep. `argv` is the complete command line of its script for it."""
 
     checkpoint: str  # its name in tables
     sha256: str | None  # of its weights: a result of other weights doesn't count
@@ -50,6 +51,11 @@ class Job:
     @property
     def error(self) -> Path:
         return self.result.with_suffix(".error.txt")
+
+    @property
+    def work(self) -> Path:
+        """Where its checkpoints lie while it runs, if its script saves any."""
+        return self.result.with_suffix(".work")
 
     @property
     def model(self) -> Path:
@@ -121,14 +127,17 @@ def fail(job: Job, text: str) -> Outcome:
 
 
 def fine_tune(job: Job) -> dict:
-    """Trains, evaluates, writes the record, and returns it."""
+    """Trains, from its newest checkpoint where it was killed before; evaluates, writes the record, and returns it."""
     quiet_libraries()
-    data, args = parse((GlueArguments, FineTuneArguments), list(job.argv))
+    suite = SUITES[suite_of(job.task)]
+    data, args = parse(suite.arguments, list(job.argv))
     if job.needs:
         data = replace(data, mnli_model=str(job.needs.model))
+    args.output_dir = str(job.work)
     work = prepare(data, args)
-    work.trainer.train()
-    record = work.record(work.evaluate()) | {"variant": job.variant, "command": ["run_glue.py", *job.argv]}
+    work.trainer.train(resume_from_checkpoint=begun(job) if args.save_strategy != "no" else None)
+    record = work.record(work.evaluate()) | {"variant": job.variant, "command": [suite.script, *job.argv]}
+    work.write_more(job.result.with_suffix(""))
     if job.saves_model:
         partial = job.model.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -136,11 +145,24 @@ def fine_tune(job: Job) -> dict:
         shutil.rmtree(job.model, ignore_errors=True)
         partial.replace(job.model)
     write_json(job.result, record)
+    shutil.rmtree(job.work, ignore_errors=True)
     if job.tracker is not None:
         from recipe.glue_tracker import log_job  # importing wandb takes a second that others need not pay
 
         log_job(job.tracker, record, work.trainer.state.log_history)
     return record
+
+
+def begun(job: Job) -> str | None:
+    """The newest whole checkpoint of a job that was killed, if it was begun from these very weights and with this very
+    command; what was begun otherwise is deleted."""
+    mark = job.work / "job.json"
+    about = {"argv": list(job.argv), "sha256": job.sha256}
+    if read_json(mark) != about:
+        shutil.rmtree(job.work, ignore_errors=True)
+        write_json(mark, about)
+    newest = newest_whole(job.work)
+    return str(newest) if newest else None
 
 
 def begin_worker(device: str | None, threads: int, log: str | None) -> None:

@@ -7,20 +7,21 @@ from pathlib import Path
 
 from recipe.arguments import Parser, option, parse
 from recipe.checkpoints import checkpoints, step_of
-from recipe.classifier import config_of, damage_of, origin_of, tokenizer_of
+from recipe.classifier import damage_of
+from recipe.columns import suite_of
 from recipe.engines import ENGINES
 from recipe.errors import UserError
-from recipe.finetune import SETTINGS, rows_of
-from recipe.glue import FROM_MNLI, TASKS, TRAINABLE, task_called
-from recipe.glue_arguments import RANDOM, FineTuneArguments, GlueArguments
+from recipe.glue import FROM_MNLI
 from recipe.hub import is_local
 from recipe.jobs import Job
 from recipe.ray_cluster import require_ray
 from recipe.results import RESULTS
+from recipe.suites import DEFAULT_TASKS, SUITES, Suite, check_model, tasks_called
+from recipe.tuning_arguments import RANDOM, SETTINGS
 
 DESCRIPTION = (
-    "GLUE for every checkpoint: jobs are checkpoint x task x seed. What isn't a flag below goes to run_glue.py: all "
-    "TrainingArguments, --max_train_samples and so on."
+    "GLUE or SQuAD for every checkpoint: jobs are checkpoint x task x seed. What isn't a flag below goes to "
+    "run_glue.py or run_qa.py: all TrainingArguments, --max_train_samples and so on."
 )
 
 
@@ -33,7 +34,7 @@ class SweepArguments:
         metadata={"help": "Run folders, checkpoints, hub ids, or random:configs/x.json for a baseline."},
     )
     tasks: list[str] = field(
-        default_factory=lambda: [name for name in TRAINABLE if name != "wnli"], metadata={"help": "GLUE tasks."}
+        default_factory=lambda: list(DEFAULT_TASKS), metadata={"help": "GLUE tasks, or squad or squad_v2."}
     )
     seeds: list[int] = field(
         default_factory=lambda: [1], metadata={"help": "Seeds: each makes a job a task and checkpoint."}
@@ -45,19 +46,18 @@ class SweepArguments:
         default_factory=list, metadata={"help": "In place of the task's; several make a grid."}
     )
     mnli_init: bool = option(False, f"Start {', '.join(FROM_MNLI)} from the MNLI model of their checkpoint and seed.")
+    newest: bool = option(False, "Of each run's folder only the newest whole checkpoint.")
     watch: bool = option(False, "Follow a pre-training that still runs, until its last checkpoint is evaluated.")
     engine: str = option("processes", f"Who runs the jobs: {' or '.join(ENGINES)}.")
     workers: int = option(1, "Workers a GPU, or on the CPU.")
-    results_dir: str | None = option(None, "Folder of the results; by default `glue` in the first run's folder.")
+    results_dir: str | None = option(None, "Folder of the results; by default `glue` or `qa` in the first run's.")
     report_to: str = option("none", "wandb: a W&B run a job, and the curve in the pre-training's run.")
     allow_changed: str = option("", "Settings that may differ from those the folder was begun with.")
 
     def __post_init__(self):
         if not self.runs:
             raise UserError("found no RUN (--runs): name a run's folder, a checkpoint, a hub id or random:CONFIG.json")
-        self.tasks = [task_called(name).name for name in self.tasks]
-        if "ax" in self.tasks:
-            raise UserError("AX has a test file alone and no score: leave it out, see --do_predict of run_glue.py")
+        self.tasks = tasks_called(self.tasks)
         if self.engine not in ENGINES:
             raise UserError(f"found ENGINE {self.engine}, expected {' or '.join(ENGINES)}")
         if self.engine == "ray":
@@ -70,18 +70,23 @@ class SweepArguments:
             self.tasks.append("mnli")
 
     @property
+    def suite(self) -> Suite:
+        """What kind of fine-tuning its tasks are."""
+        return SUITES[suite_of(self.tasks[0])]
+
+    @property
     def folder(self) -> Path:
         """Where results lie."""
         if self.results_dir:
             return Path(self.results_dir).expanduser()
         local = [Path(run).expanduser() for run in self.runs if Path(run).expanduser().is_dir()]
         if not local:
-            return Path("runs/glue")
-        return (local[0].resolve().parent if step_of(local[0]) >= 0 else local[0]) / "glue"
+            return Path("runs") / self.suite.name
+        return (local[0].resolve().parent if step_of(local[0]) >= 0 else local[0]) / self.suite.name
 
 
 def parse_sweep(argv: list[str]) -> tuple[SweepArguments, list[str]]:
-    """The sweep's own flags, and the rest, which is run_glue.py's and is checked with the first job."""
+    """The sweep's own flags, and the rest, which is run_glue.py's or run_qa.py's and is checked with the first job."""
     try:
         sweep, rest = Parser(
             (SweepArguments,), description=DESCRIPTION, allow_abbrev=False
@@ -102,8 +107,9 @@ class Candidate:
     source: str
 
 
-def candidates(runs: list[str]) -> tuple[list[Candidate], dict[str, str]]:
+def candidates(runs: list[str], newest: bool = False) -> tuple[list[Candidate], dict[str, str]]:
     """The models that `runs` name, and of the checkpoints in run folders that aren't whole, {folder: what is wrong}.
+    A run's folder stands for its checkpoints, or for the `newest` whole one alone; random:FOLDER for their config.
 
     Raises UserError for a path that isn't there, a folder without a model, or two models of one name.
     """
@@ -114,7 +120,10 @@ def candidates(runs: list[str]) -> tuple[list[Candidate], dict[str, str]]:
         if run.startswith(RANDOM):
             if not folder.exists():
                 raise UserError(f"found no model config at {folder}: expected one of configs/*.json after {RANDOM}")
-            found.append(Candidate(f"{RANDOM}{folder.stem}", run))
+            name = folder.resolve().name if folder.is_dir() else folder.stem
+            if folder.is_dir() and not (folder / "config.json").exists() and (steps := checkpoints(folder)):
+                run = f"{RANDOM}{steps[-1]}"  # a run that isn't over has its config in its checkpoints
+            found.append(Candidate(f"{RANDOM}{name}", run))
         elif not is_local(run):
             found.append(Candidate(run, run))
         elif not folder.is_dir():
@@ -122,11 +131,15 @@ def candidates(runs: list[str]) -> tuple[list[Candidate], dict[str, str]]:
         elif step_of(folder) >= 0:
             found.append(Candidate(_name(folder), run))
         elif steps := checkpoints(folder):
-            for step in steps:
+            whole: list[Candidate] = []
+            for step in reversed(steps):
                 if reason := damage_of(step):
                     damaged[str(step)] = reason
-                else:
-                    found.append(Candidate(_name(step), str(step)))
+                    continue
+                whole.append(Candidate(_name(step), str(step)))
+                if newest:
+                    break
+            found += reversed(whole)
         elif (folder / "config.json").exists():
             found.append(Candidate(folder.resolve().name, run))
         else:
@@ -153,11 +166,13 @@ class Planner:
     def __init__(self, sweep: SweepArguments, rest: list[str], models: list[Candidate]):
         self.sweep, self.rest = sweep, rest
         self.tokenizer = _spare_tokenizer(rest, models)
-        self.tasks = sorted(dict.fromkeys(sweep.tasks), key=_size, reverse=True)  # MNLI first: others wait for it
+        self.suite = sweep.suite
+        # MNLI first: others wait for it
+        self.tasks = sorted(dict.fromkeys(sweep.tasks), key=self.suite.size, reverse=True)
         self.costs: dict[str, float] = {}
 
     def jobs_of(self, model: Candidate) -> list[Job]:
-        """Its jobs, those that others wait for first. Raises UserError for what run_glue.py would refuse."""
+        """Its jobs, those that others wait for first. Raises UserError for what the script would refuse."""
         sweep = self.sweep
         rates, batches = sweep.learning_rates or [None], sweep.batch_sizes or [None]
         grid = len(rates) * len(batches) > 1
@@ -193,29 +208,23 @@ class Planner:
         tokenizer = self.tokenizer if model.source.startswith(RANDOM) else []
         return [
             *("--model_name_or_path", model.source, "--checkpoint_name", model.name, *tokenizer),
-            *("--task_name", task, "--do_train", "--do_eval", "--output_dir", str(folder)),
+            *(*self.suite.task_flags(task), "--do_train", "--do_eval", "--output_dir", str(folder)),
             *self.rest,
             *("--disable_tqdm", "true", "--report_to", "none"),
         ]
 
     def _check_model(self, model: Candidate) -> str | None:
         """The sha256 of its weights, once tokenizer and length are known to fit."""
-        data, _ = parse((GlueArguments, FineTuneArguments), self._argv(model, self.tasks[0], self.sweep.folder))
-        origin = origin_of(data)
-        config_of(data, tokenizer_of(data), data.task.labels)
-        return origin.sha256
+        data, _ = parse(self.suite.arguments, self._argv(model, self.tasks[0], self.sweep.folder))
+        return check_model(data).sha256
 
     def _cost(self, model: Candidate, task: str) -> float:
         """Examples times epochs, read off the task's data."""
         if task not in self.costs:
-            data, args = parse((GlueArguments, FineTuneArguments), self._argv(model, task, self.sweep.folder))
-            args.settle(data.task)
-            self.costs[task] = len(rows_of(data, args).splits["train"]) * args.num_train_epochs
+            data, args = parse(self.suite.arguments, self._argv(model, task, self.sweep.folder))
+            args.settle(data.recipe)
+            self.costs[task] = self.suite.train_rows(data, args) * args.num_train_epochs
         return self.costs[task]
-
-
-def _size(task: str) -> float:
-    return TASKS[task].sizes["train"] * TASKS[task].recipe.epochs
 
 
 def _slug(name: str) -> str:
@@ -235,11 +244,11 @@ def _tracker(sweep: SweepArguments, model: Candidate) -> dict:
 
 def meaning_of(sweep: SweepArguments, rest: list[str]) -> dict:
     """The settings that all numbers of a folder share: they decide what its table means."""
-    probe = ["--model_name_or_path", "x", "--task_name", "cola", "--output_dir", str(sweep.folder)]
-    data, args = parse((GlueArguments, FineTuneArguments), [*rest, *probe])
-    named = "glue_data max_seq_length pad_to_max_length max_train_samples max_eval_samples"
+    suite = sweep.suite
+    probe = ["--model_name_or_path", "x", *suite.task_flags(sweep.tasks[0]), "--output_dir", str(sweep.folder)]
+    data, args = parse(suite.arguments, [*rest, *probe])
     return {
-        **{name: getattr(data, name) for name in named.split()},
+        **{name: getattr(data, name) for name in suite.meaning},
         **{name: getattr(args, name) for name in SETTINGS.split()},
         "optim": str(getattr(args.optim, "value", args.optim)),
         "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),

@@ -1,5 +1,7 @@
-"""The scores of a sweep: glue.csv, glue.md, glue.png, model cards and W&B curve, rebuilt from the results at any time.
+"""The scores of a sweep: glue.csv, glue.md, glue.png (or qa.*), model cards and W&B curve, rebuilt from the results at
+any time.
 
+    python -m recipe.scores runs/first            GLUE and SQuAD of that run, in one table where it has both
     python -m recipe.scores runs/first/glue
 
 Numbers say what they are (law 10): a missing cell is shown missing and never averaged over.
@@ -15,20 +17,22 @@ import pandas as pd
 from filelock import FileLock
 
 from recipe.arguments import parse
-from recipe.card import write_cards
+from recipe.card import run_folder, write_cards
+from recipe.columns import COLUMNS, METRIC_NAMES, TITLES, columns_of, suite_of, unit_of
 from recipe.curve import draw
 from recipe.errors import UserError, run_script
-from recipe.glue import AVERAGES, COLUMNS, METRIC_NAMES
+from recipe.glue import AVERAGES
 from recipe.results import RESULTS, read_results
 
 MISSING = "–"
+JOINED = "scores.md"  # in a run's folder: all suites in one table
 
 
 @dataclass
 class ScoresArguments:
     """Which results."""
 
-    folder: str = field(metadata={"help": "The folder of a sweep, or a run that has one called glue."})
+    folder: str = field(metadata={"help": "The folder of a sweep, or a run that has one called glue or qa."})
     report_to: str = field(default="none", metadata={"help": "wandb: continue the pre-training's curve."})
     push_to_hub: bool = field(default=False, metadata={"help": "Upload each checkpoint with its model card."})
     hub_model_id: str | None = field(default=None, metadata={"help": "Where to, as user/name; a branch a checkpoint."})
@@ -41,7 +45,8 @@ class ScoresArguments:
 def rows_of(results: list[dict]) -> pd.DataFrame:
     """One row a job: checkpoint, step, tokens, task, seed, settings and, in `score:<column>`, the columns of the table.
 
-    Scores are between 0 and 1 (correlations -1 and 1), as metrics give them.
+    `score` and the columns are between 0 and 1 (correlations -1 and 1); the metrics beside them are as their own
+    definition gives them, SQuAD's in percent.
     """
     rows = []
     for result in results:
@@ -53,7 +58,7 @@ def rows_of(results: list[dict]) -> pd.DataFrame:
             "task": result["task"],
             "seed": result["seed"],
             "metric": result["headline"]["metric"],
-            "score": result["headline"]["value"],
+            "score": result["headline"]["value"] / unit_of(result["task"]),
             "from_mnli": result["started_from_mnli"] is not None,
             "variant": result.get("variant", ""),
             "train_examples": sizes["train"]["used"],
@@ -75,7 +80,8 @@ def rows_of(results: list[dict]) -> pd.DataFrame:
             row |= {f"{name}{suffix}": value for name, value in metrics.items()}
         for column, (task, split, metric) in COLUMNS.items():
             if task == result["task"]:
-                row[f"score:{column}"] = result["metrics"].get(split, {}).get(metric)
+                value = result["metrics"].get(split, {}).get(metric)
+                row[f"score:{column}"] = None if value is None else value / unit_of(task)
         rows.append(row)
     frame = pd.DataFrame(rows)
     for column in COLUMNS:
@@ -134,14 +140,16 @@ def present_columns(cells: pd.DataFrame, columns: tuple[str, ...]) -> tuple[str,
 
 
 def table_of(frame: pd.DataFrame) -> str:
-    """glue.md: rows checkpoints, columns tasks, mean ± standard deviation over seeds, both averages, and under it
-    what every number is."""
+    """glue.md, qa.md: rows checkpoints, columns tasks, mean ± standard deviation over seeds, both averages of GLUE, and
+    under it what every number is."""
     frame, chosen = best_of_grid(frame)
     cells = cells_of(frame)
     shown = present_columns(cells, tuple(COLUMNS))
     partial = present_columns(cells, AVERAGES["ours"])
     averages = {"average": average(cells, AVERAGES["ours"]), "reference average": average(cells, AVERAGES["reference"])}
     complete = averages["average"].notna().any()
+    if not present_columns(cells, tuple(columns_of("glue"))):
+        averages, complete = {}, True
     if not complete and len(partial) > 1:
         averages = {f"mean of {len(partial)} tasks": average(cells, partial)} | averages
     steps = frame.drop_duplicates("checkpoint").set_index("checkpoint")
@@ -192,11 +200,15 @@ def _notes(frame: pd.DataFrame, cells: pd.DataFrame, chosen: dict, partial: tupl
         "Metrics: "
         + ", ".join(f"{column} {METRIC_NAMES[COLUMNS[column][2]]}" for column in present_columns(cells, tuple(COLUMNS)))
         + ".",
-        f"average: mean of {len(AVERAGES['ours'])} columns, {', '.join(AVERAGES['ours'])} (GLUE without WNLI); given "
-        "only where none is missing.",
-        f"reference average: mean of {len(AVERAGES['reference'])} columns, {', '.join(AVERAGES['reference'])}, as in "
-        "the reference's table, where CoLA stands apart; given only where none is missing.",
     ]
+    if present_columns(cells, tuple(columns_of("glue"))):
+        ours, reference = AVERAGES["ours"], AVERAGES["reference"]
+        notes += [
+            f"average: mean of {len(ours)} columns, {', '.join(ours)} (GLUE without WNLI); given only where none is "
+            "missing.",
+            f"reference average: mean of {len(reference)} columns, {', '.join(reference)}, as in the reference's "
+            "table, where CoLA stands apart; given only where none is missing.",
+        ]
     if not complete and len(partial) > 1:
         notes.append(f"mean of {len(partial)} tasks: {', '.join(partial)} alone; it is no GLUE average.")
     for kind, what in (("train", "training"), ("dev", "dev")):
@@ -220,22 +232,40 @@ def rebuild(sweep: Path, tracker: bool = False) -> str:
         results = read_results(sweep)
         if not results:
             return "no results yet"
+        suite = suite_of(results[0]["task"])
         frame = rows_of(results)
         printed = frame.drop(columns=[column for column in frame if column.startswith("score:")])
         table = table_of(frame)
-        _write(sweep / "glue.csv", printed.to_csv(index=False).encode())
-        _write(sweep / "glue.md", table.encode())
+        _write(sweep / f"{suite}.csv", printed.to_csv(index=False).encode())
+        _write(sweep / f"{suite}.md", table.encode())
         best, _ = best_of_grid(frame)
         cells = cells_of(best)
         picture = io.BytesIO()
         draw(best, cells, picture)
-        _write(sweep / "glue.png", picture.getvalue())
-        write_cards(best, cells, table)
+        _write(sweep / f"{suite}.png", picture.getvalue())
+        _show_with_others(sweep, suite, results, frame)
         if tracker:
             from recipe.glue_tracker import log_curve  # importing wandb takes a second that others need not pay
 
             log_curve(sweep, best, cells)
     return table
+
+
+def _show_with_others(sweep: Path, suite: str, results: list[dict], frame: pd.DataFrame) -> None:
+    """Model cards, and scores.md in the run's folder, of this suite and of what the same runs have of others."""
+    parts = {suite: results}
+    homes = dict.fromkeys([sweep.resolve().parent, *(run_folder(Path(path)) for path in frame["path"])])
+    for other in TITLES.keys() - {suite}:
+        beside = [record for home in homes for record in read_results(home / other)]
+        if beside:
+            parts[other] = beside
+    parts = {name: parts[name] for name in TITLES if name in parts}
+    together = rows_of([record for records in parts.values() for record in records])
+    best, _ = best_of_grid(together)
+    tables = {name: table_of(rows_of(records)) for name, records in parts.items()}
+    write_cards(best, cells_of(best), tables)
+    if len(parts) > 1 and sweep.name in TITLES:
+        _write(sweep.parent / JOINED, table_of(together).encode())
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -250,15 +280,16 @@ def main() -> int:
         argv = ["--folder", *argv]
     (args,) = parse((ScoresArguments,), argv, description=__doc__)
     folder = Path(args.folder).expanduser()
-    if not (folder / RESULTS).is_dir() and (folder / "glue" / RESULTS).is_dir():
-        folder /= "glue"
-    if not read_results(folder):
+    beside = [folder / suite for suite in TITLES if read_results(folder / suite)]
+    sweeps = beside if beside and not (folder / RESULTS).is_dir() else [folder]
+    if not read_results(sweeps[0]):
         raise UserError(f"found no results under {folder}: expected the folder of a sweep, see finetune_glue.sh")
-    print(rebuild(folder, tracker=args.report_to == "wandb"))
+    tables = [rebuild(sweep, tracker=args.report_to == "wandb") for sweep in sweeps]
+    print(tables[0] if len(tables) == 1 else (folder / JOINED).read_text(encoding="utf-8"))
     if args.push_to_hub:
         from recipe.card import push
 
-        push(rows_of(read_results(folder)), args.hub_model_id)
+        push(rows_of([r for sweep in sweeps for r in read_results(sweep)]), args.hub_model_id)
     return 0
 
 

@@ -1,8 +1,8 @@
-"""GLUE for every checkpoint: python -m recipe.sweep makes the jobs (checkpoint x task x seed), sees to it that each is
-done once, and keeps table, curve and chart up to date. finetune_glue.sh is its front door.
+"""GLUE or SQuAD for every checkpoint: python -m recipe.sweep makes the jobs (checkpoint x task x seed), sees to it that
+each is done once, and keeps table, curve and chart up to date. finetune_glue.sh and finetune_qa.sh are its doors.
 
 Stop it at any moment and run the same command again: what is done stays done. Several sweeps on one folder share the
-jobs. What isn't a flag of the sweep goes to run_glue.py: all TrainingArguments, --max_train_samples and so on.
+jobs. What isn't a flag of the sweep goes to run_glue.py or run_qa.py: all TrainingArguments and so on.
 """
 
 import os
@@ -20,7 +20,6 @@ from recipe.checkpoints import checkpoints, step_of
 from recipe.classifier import damage_of
 from recipe.engines import ENGINES, on_stop_signals
 from recipe.errors import INTERRUPTED_EXIT_CODE, UserError, run_script
-from recipe.glue_arguments import RANDOM
 from recipe.hub import is_local
 from recipe.jobs import BUSY, DONE, FAILED, Job, Outcome, fail
 from recipe.plan import Planner, SweepArguments, candidates, meaning_of, parse_sweep
@@ -28,6 +27,7 @@ from recipe.results import read_json
 from recipe.run import record_run
 from recipe.scores import rebuild
 from recipe.trackers import settle_trackers
+from recipe.tuning_arguments import RANDOM
 
 FAILED_EXIT_CODE = 1
 POLL_SECONDS = 0.5
@@ -152,7 +152,7 @@ def main() -> int:
         settle_trackers(SimpleNamespace(report_to=["wandb"]), say)
     if sweep.watch:
         wait_for_first_checkpoint(sweep.runs, say)
-    models, damaged = candidates(sweep.runs)
+    models, damaged = candidates(sweep.runs, sweep.newest)
     if not models:
         folder, reason = next(iter(damaged.items()))
         raise UserError(f"{folder} isn't whole: {reason}: there is no other checkpoint to evaluate")
@@ -174,7 +174,7 @@ def main() -> int:
         while work.turn() or not over:
             if not over and time.monotonic() >= next_look:
                 over = training_is_over(sweep.runs)  # asked before the look: nothing can come after it
-                for model in candidates(sweep.runs)[0]:
+                for model in candidates(sweep.runs, sweep.newest)[0]:
                     if model.name not in work.open:
                         work.add(planner.jobs_of(model))
                 next_look = time.monotonic() + WATCH_SECONDS

@@ -2,11 +2,10 @@
 
 What differs from the stock loop: a step's loss is the mean over all masked tokens of its global batch; data comes in
 the order of recipe.order and a resumed run seeks to its step; evaluation keeps sums and not logits; a checkpoint is
-staged and committed whole; a gradient that isn't finite stops the run before it touches the weights.
+committed whole (recipe.saving); a gradient that isn't finite stops the run before it touches the weights.
 """
 
 import math
-import shutil
 import time
 from pathlib import Path
 
@@ -17,13 +16,11 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from recipe.arguments import sequences_a_step
 from recipe.batches import MaskedSequences
-from recipe.callbacks import LossSinceLog
-from recipe.checkpoints import STAGING, checkpoints, commit, rotate
-from recipe.errors import UserError
+from recipe.checkpoints import checkpoints
 from recipe.model import flops_per_token
 from recipe.order import MicroBatches
+from recipe.saving import WholeCheckpoints
 from recipe.unigram import UnigramBaseline
-from recipe.zero import SETTING, is_sharded, master_weights, mend_universal_load, ranks_of, universal_copy
 
 # Dense bf16 rates of the makers' data sheets, TFLOP/s without sparsity, by a part of the device's name.
 PEAK_TFLOPS = {
@@ -33,15 +30,11 @@ PEAK_TFLOPS = {
 }  # fmt: skip
 
 
-CHECKPOINT_BYTES_A_PARAMETER = 12  # the weight and Adam's two moments, four bytes each
-FULL_DISK_BYTES = 1 << 20  # torch.save reports a full disk as a position that is off; this little free tells
-
-
 class NonFiniteError(FloatingPointError):
     """The loss or a gradient became NaN or infinite."""
 
 
-class PretrainTrainer(Trainer):
+class PretrainTrainer(WholeCheckpoints, Trainer):
     """Trains a model that `use_masked_only_head` was applied to on `MaskedSequences`.
 
     `args.max_steps` must be set. Evaluation reports eval_loss (nats a masked token), eval_perplexity,
@@ -50,8 +43,6 @@ class PretrainTrainer(Trainer):
 
     def __init__(self, *args, baseline: UnigramBaseline | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.loss_since_log = LossSinceLog()
-        self.add_callback(self.loss_since_log)
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the labels of the global batch
         self.baseline = baseline
         sequences: MaskedSequences = self.train_dataset or self.eval_dataset
@@ -59,7 +50,6 @@ class PretrainTrainer(Trainer):
         self.flops_per_token = flops_per_token(self.model, self.length, sequences.masking.masked_per_block(self.length))
         self.peak_flops = self._peak_flops()
         self.skipped_updates = 0
-        self._saving = False
         self._logged_at: tuple[int, float] | None = None  # (step, clock) of the last training log, or of the start
         self._paused = 0.0  # seconds since then that went to evaluation and saving
 
@@ -109,7 +99,6 @@ class PretrainTrainer(Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         if self._logged_at is None:
             self._logged_at, self._paused = (self.state.global_step, time.monotonic()), 0.0
-            self.loss_since_log.restore(self)
         loss = super().training_step(model, inputs, num_items_in_batch)
         # A skipped update must not turn every later mean into NaN; what isn't finite shows in the gradient norm.
         return loss.nan_to_num(0.0, 0.0, 0.0) if self.args.nonfinite == "skip" else loss
@@ -185,85 +174,10 @@ class PretrainTrainer(Trainer):
         self._paused += time.monotonic() - began
         return metrics
 
-    # ---- checkpoints (laws 6 and 7)
-
-    def train(self, resume_from_checkpoint=None, **kwargs):
-        checkpoint = Path(resume_from_checkpoint or "")
-        if self.is_deepspeed_enabled and ranks_of(checkpoint) not in (0, self.args.world_size):
-            folder = Path(self.args.output_dir) / STAGING / checkpoint.name
-            if self.args.should_save:
-                universal_copy(checkpoint, folder)
-            self.accelerator.wait_for_everyone()
-            self.accelerator.deepspeed_plugin.deepspeed_config["checkpoint"] = SETTING
-            resume_from_checkpoint = str(folder)
-        return super().train(resume_from_checkpoint, **kwargs)
-
-    def _load_optimizer_and_scheduler(self, checkpoint):
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if is_sharded(self.deepspeed) and checkpoint and self.deepspeed.load_universal_checkpoint():
-            mend_universal_load(self.deepspeed, Path(checkpoint))
-
-    def _get_output_dir(self, trial):
-        folder = super()._get_output_dir(trial)
-        return str(Path(folder) / STAGING) if self._saving else folder
-
     def _save_checkpoint(self, model, trial):
         began = time.monotonic()
-        run = Path(self.args.output_dir)
-        name = f"checkpoint-{self.state.global_step}"
-        limit, self.args.save_total_limit = self.args.save_total_limit, None  # old ones go once the new one is whole
-        self._saving = True
-        self.loss_since_log.before_save(self)
-        try:
-            if self.args.should_save:
-                shutil.rmtree(run / STAGING, ignore_errors=True)
-                (run / STAGING).mkdir()
-            self.accelerator.wait_for_everyone()
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                commit(run / STAGING / name, run / name)
-        except Exception as error:  # safetensors, torch and the system each have their own for a full disk
-            raise self._why_not_saved(run, name, error) from error
-        finally:
-            self._saving = False
-            self.args.save_total_limit = limit
-            if self.args.should_save:
-                shutil.rmtree(run / STAGING, ignore_errors=True)
-        if self.args.should_save:
-            rotate(run, limit, newest=run / name)
-        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
         self._paused += time.monotonic() - began
-
-    def _why_not_saved(self, run: Path, name: str, error: Exception) -> Exception:
-        free = shutil.disk_usage(run).free
-        if "No space left" not in str(error) and free > FULL_DISK_BYTES:
-            return error
-        staged = sum(path.stat().st_size for path in (run / STAGING).rglob("*") if path.is_file())
-        needed = CHECKPOINT_BYTES_A_PARAMETER * self.model.num_parameters()
-        return UserError(
-            f"no space left to save {run / name}: it takes {needed:,} bytes and more, {free + staged:,} are free. The "
-            "checkpoints before it are whole: make room and run the same command again"
-        )
-
-    def save_model(self, output_dir=None, _internal_call=False):
-        if not is_sharded(self.deepspeed):
-            super().save_model(output_dir, _internal_call)
-            return
-        weights = master_weights(self.deepspeed)  # every rank has a part
-        if self.args.should_save:
-            self._save(output_dir, weights)
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
-
-    def _save(self, output_dir=None, state_dict=None):
-        super()._save(output_dir, state_dict)
-        folder = Path(output_dir or self.args.output_dir)
-        if is_sharded(self.deepspeed):  # the engine's copy of the weights is bf16, what was written is fp32
-            self.model.config.dtype = torch.float32
-            self.model.config.save_pretrained(folder)
-        # A pickle that only this code could read; run.json says the same in plain words.
-        (folder / "training_args.bin").unlink(missing_ok=True)
 
     # ---- what is logged
 

@@ -66,7 +66,7 @@ def test_nodes_meet_at_the_master_and_flags_of_the_command_line_come_last():
     assert missing.returncode != 0 and "MASTER_ADDR: set it to" in missing.stderr
 
 
-@pytest.mark.parametrize("script", ["pretrain.sh", "finetune_glue.sh", "test.sh"])
+@pytest.mark.parametrize("script", ["pretrain.sh", "finetune_glue.sh", "finetune_qa.sh", "test.sh"])
 def test_scripts_end_in_exec_so_that_signals_reach_python(script):
     assert (REPOSITORY / script).read_text().rstrip().splitlines()[-1].startswith("exec ")
 

@@ -11,7 +11,7 @@ from toy import config_settings, sequences_of
 from transformers import AutoConfig, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-import recipe.trainer
+import recipe.saving
 from recipe.arguments import PretrainArguments
 from recipe.callbacks import JsonLog, RankSeed, TrueEpoch
 from recipe.checkpoints import checkpoints, damage, newest_whole
@@ -223,14 +223,14 @@ def test_another_error_while_saving_keeps_its_own_words(tmp_path, bpe, documents
 @pytest.mark.parametrize("function", ["commit", "rotate"])
 def test_killed_around_a_save_one_whole_checkpoint_is_left(tmp_path, bpe, documents, monkeypatch, function):
     trainer = make_trainer(tmp_path, bpe, documents, save_steps=1, save_total_limit=1)
-    original = getattr(recipe.trainer, function)
+    original = getattr(recipe.saving, function)
 
     def killed(*args, **kwargs):
         if trainer.state.global_step == 3:
             raise Killed
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(recipe.trainer, function, killed)
+    monkeypatch.setattr(recipe.saving, function, killed)
     with pytest.raises(Killed):
         trainer.train()
     assert newest_whole(tmp_path).name == {"commit": "checkpoint-2", "rotate": "checkpoint-3"}[function]

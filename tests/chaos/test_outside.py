@@ -150,7 +150,7 @@ MUTANTS = {
     ),
     "settings not compared": ("recipe/run.py", 'before["meaning"][name] != value', "False", "test_run.py"),
     "full disk not named": (
-        "recipe/trainer.py",
+        "recipe/saving.py",
         "raise self._why_not_saved(run, name, error) from error",
         "raise",
         "test_trainer.py",

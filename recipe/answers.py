@@ -1,0 +1,154 @@
+"""How answers are scored: exact match and F1 over words by the definition of SQuAD's official evaluation.
+
+    python -m recipe.answers dev-v1.1.json eval_predictions.json
+    python -m recipe.answers dev-v2.0.json eval_predictions.json eval_null_odds.json
+
+Scores are percentages, as that script prints them. A question without an answer has the gold text "".
+"""
+
+import json
+import re
+import string
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from recipe.errors import UserError, run_script
+from recipe.squad import Questions, read_file
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise(text: str) -> str:
+    """Lower case, without ASCII punctuation, without the words a, an and the, single spaces."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact(prediction: str, golds: Iterable[str]) -> float:
+    """1 if the prediction is one of the gold answers once both are normalised, else 0."""
+    return float(any(normalise(prediction) == normalise(gold) for gold in golds))
+
+
+def f1(prediction: str, golds: Iterable[str], silence: float = 1.0) -> float:
+    """The best harmonic mean of precision and recall over words that any gold answer gives. Where neither side has a
+    word left it is `silence`: 1 in SQuAD 2.0; 0 in 1.1, whose script counts common words and finds none."""
+    return max(_f1(normalise(prediction).split(), normalise(gold).split(), silence) for gold in golds)
+
+
+def _f1(predicted: list[str], gold: list[str], silence: float) -> float:
+    if not predicted and not gold:
+        return silence
+    common = sum((Counter(predicted) & Counter(gold)).values())
+    return 2.0 * common / (len(predicted) + len(gold))
+
+
+def golds_of(texts: Iterable[str]) -> list[str]:
+    """The gold texts of a question as they are scored: those with a word in them, [""] where there is none."""
+    return [text for text in texts if normalise(text)] or [""]
+
+
+def score(predictions: dict[str, str], golds: dict[str, list[str]]) -> dict[str, float]:
+    """The metrics of SQuAD 1.1, exact_match and f1, in percent over all questions of `golds` ({id: answers}); a
+    question without a prediction counts as wrong."""
+    found = [(predictions.get(name), texts) for name, texts in golds.items()]
+    return {
+        "exact_match": _percent([0.0 if text is None else exact(text, texts) for text, texts in found]),
+        "f1": _percent([0.0 if text is None else f1(text, texts, silence=0.0) for text, texts in found]),
+    }
+
+
+def score_with_negative(
+    predictions: dict[str, str], golds: dict[str, list[str]], null_odds: dict[str, float] | None, threshold: float = 0.0
+) -> dict[str, float]:
+    """The metrics of SQuAD 2.0: exact and f1 over all questions, over those that have an answer (HasAns_) and over the
+    others (NoAns_), in percent; and best_exact and best_f1, what the best threshold on `null_odds` would give on these
+    very questions, with that threshold.
+
+    Where a question's null odds exceed `threshold` its answer is "", else its prediction, which should be the best
+    text that isn't empty. Without null odds the predictions are taken as they are, and there is no best threshold. A
+    question without a prediction counts as wrong.
+    """
+    odds = null_odds or {}
+    golds = {name: golds_of(texts) for name, texts in golds.items()}
+    exacts = {name: exact(predictions[name], texts) if name in predictions else 0.0 for name, texts in golds.items()}
+    f1s = {name: f1(predictions[name], texts) if name in predictions else 0.0 for name, texts in golds.items()}
+    answerable = {name: texts != [""] for name, texts in golds.items()}
+    metrics: dict[str, float] = {}
+    for part, names in {
+        "": list(golds),
+        "HasAns_": [name for name in golds if answerable[name]],
+        "NoAns_": [name for name in golds if not answerable[name]],
+    }.items():
+        if not names:
+            continue
+        silent = {name: name in odds and odds[name] > threshold for name in names}
+        for metric, scores in (("exact", exacts), ("f1", f1s)):
+            right = [float(not answerable[name]) if silent[name] else scores[name] for name in names]
+            metrics[part + metric] = _percent(right)
+        metrics[f"{part}total"] = len(names)
+    for metric, scores in (("exact", exacts), ("f1", f1s)) if odds else ():
+        best, at = best_threshold(scores, answerable, odds)
+        metrics |= {f"best_{metric}": best, f"best_{metric}_thresh": at}
+    return metrics
+
+
+def best_threshold(
+    scores: dict[str, float], answerable: dict[str, bool], null_odds: dict[str, float]
+) -> tuple[float, float]:
+    """(the best score in percent, the null odds at which it is reached): a question whose odds are at most that is
+    answered, every other is left unanswered. One pass over the questions from the lowest odds up."""
+    order = sorted(scores, key=lambda name: null_odds.get(name, 0.0))
+    current = best = float(sum(not has for has in answerable.values()))  # nothing is answered
+    at = 0.0
+    for place, name in enumerate(order):
+        # An answer gains its score where there is one, and loses the point of silence where there is none.
+        current += scores[name] if answerable[name] else scores[name] - 1.0
+        odds = null_odds.get(name, 0.0)
+        last_of_these_odds = place + 1 == len(order) or null_odds.get(order[place + 1], 0.0) != odds
+        if last_of_these_odds and current > best:
+            best, at = current, odds
+    return 100.0 * best / len(scores), at
+
+
+def golds_by_id(questions: Questions) -> dict[str, list[str]]:
+    """{id: the texts of its answers}."""
+    return {question.id: [answer.text for answer in question.answers or ()] for question in questions.rows}
+
+
+def _percent(scores: list[float]) -> float:
+    return 100.0 * sum(scores) / len(scores)
+
+
+def main() -> int:
+    if len(sys.argv) not in (3, 4):
+        raise UserError(f"found {len(sys.argv) - 1} files, expected SQuAD's, the predictions, and maybe the null odds")
+    questions = read_file(Path(sys.argv[1]))
+    predictions, *odds = (_object(Path(name)) for name in sys.argv[2:])
+    golds = golds_by_id(questions)
+    if odds or not all(golds.values()):
+        metrics = score_with_negative(predictions, golds, odds[0] if odds else None)
+    else:
+        metrics = score(predictions, golds)
+    missing = sum(name not in predictions for name in golds)
+    if missing:
+        print(
+            f"warning: {missing:,} of {len(golds):,} questions have no prediction and count as wrong", file=sys.stderr
+        )
+    print(json.dumps(metrics, indent=2))
+    return 0
+
+
+def _object(file: Path) -> dict:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file}: {str(error).splitlines()[0]}: expected JSON, {{id: answer}}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} holds a {type(content).__name__}, expected one object, {{id: answer}}")
+    return content
+
+
+if __name__ == "__main__":
+    run_script(main)

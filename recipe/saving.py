@@ -1,0 +1,112 @@
+"""How a Trainer saves and resumes: a checkpoint is staged, committed whole and only then do old ones go; what was not
+yet logged is kept with it (laws 6 and 7); DeepSpeed's are plain ones, too, and fit any number of ranks."""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from recipe.callbacks import LossSinceLog
+from recipe.checkpoints import STAGING, commit, rotate
+from recipe.errors import UserError
+from recipe.zero import SETTING, is_sharded, master_weights, mend_universal_load, ranks_of, universal_copy
+
+CHECKPOINT_BYTES_A_PARAMETER = 12  # the weight and Adam's two moments, four bytes each
+FULL_DISK_BYTES = 1 << 20  # torch.save reports a full disk as a position that is off; this little free tells
+
+
+class WholeCheckpoints:
+    """Mixed into a Trainer, left of it: its checkpoints verify (recipe.checkpoints.damage) or aren't there.
+
+    A full disk is a UserError that leaves the checkpoints before it as they were.
+    """
+
+    _saving = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.loss_since_log = LossSinceLog()
+        self.add_callback(self.loss_since_log)
+        self._stepped = False
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        if not self._stepped:
+            self._stepped = True
+            self.loss_since_log.restore(self)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        checkpoint = Path(resume_from_checkpoint or "")
+        if self.is_deepspeed_enabled and ranks_of(checkpoint) not in (0, self.args.world_size):
+            folder = Path(self.args.output_dir) / STAGING / checkpoint.name
+            if self.args.should_save:
+                universal_copy(checkpoint, folder)
+            self.accelerator.wait_for_everyone()
+            self.accelerator.deepspeed_plugin.deepspeed_config["checkpoint"] = SETTING
+            resume_from_checkpoint = str(folder)
+        return super().train(resume_from_checkpoint, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if is_sharded(self.deepspeed) and checkpoint and self.deepspeed.load_universal_checkpoint():
+            mend_universal_load(self.deepspeed, Path(checkpoint))
+
+    def _get_output_dir(self, trial):
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder) / STAGING) if self._saving else folder
+
+    def _save_checkpoint(self, model, trial):
+        run = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # old ones go once the new one is whole
+        self._saving = True
+        self.loss_since_log.before_save(self)
+        try:
+            if self.args.should_save:
+                shutil.rmtree(run / STAGING, ignore_errors=True)
+                (run / STAGING).mkdir()
+            self.accelerator.wait_for_everyone()
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                commit(run / STAGING / name, run / name)
+        except Exception as error:  # safetensors, torch and the system each have their own for a full disk
+            raise self._why_not_saved(run, name, error) from error
+        finally:
+            self._saving = False
+            self.args.save_total_limit = limit
+            if self.args.should_save:
+                shutil.rmtree(run / STAGING, ignore_errors=True)
+        if self.args.should_save:
+            rotate(run, limit, newest=run / name)
+        self.accelerator.wait_for_everyone()
+
+    def _why_not_saved(self, run: Path, name: str, error: Exception) -> Exception:
+        free = shutil.disk_usage(run).free
+        if "No space left" not in str(error) and free > FULL_DISK_BYTES:
+            return error
+        staged = sum(path.stat().st_size for path in (run / STAGING).rglob("*") if path.is_file())
+        needed = CHECKPOINT_BYTES_A_PARAMETER * self.model.num_parameters()
+        return UserError(
+            f"no space left to save {run / name}: it takes {needed:,} bytes and more, {free + staged:,} are free. The "
+            "checkpoints before it are whole: make room and run the same command again"
+        )
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        if not is_sharded(self.deepspeed):
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = master_weights(self.deepspeed)  # every rank has a part
+        if self.args.should_save:
+            self._save(output_dir, weights)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        if is_sharded(self.deepspeed):  # the engine's copy of the weights is bf16, what was written is fp32
+            self.model.config.dtype = torch.float32
+            self.model.config.save_pretrained(folder)
+        # A pickle that only this code could read; run.json says the same in plain words.
+        (folder / "training_args.bin").unlink(missing_ok=True)

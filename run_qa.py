@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""Fine-tunes one checkpoint on SQuAD with one seed, answers its questions, and writes one JSON that says what its
+numbers are.
+
+Speaks the flags of the Hugging Face example script of this name, all TrainingArguments, or one .json or .yaml file
+with them. Run the same command again after a kill and it continues from its newest checkpoint, to the same bits.
+
+    python run_qa.py --model_name_or_path runs/first/checkpoint-500 --dataset_name path/to/squad \\
+        --do_train --do_eval --output_dir runs/first/squad
+    python run_qa.py ... --version_2_with_negative       questions that have no answer, SQuAD 2.0
+"""
+
+import sys
+from pathlib import Path
+
+from recipe.arguments import parse
+from recipe.callbacks import StopSignals
+from recipe.checkpoints import newest_whole, run_lock
+from recipe.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, UserError, run_script
+from recipe.qa import QaTuning, prepare
+from recipe.qa_arguments import QaArguments, QaTrainingArguments
+from recipe.quiet import quiet_libraries
+from recipe.results import result_file, write_json
+from recipe.run import record_run
+from recipe.suites import SUITES
+from recipe.trackers import guard_trackers, settle_trackers
+from recipe.trainer import NonFiniteError
+from recipe.tuning_arguments import SETTINGS
+
+
+def main() -> int:
+    data, args = parse((QaArguments, QaTrainingArguments), description=__doc__)
+    say = print if args.process_index == 0 else (lambda *_, **__: None)
+    quiet_libraries()
+    check(args)
+    settle_trackers(args, say)
+
+    work = prepare(data, args, say)
+    describe(work, say)
+    folder = Path(args.output_dir)
+    if args.process_index:
+        return carry_out(work, say)
+    with run_lock(folder):
+        return carry_out(work, say)
+
+
+def check(args: QaTrainingArguments) -> None:
+    """What can be known before anything is read."""
+    if not (args.do_train or args.do_eval or args.do_predict):
+        raise UserError("found none of --do_train, --do_eval and --do_predict: pass what to do")
+    if args.n_gpu > 1:
+        raise UserError(
+            f"found {args.n_gpu} GPUs and one process: choose one by CUDA_VISIBLE_DEVICES=0, start one process a GPU "
+            "with torchrun, or let finetune_qa.sh run one job a GPU"
+        )
+
+
+def describe(work: QaTuning, say) -> None:
+    """Says what is about to be computed, and shows one window so that a wrong tokenizer is seen at once."""
+    data, args, origin = work.data, work.args, work.origin
+    step = "" if origin.step is None else f", step {origin.step:,}"
+    say(f"checkpoint {origin.name}{step}, {work.trainer.model.num_parameters():,} parameters")
+    sizes = (f"{len(rows):,} {split}" for split, rows in work.rows.items())
+    say(f"data       {data.title}: {', '.join(sizes)} questions")
+    for split, windows in work.windows.items():
+        cut = f", {windows.cut:,} questions cut" if windows.cut else ""
+        say(f"windows    {split}: {len(windows):,} of at most {data.max_seq_length} tokens{cut}")
+    if args.do_train:
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        say(
+            f"training   {args.max_steps:,} steps of {batch} windows, peak learning rate {args.learning_rate:g}, "
+            f"seed {args.seed}"
+        )
+        sample = work.tokenizer.decode(work.trainer.train_dataset.row(0)[:60])
+        say(f"sample     {' '.join(sample.split())} ...")
+
+
+def carry_out(work: QaTuning, say) -> int:
+    """Trains, evaluates and predicts as asked; returns the exit code."""
+    args = work.args
+    signals = StopSignals()
+    try:
+        if args.do_train:
+            if args.save_strategy != "no":
+                work.trainer.add_callback(signals)
+            guard_trackers(work.trainer)
+            result = work.trainer.train(resume_from_checkpoint=begin_or_continue(work, say))
+            if signals.received and work.trainer.state.global_step < args.max_steps:
+                say(f"stopped by {signals.received.name}; run the same command again to continue")
+                return INTERRUPTED_EXIT_CODE
+            if args.should_save:
+                work.trainer.save_metrics("train", result.metrics)
+            if args.save_model:
+                work.trainer.save_model()
+        scores = work.evaluate() if args.do_eval else {}
+        if args.do_predict:
+            work.answer("test")
+    except NonFiniteError as error:
+        say(f"error: {error}", file=sys.stderr)
+        return NONFINITE_EXIT_CODE
+    if args.should_save:
+        save(work, scores)
+    return 0
+
+
+def begin_or_continue(work: QaTuning, say) -> str | None:
+    """The checkpoint to continue from, if there is one; a run that was begun with other settings is refused."""
+    args, folder = work.args, Path(work.args.output_dir)
+    meaning = {name: getattr(work.data, name) for name in SUITES["qa"].meaning}
+    meaning |= {name: getattr(args, name) for name in SETTINGS.split()}
+    meaning |= {
+        "checkpoint": work.origin.sha256 or work.origin.name,
+        "data": work.rows["train"].digest,
+        "seed": args.seed,
+    }
+    if args.should_save and args.save_strategy != "no":
+        record_run(folder, meaning, {}, args.allow_changed)
+    if args.resume_from_checkpoint:
+        return args.resume_from_checkpoint
+    newest = newest_whole(folder, say) if args.save_strategy != "no" else None
+    if newest:
+        say(f"continuing from {newest}")
+    return str(newest) if newest else None
+
+
+def save(work: QaTuning, scores: dict) -> None:
+    """Writes the record and the answers, and says the numbers."""
+    folder = Path(work.args.output_dir)
+    for split, metrics in scores.items():
+        size = work.record(scores)["examples"][split]
+        part = f" (a subset: {size['used']:,} of {size['official']:,})" if size["subset"] else ""
+        print(f"{work.data.title} {split}{part}: {', '.join(f'{name} {value:.2f}' for name, value in metrics.items())}")
+        work.trainer.save_metrics("eval", {f"eval_{name}": value for name, value in metrics.items()})
+        file = result_file(folder, work.data.title, work.args.seed)
+        write_json(file, work.record(scores))
+        print(f"written to {file}")
+    for file in work.write_more(folder):
+        print(f"answers in {file}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,131 @@
+"""recipe.answers: exact match and F1 by hand, thresholds, and whole files."""
+
+import json
+import sys
+
+import pytest
+from qa_toys import write_squad
+from toy import SHARED_DATA
+
+from recipe import answers
+from recipe.answers import best_threshold, exact, f1, normalise, score, score_with_negative
+from recipe.errors import UserError
+
+DEV = SHARED_DATA / "squad" / "dev-v1.1.json"
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("The  Cat, sat.", "cat sat"),
+        ("an apple a day", "apple day"),
+        ("theory of a Theater", "theory of theater"),  # articles are words, not letters
+        ("U.S.A.", "usa"),  # punctuation goes, nothing takes its place
+        ("re-\ntied", "re tied"),
+        ("$5—6", "5—6"),  # only ASCII punctuation
+        ("the", ""),
+    ],
+)
+def test_normalisation(text, plain):
+    assert normalise(text) == plain
+
+
+def test_the_best_of_several_answers_counts():
+    golds = ["the Denver Broncos", "Denver", "Broncos of Denver"]
+    assert exact("Denver Broncos!", golds) == 1 and f1("Denver Broncos!", golds) == 1
+    assert exact("Broncos", golds) == 0
+    assert f1("Broncos", golds) == pytest.approx(2 / 3)  # precision 1, recall 1/2 against the first
+    assert f1("Denver Denver", ["Denver"]) == pytest.approx(2 / 3)  # a repeated word counts once: 1/2, 1
+    assert f1("Panthers", golds) == 0
+
+
+def test_texts_without_words():
+    assert f1("", [""]) == 1 and f1("the", [""]) == 1 and exact("a", [""]) == 1
+    assert f1("", ["Denver"]) == 0 and f1("Denver", [""]) == 0
+    assert score({"a": "the"}, {"a": ["."]}) == {"exact_match": 100.0, "f1": 0.0}  # so has it SQuAD 1.1's own script
+
+
+def test_squad_1_by_hand():
+    golds = {"a": ["red fox", "fox"], "b": ["blue"], "c": ["green"]}
+    # exact 1, 0, 0 (missing); F1: 1, 2/3 (precision 1/2, recall 1), 0
+    assert score({"a": "The fox", "b": "blue hat"}, golds) == pytest.approx(
+        {"exact_match": 100 / 3, "f1": 100 * (1 + 2 / 3) / 3}
+    )
+
+
+def test_squad_2_by_hand():
+    golds = {"has": ["red fox"], "has2": ["blue"], "none": [], "none2": []}
+    texts = {"has": "fox", "has2": "blue", "none": "red", "none2": "hat"}
+    odds = {"has": -3.0, "has2": 1.0, "none": 2.0, "none2": -1.0}
+    metrics = score_with_negative(texts, golds, odds)
+    # answered: has (F1 2/3) and none2 (wrong); silent: has2 (wrong) and none (right)
+    assert metrics["exact"] == pytest.approx(25.0) and metrics["f1"] == pytest.approx(100 * (2 / 3 + 0 + 1 + 0) / 4)
+    assert metrics["HasAns_exact"] == 0 and metrics["HasAns_f1"] == pytest.approx(100 / 3)
+    assert metrics["NoAns_exact"] == metrics["NoAns_f1"] == 50
+    assert (metrics["total"], metrics["HasAns_total"], metrics["NoAns_total"]) == (4, 2, 2)
+    # by odds: has +2/3, none2 -1, has2 +1, none -1; from 2 right in silence: 2.67, 1.67, 2.67, 1.67
+    assert metrics["best_f1"] == pytest.approx(100 * (2 + 2 / 3) / 4) and metrics["best_f1_thresh"] == -3.0
+    assert metrics["best_exact"] == 50 and metrics["best_exact_thresh"] == 0.0
+    higher = score_with_negative(texts, golds, odds, threshold=1.5)  # now has2 is answered, too
+    assert higher["exact"] == 50 and higher["HasAns_exact"] == 50
+    assert score_with_negative(texts | {"none": ""}, golds, None)["NoAns_exact"] == 50
+
+
+def test_questions_of_equal_odds_stand_on_the_same_side():
+    scores = {"right": 1.0, "wrong": 0.0}
+    best, at = best_threshold(scores, {"right": True, "wrong": False}, {"right": 0.5, "wrong": 0.5})
+    assert (best, at) == (50.0, 0.0)  # answering one of the two alone is no threshold
+    best, at = best_threshold(scores, {"right": True, "wrong": False}, {"right": 0.5, "wrong": 0.6})
+    assert (best, at) == (100.0, 0.5)
+
+
+def scored(monkeypatch, capsys, *files):
+    monkeypatch.setattr(sys, "argv", ["recipe.answers", *map(str, files)])
+    answers.main()
+    return json.loads(capsys.readouterr().out)
+
+
+def golds_in(file):
+    data = json.loads(file.read_text())["data"]
+    return {q["id"]: [a["text"] for a in q["answers"]] for d in data for p in d["paragraphs"] for q in p["qas"]}
+
+
+@pytest.mark.parametrize("where", ["toys", "squad"])
+def test_a_perfect_file_scores_100_and_an_empty_one_0(where, tmp_path, monkeypatch, capsys):
+    if where == "squad" and not DEV.exists():
+        pytest.skip(f"{DEV} is not on this machine")
+    dev = DEV if where == "squad" else write_squad(tmp_path) / "dev-v1.1.json"
+    golds, file = golds_in(dev), tmp_path / "predictions.json"
+    for number in (0,) if where == "squad" else (0, -1):  # any of the answers will do
+        file.write_text(json.dumps({name: texts[number] for name, texts in golds.items()}))
+        assert scored(monkeypatch, capsys, dev, file) == {"exact_match": 100.0, "f1": 100.0}
+    file.write_text("{}")
+    assert scored(monkeypatch, capsys, dev, file) == {"exact_match": 0.0, "f1": 0.0}
+    file.write_text(json.dumps(dict.fromkeys(golds, "")))
+    # Three questions of the real file have "." among their answers, which is "" once punctuation is gone.
+    dots = sum("." in texts for texts in golds.values())
+    assert scored(monkeypatch, capsys, dev, file) == {"exact_match": pytest.approx(100 * dots / len(golds)), "f1": 0.0}
+    assert dots == (3 if where == "squad" else 0)
+
+
+def test_files_with_negatives(tmp_path, monkeypatch, capsys):
+    dev = write_squad(tmp_path, negatives=True) / "dev-v2.0.json"
+    golds, file = golds_in(dev), tmp_path / "predictions.json"
+    file.write_text(json.dumps({name: texts[0] if texts else "" for name, texts in golds.items()}))
+    perfect = scored(monkeypatch, capsys, dev, file)
+    assert perfect["exact"] == perfect["HasAns_f1"] == perfect["NoAns_f1"] == 100
+    file.write_text(json.dumps(dict.fromkeys(golds, "")))
+    silent = scored(monkeypatch, capsys, dev, file)
+    assert (silent["exact"], silent["HasAns_exact"], silent["NoAns_exact"]) == (50, 0, 100)
+
+
+def test_mistakes(tmp_path, monkeypatch, capsys):
+    dev = write_squad(tmp_path) / "dev-v1.1.json"
+    (tmp_path / "list.json").write_text("[]")
+    for files, message in (
+        ((dev,), "found 1 files"),
+        ((dev, tmp_path / "none.json"), "cannot read"),
+        ((dev, tmp_path / "list.json"), "holds a list, expected one object"),
+    ):
+        with pytest.raises(UserError, match=message):
+            scored(monkeypatch, capsys, *files)
