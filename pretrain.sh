@@ -2,7 +2,7 @@
 # Pre-trains an encoder: text in, checkpoints out. Run it again and it continues, or says that it is done.
 #
 #   bash pretrain.sh                                    the demonstration: five minutes on two cores
-#   MODEL=configs/bert_tiny.json bash pretrain.sh       another model (or edit the lines below)
+#   MODEL=configs/bert_tiny.json bash pretrain.sh       another model: bert, roberta or modernbert (or edit the lines below)
 #   DATASET=my.txt RECIPE=demo bash pretrain.sh         your text, by the demonstration's settings
 #   MODEL=configs/roberta_medium.json TOKENIZER=roberta-base DATASET=JackBAI/bert_pretrain_datasets bash pretrain.sh
 #   DRY_RUN=1 bash pretrain.sh                          prints the command and runs nothing
@@ -57,10 +57,7 @@ precision=()
 DS_CONFIG=${DS_CONFIG-$([[ ${#precision[@]} -gt 0 ]] && echo ds_config/zero2_bf16.json || true)} # empty: plain DDP
 
 case $MODEL in
-    *.json)
-        model=(--config_name "$MODEL")
-        [[ -z $DROPOUT ]] || model+=(--config_overrides "hidden_dropout_prob=$DROPOUT,attention_probs_dropout_prob=$DROPOUT")
-        ;;
+    *.json) model=(--config_name "$MODEL" ${DROPOUT:+--dropout "$DROPOUT"}) ;;
     *) model=(--model_name_or_path "$MODEL") ;;
 esac
 

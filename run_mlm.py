@@ -41,12 +41,14 @@ from recipe.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, UserError,
 from recipe.hub import require_hub
 from recipe.masking import Masking
 from recipe.model import (
+    HEADS,
     build_model,
     check_length,
     check_tokenizer,
     fit_to_tokenizer,
     load_config,
     load_model,
+    set_dropout,
     use_masked_only_head,
 )
 from recipe.prepare import corpus_of, tokenizer_of, tokens_of
@@ -170,9 +172,12 @@ def model_config(model_args: ModelArguments):
         )
     if name == model_args.model_type:
         if name not in transformers.CONFIG_MAPPING:
-            raise UserError(f"found --model_type {name}, expected roberta or bert")
+            raise UserError(f"found --model_type {name}, expected one of {', '.join(HEADS)}")
         name = f"configs/{name}_base.json" if Path(f"configs/{name}_base.json").exists() else name
-    return name, load_config(name, model_args.config_overrides, **model_args.hub_options())
+    config = load_config(name, model_args.config_overrides, **model_args.hub_options())
+    if model_args.dropout is not None:
+        set_dropout(config, model_args.dropout)
+    return name, config
 
 
 def masked_sequences(prepared, tokenizer, data, objective, args) -> tuple[MaskedSequences, MaskedSequences]:

@@ -45,12 +45,17 @@ class ModelArguments(HubArguments):
 
     model_name_or_path: str | None = option(None, "Checkpoint (hub id or folder) whose pre-training is continued.")
     config_name: str | None = option(None, "Config of a model from scratch: a file of configs/, a folder or a hub id.")
-    model_type: str | None = option(None, "A model from scratch with its family's default config: roberta or bert.")
+    model_type: str | None = option(None, "A model from scratch with its family's base config: roberta, bert ...")
     config_overrides: str | None = option(None, "Changes to the config: key=value,key=value.")
+    dropout: float | None = option(None, "Every dropout of the encoder; by default the config's. 0 is off.")
     tokenizer_name: str | None = option(None, "Hub id or folder, or `train` for one of our own on the corpus.")
     use_fast_tokenizer: bool = option(True, "Only fast tokenizers are supported.")
     vocab_size: int = option(8192, "Size of a tokenizer that is trained here.")
     lowercase: bool = option(False, "Whether a tokenizer that is trained here lower-cases its text.")
+
+    def __post_init__(self):
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise UserError(f"found --dropout {self.dropout}, expected at least 0 and less than 1")
 
 
 @dataclass

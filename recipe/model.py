@@ -27,6 +27,7 @@ from recipe.hub import is_local, require_hub, require_local_path
 HEADS: dict[str, Callable[[PreTrainedModel], Callable[[torch.Tensor], torch.Tensor]]] = {
     "roberta": lambda model: model.lm_head,
     "bert": lambda model: model.cls,
+    "modernbert": lambda model: nn.Sequential(model.head, model.decoder),
 }
 EMBEDDING_MULTIPLE = 64  # rows of the vocabulary projection: a multiple keeps GPU matrix kernels on their fast path
 # How many positions a family's table loses before the first token: RoBERTa counts from pad_token_id + 1.
@@ -63,6 +64,12 @@ def load_config(name: str, overrides: str | None = None, **hub_options) -> PreTr
             f"{name} has hidden_size {config.hidden_size} and {config.num_attention_heads} attention heads, "
             "expected a width that the heads divide: change one of them"
         )
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and len(kinds) != config.num_hidden_layers:
+        raise UserError(
+            f"{name} has {config.num_hidden_layers} layers and {len(kinds)} layer_types: change num_hidden_layers in a "
+            "config file, without layer_types, which follow from it"
+        )
     return config
 
 
@@ -86,6 +93,13 @@ def _config_from_file(file: Path, strict: bool) -> PreTrainedConfig:
         return config_class.from_dict(settings)
     except Exception as error:  # the strict config classes raise errors of several libraries
         raise UserError(f"{file} is no valid {config_class.__name__}: {str(error).strip().splitlines()[-1]}") from error
+
+
+def set_dropout(config: PreTrainedConfig, probability: float) -> None:
+    """Sets every dropout of the encoder, whatever its family calls it; a classifier's own stays."""
+    for name in config.to_dict():
+        if "dropout" in name and not name.startswith("classifier"):
+            setattr(config, name, probability)
 
 
 def fit_to_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, name: str) -> str | None:
@@ -173,10 +187,12 @@ def flops_per_token(model: nn.Module, length: int, masked_per_block: int) -> flo
     """Floating-point operations of one training step a token of input, forward and backward.
 
     Six a weight of every matrix a token passes (Kaplan et al., 2020), where the head's count only for the masked share
-    of tokens, and twelve a layer for each of length x width in attention. Embedding look-ups cost nothing.
+    of tokens, and twelve a layer for each of span x width in attention, where the span is what a token may look at: the
+    length, or a layer's window. Embedding look-ups cost nothing.
     """
     config = model.config
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    spans = [length if kind == "full_attention" else min(length, 2 * config.sliding_window + 1) for kind in kinds]
     encoder = sum(m.weight.numel() for m in model.base_model.modules() if isinstance(m, nn.Linear))
     head = config.vocab_size * config.hidden_size + config.hidden_size**2
-    attention = config.num_hidden_layers * length * config.hidden_size
-    return 6.0 * (encoder + head * masked_per_block / length) + 12.0 * attention
+    return 6.0 * (encoder + head * masked_per_block / length) + 12.0 * sum(spans) * config.hidden_size

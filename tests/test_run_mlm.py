@@ -7,11 +7,13 @@ import signal
 
 import pytest
 import torch
+from toy import ARCHITECTURES
 from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainerCallback, pipeline
 
 import run_mlm
 from recipe.checkpoints import checkpoints
 from recipe.errors import UserError
+from recipe.model import HEADS
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def run(tmp_path, text_file, write_config, monkeypatch, capsys):
     return call
 
 
-@pytest.mark.parametrize("family", ["roberta", "bert"])
+@pytest.mark.parametrize("family", list(HEADS))
 def test_a_run_leaves_what_users_of_transformers_expect(run, tmp_path, family):
     code, printed = run(family=family)
     folder = tmp_path / "run"
@@ -64,7 +66,7 @@ def test_a_run_leaves_what_users_of_transformers_expect(run, tmp_path, family):
 
     for checkpoint in (*checkpoints(folder), folder):
         model, tokenizer = AutoModelForMaskedLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
-        assert type(model).__name__ == {"roberta": "RobertaForMaskedLM", "bert": "BertForMaskedLM"}[family]
+        assert type(model).__name__ == ARCHITECTURES[family]
         assert model.get_input_embeddings().num_embeddings % 64 == 0
         guesses = pipeline("fill-mask", model=str(checkpoint))(f"the cat {tokenizer.mask_token} on a mat")
         assert len(guesses) == 5 and guesses[0]["score"] > 0

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from toy import REPOSITORY, config_settings
+from toy import ARCHITECTURES, REPOSITORY, config_settings
 
 import fill_mask
 import prepare_data
@@ -17,6 +17,11 @@ from recipe.model import HEADS, load_config
 
 SIZES = {"tiny": (2, 128, 2), "mini": (4, 256, 4), "small": (4, 512, 8), "medium": (8, 512, 8), "base": (12, 768, 12)}
 SIZES["large"] = (24, 1024, 16)
+
+
+def test_every_family_has_its_configs():
+    found = {path.stem for path in (REPOSITORY / "configs").glob("*.json")}
+    assert found == {f"{family}_{size}" for family in HEADS for size in SIZES} - {"modernbert_large"}
 
 
 def pretrain(*arguments, **exports):
@@ -79,12 +84,20 @@ def test_an_unknown_recipe_and_a_hostile_name():
     assert not (REPOSITORY / "pwned").exists()
 
 
-@pytest.mark.parametrize("family", list(HEADS))
-@pytest.mark.parametrize("size", SIZES)
-def test_configs(family, size):
-    config = load_config(str(REPOSITORY / "configs" / f"{family}_{size}.json"))
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.json")), ids=lambda path: path.stem)
+def test_configs(path):
+    config = load_config(str(path))
+    family, size = path.stem.split("_")
     layers, width, heads = SIZES[size]
+    assert (config.model_type, config.architectures) == (family, [ARCHITECTURES[family]])
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (layers, width, heads)
+    if family == "modernbert":
+        # Its gated MLP has three matrices: two thirds of 4 x width each, in multiples of 64, cost what two of 4 x do.
+        assert config.intermediate_size % 64 == 0 and abs(config.intermediate_size - width * 8 / 3) <= 32
+        assert (config.vocab_size, config.max_position_embeddings, config.local_attention) == (50265, 8192, 128)
+        assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (1, 0, 2)
+        assert [kind == "full_attention" for kind in config.layer_types] == [n % 3 == 0 for n in range(layers)]
+        return
     assert config.intermediate_size == 4 * width
     if family == "roberta":
         assert (config.vocab_size, config.max_position_embeddings, config.type_vocab_size) == (50265, 514, 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy import config_settings, sequences_of
+from toy import TOKENIZERS, config_settings, sequences_of
 from transformers import AutoConfig, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
@@ -16,7 +16,7 @@ from recipe.arguments import PretrainArguments
 from recipe.callbacks import JsonLog, RankSeed, TrueEpoch
 from recipe.checkpoints import checkpoints, damage, newest_whole
 from recipe.errors import UserError
-from recipe.model import build_model, use_masked_only_head
+from recipe.model import HEADS, build_model, set_dropout, use_masked_only_head
 from recipe.trainer import NonFiniteError, PretrainTrainer
 from recipe.unigram import UnigramBaseline
 
@@ -43,10 +43,23 @@ def kill(control):
     raise Killed
 
 
-def make_trainer(folder, tokenizer, documents, *, micro=8, accumulation=1, steps=6, dropout=0.0, callbacks=(), **more):
-    settings = config_settings("roberta", hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+def make_trainer(
+    folder,
+    tokenizer,
+    documents,
+    *,
+    family="roberta",
+    micro=8,
+    accumulation=1,
+    steps=6,
+    dropout=0.0,
+    callbacks=(),
+    **more,
+):
+    config = AutoConfig.for_model(**config_settings(family))
+    set_dropout(config, dropout)
     torch.manual_seed(0)
-    model = use_masked_only_head(build_model(AutoConfig.for_model(**settings)))
+    model = use_masked_only_head(build_model(config))
     settings = {
         "output_dir": str(folder),
         "max_steps": steps,
@@ -90,12 +103,16 @@ def losses_and_norms(folder, tokenizer, documents, **cut):
     return [(log["loss"], log["grad_norm"]) for log in recorder.logs if "loss" in log]
 
 
-def test_a_step_is_the_same_however_its_batch_is_cut(tmp_path, bpe, documents):
-    # 200 documents make 189 blocks of 32 tokens: step 6 of 32 sequences holds the padded last block.
-    whole = losses_and_norms(tmp_path / "a", bpe, documents, micro=32, accumulation=1)
+@pytest.mark.parametrize("family", list(HEADS))
+def test_a_step_is_the_same_however_its_batch_is_cut(tmp_path, documents, family, request):
+    tokenizer = request.getfixturevalue(TOKENIZERS[family])
+    # 200 documents make 189 blocks of 32 BPE tokens: step 6 of 32 sequences holds the padded last block.
+    whole = losses_and_norms(tmp_path / "a", tokenizer, documents, micro=32, family=family)
     assert len(whole) == 6 and whole[0][0] == pytest.approx(math.log(320), abs=0.3)
     for micro, accumulation in ((8, 4), (4, 8)):
-        cut = losses_and_norms(tmp_path / f"b{micro}", bpe, documents, micro=micro, accumulation=accumulation)
+        cut = losses_and_norms(
+            tmp_path / f"b{micro}", tokenizer, documents, micro=micro, accumulation=accumulation, family=family
+        )
         for (loss, norm), (cut_loss, cut_norm) in zip(whole, cut, strict=True):
             assert cut_loss == pytest.approx(loss, abs=1e-5)
             assert cut_norm == pytest.approx(norm, abs=1e-5)
@@ -113,9 +130,13 @@ def test_the_first_loss_is_the_mean_over_the_masked_tokens_of_the_step(tmp_path,
 # ---- laws 4 and 6
 
 
-@pytest.mark.parametrize(("workers", "accumulation"), [(0, 1), (0, 2), (2, 2)])
-def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, bpe, documents, workers, accumulation):
+@pytest.mark.parametrize(
+    ("family", "workers", "accumulation"),
+    [("roberta", 0, 1), ("roberta", 0, 2), ("roberta", 2, 2), ("bert", 0, 2), ("modernbert", 0, 2)],
+)
+def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, bpe, documents, family, workers, accumulation):
     options = {
+        "family": family,
         "micro": 16,
         "accumulation": accumulation,
         "steps": 9,  # two epochs and more at 32 sequences a step

@@ -14,6 +14,17 @@ WORDS = (
     "the cat sat on a mat while seven naïve dogs, (un)tied and re-tied by Ann-Marie's aunt, barked loudly: it's 1984!"
 )
 
+BPE_IDS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+FAMILIES = {  # what sets their toy configs apart
+    "roberta": BPE_IDS | NO_DROPOUT,
+    "bert": {"pad_token_id": 0} | NO_DROPOUT,
+    # Its second layer sees eight tokens at a time, fewer than a block has.
+    "modernbert": BPE_IDS | {"cls_token_id": 0, "sep_token_id": 2, "local_attention": 8},
+}
+TOKENIZERS = {"roberta": "bpe", "bert": "wordpiece", "modernbert": "bpe"}  # the fixture of each family
+ARCHITECTURES = {"roberta": "RobertaForMaskedLM", "bert": "BertForMaskedLM", "modernbert": "ModernBertForMaskedLM"}
+
 
 def toy_documents(count: int = 200, seed: int = 0) -> list[str]:
     """Short documents of words in random order."""
@@ -31,11 +42,8 @@ def config_settings(family: str, vocab_size: int = 320, **more) -> dict:
         "num_attention_heads": 2,
         "intermediate_size": 32,
         "max_position_embeddings": 66,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
     }
-    ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2} if family == "roberta" else {"pad_token_id": 0}
-    return common | ids | more
+    return common | FAMILIES[family] | more
 
 
 def sequences_of(tokenizer, documents, length=32, seed=7, order_seed=3, **masking) -> MaskedSequences:
