@@ -35,6 +35,7 @@ esac
 ADAM_BETA1=${ADAM_BETA1:-0.9} ADAM_BETA2=${ADAM_BETA2:-0.98} ADAM_EPSILON=${ADAM_EPSILON:-1e-6}
 WEIGHT_DECAY=${WEIGHT_DECAY:-0.01} # none on biases and LayerNorm
 SEED=${SEED:-42}
+MAX_HOURS=${MAX_HOURS:-} # train for so many hours in place of MAX_STEPS: the schedule ends when they do
 VOCAB_SIZE=${VOCAB_SIZE:-8192} # of TOKENIZER=train
 RUN_NAME=${RUN_NAME:-$(basename "${MODEL%.json}")-$(basename "${DATASET%/}")-L$SEQ_LENGTH-B$GLOBAL_BATCH_SIZE-lr$PEAK_LR-seed$SEED}
 OUTPUT_DIR=${OUTPUT_DIR:-runs/$RUN_NAME}
@@ -61,6 +62,8 @@ case $MODEL in
     *) model=(--model_name_or_path "$MODEL") ;;
 esac
 
+[[ -z $MAX_HOURS ]] && until=(--max_steps "$MAX_STEPS") || until=(--max_hours "$MAX_HOURS")
+
 args=(
     "${model[@]}"
     --tokenizer_name "$TOKENIZER" --vocab_size "$VOCAB_SIZE"
@@ -71,7 +74,7 @@ args=(
     --global_batch_size "$GLOBAL_BATCH_SIZE" # means the same on any number of devices: accumulation is derived
     --per_device_train_batch_size "$MICRO_BATCH_SIZE" --per_device_eval_batch_size "$MICRO_BATCH_SIZE"
 
-    --max_steps "$MAX_STEPS" --warmup_steps "$WARMUP_STEPS" --lr_scheduler_type linear --learning_rate "$PEAK_LR"
+    "${until[@]}" --warmup_steps "$WARMUP_STEPS" --lr_scheduler_type linear --learning_rate "$PEAK_LR"
     --adam_beta1 "$ADAM_BETA1" --adam_beta2 "$ADAM_BETA2" --adam_epsilon "$ADAM_EPSILON" --weight_decay "$WEIGHT_DECAY"
     "${precision[@]}" ${DS_CONFIG:+--deepspeed "$DS_CONFIG"}
 

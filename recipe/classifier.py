@@ -58,6 +58,8 @@ def progress_of(folder: Path) -> tuple[int | None, int | None]:
     step = state.get("global_step")
     if step is None:
         step = step_of(folder) if step_of(folder) >= 0 else None
+    if step is not None and state.get("num_input_tokens_seen"):
+        return step, state["num_input_tokens_seen"]
     run = _json(folder.resolve().parent / "run.json") if step_of(folder) >= 0 else _json(folder / "run.json")
     meaning = run.get("meaning", {})
     if step is not None and {"global_batch_size", "max_seq_length"} <= set(meaning):

@@ -7,9 +7,10 @@ import numpy as np
 from recipe.arguments import sequences_a_step
 from recipe.batches import MaskedSequences
 from recipe.fill import blanks_from
+from recipe.schedules import WITHOUT_AN_END
 
 
-def describe(say, model, prepared, train_data, args, tokenizer) -> None:
+def describe(say, model, prepared, train_data, stages, args, tokenizer) -> None:
     """Says what is about to be computed, and shows one masked sample so that a wrong tokenizer is seen at once."""
     micro, accumulation, devices = args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size
     length, blocks = train_data.blocks.length, len(train_data)
@@ -23,9 +24,22 @@ def describe(say, model, prepared, train_data, args, tokenizer) -> None:
         f"batch      {micro} sequences x {accumulation} accumulations x {devices} devices = {sequences:,} sequences "
         f"= {sequences * length:,} tokens a step"
     )
-    say(f"steps      {args.max_steps:,} = {args.max_steps * sequences / blocks:.2f} epochs")
+    for stage in stages.stages if len(stages.stages) > 1 else ():
+        say(
+            f"stage      steps {stage.first + 1:,} to {stage.last:,}: {stage.batch:,} sequences of {stage.length} "
+            f"= {stage.batch * stage.length:,} tokens a step"
+        )
+    if args.max_hours:
+        say(f"time       {args.max_hours:g} hours{_or_steps(args)}")
+    else:
+        epochs = stages.tokens_before(args.max_steps) / (blocks * length)
+        say(f"steps      {args.max_steps:,} = {epochs:.2f} epochs")
     sample = train_data[0]
     say(f"sample     {' '.join(tokenizer.decode(sample['input_ids'][0][:60]).split())} ...")
+
+
+def _or_steps(args) -> str:
+    return "" if args.max_steps == WITHOUT_AN_END else f", or {args.max_steps:,} steps, whichever ends first"
 
 
 def report(metrics: dict, model, tokenizer, eval_data: MaskedSequences, run: Path) -> None:

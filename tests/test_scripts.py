@@ -67,6 +67,8 @@ def test_nodes_meet_at_the_master_and_flags_of_the_command_line_come_last():
     flags = flags_of(done.stdout)
     assert (flags["--nnodes"], flags["--node_rank"], flags["--master_addr"]) == ("2", "1", "10.0.0.1")
     assert shlex.split(done.stdout)[-2:] == ["--mlm_probability", "0.3"]
+    hours = flags_of(pretrain(MAX_HOURS="1.5").stdout)
+    assert hours["--max_hours"] == "1.5" and "--max_steps" not in hours
     missing = pretrain(NNODES="2")
     assert missing.returncode != 0 and "MASTER_ADDR: set it to" in missing.stderr
 
