@@ -5,9 +5,10 @@
 #   MODEL=configs/bert_tiny.json bash pretrain.sh       another model: bert, roberta or modernbert (or edit the lines below)
 #   DATASET=my.txt RECIPE=demo bash pretrain.sh         your text, by the demonstration's settings
 #   MODEL=configs/roberta_medium.json TOKENIZER=roberta-base DATASET=JackBAI/bert_pretrain_datasets bash pretrain.sh
+#   OBJECTIVE=clm bash pretrain.sh                      a causal model of the same config (run_clm.py)
 #   DRY_RUN=1 bash pretrain.sh                          prints the command and runs nothing
 #
-# What follows the script's name goes to run_mlm.py as it is, and wins: bash pretrain.sh --mlm_probability 0.3
+# What follows the script's name goes to run_mlm.py or run_clm.py as it is, and wins: bash pretrain.sh --mlm_probability 0.3
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -15,6 +16,7 @@ export MODEL=${MODEL:-configs/roberta_tiny.json} # a config of configs/ (from sc
 [[ $MODEL == *.json ]] && own=train || own=$MODEL
 export TOKENIZER=${TOKENIZER:-$own}              # a hub id, a folder, or train: one of VOCAB_SIZE tokens on the corpus
 export DATASET=${DATASET:-docstrings}            # a file, folder, glob or hub id; docstrings: text on every machine
+export OBJECTIVE=${OBJECTIVE:-mlm}                # mlm: fill blanks; clm: predict the next token
 export RECIPE=${RECIPE:-$([[ $DATASET == docstrings ]] && echo demo || echo roberta)}
 
 case $RECIPE in
@@ -32,12 +34,17 @@ case $RECIPE in
         ;;
     *) echo "found RECIPE=$RECIPE, expected demo or roberta" >&2 && exit 2 ;;
 esac
+case $OBJECTIVE in
+    mlm | clm) script=run_$OBJECTIVE.py ;;
+    *) echo "found OBJECTIVE=$OBJECTIVE, expected mlm or clm" >&2 && exit 2 ;;
+esac
 ADAM_BETA1=${ADAM_BETA1:-0.9} ADAM_BETA2=${ADAM_BETA2:-0.98} ADAM_EPSILON=${ADAM_EPSILON:-1e-6}
 WEIGHT_DECAY=${WEIGHT_DECAY:-0.01} # none on biases and LayerNorm
 SEED=${SEED:-42}
 MAX_HOURS=${MAX_HOURS:-} # train for so many hours in place of MAX_STEPS: the schedule ends when they do
 VOCAB_SIZE=${VOCAB_SIZE:-8192} # of TOKENIZER=train
-RUN_NAME=${RUN_NAME:-$(basename "${MODEL%.json}")-$(basename "${DATASET%/}")-L$SEQ_LENGTH-B$GLOBAL_BATCH_SIZE-lr$PEAK_LR-seed$SEED}
+kind=$([[ $OBJECTIVE == mlm ]] || echo "$OBJECTIVE-")
+RUN_NAME=${RUN_NAME:-$kind$(basename "${MODEL%.json}")-$(basename "${DATASET%/}")-L$SEQ_LENGTH-B$GLOBAL_BATCH_SIZE-lr$PEAK_LR-seed$SEED}
 OUTPUT_DIR=${OUTPUT_DIR:-runs/$RUN_NAME}
 WANDB_NAME=${WANDB_NAME:-$RUN_NAME} WANDB_PROJECT=${WANDB_PROJECT:-encoder-recipe}
 REPORT_TO=${REPORT_TO:-none} # wandb: online with a key, offline without one
@@ -97,7 +104,7 @@ elif [[ -n $DS_CONFIG ]]; then # DeepSpeed wants to be told that it is alone
 fi
 
 if [[ -n ${DRY_RUN:-} ]]; then
-    printf '%q ' "${start[@]}" run_mlm.py "${args[@]}" "$@" && echo
+    printf '%q ' "${start[@]}" "$script" "${args[@]}" "$@" && echo
     exit 0
 fi
-exec "${start[@]}" run_mlm.py "${args[@]}" "$@"
+exec "${start[@]}" "$script" "${args[@]}" "$@"

@@ -16,8 +16,8 @@ from recipe.arguments import DataArguments, ModelArguments, ObjectiveArguments, 
 from recipe.batches import Blocks, MaskedSequences
 from recipe.errors import UserError, run_script
 from recipe.masking import Masking
-from recipe.model import build_model, load_model, use_masked_only_head
-from recipe.pretraining import Sequences, begin, config_of, pretrain, stages_of_run, text_of, what_the_run_means
+from recipe.model import build_model, load_model, require_masked, use_masked_only_head
+from recipe.pretraining import Sequences, begin, config_of, pretrain, sequences_of, text_of, what_the_run_means
 from recipe.spans import Spans
 from recipe.stages import FallingRate
 from recipe.summary import report
@@ -35,6 +35,7 @@ def main() -> int:
 
     # From text to blocks. What can be known before step 1 is checked on the way.
     name, config = config_of(model_args)
+    require_masked(config, name)
     tokenizer, prepared = text_of(model_args, data, name, config, say)
     sequences = masked_sequences(prepared, tokenizer, data, objective, args)
 
@@ -45,31 +46,18 @@ def main() -> int:
         model = build_model(config)
     use_masked_only_head(model)
 
-    meaning = what_the_run_means(config, data, args, prepared, tokenizer, asdict(objective))
+    meaning = what_the_run_means(config, data, args, prepared, tokenizer, {"objective": "mlm", **asdict(objective)})
     fresh = not model_args.model_name_or_path
     return pretrain(model, tokenizer, prepared, sequences, args, meaning, report, say, fresh)
 
 
 def masked_sequences(prepared, tokenizer, data, objective, args) -> Sequences:
-    """Training and evaluation data; raises UserError where the corpus is shorter than one block."""
-    length, short = data.max_seq_length, args.short_seq_length
-    tokens = prepared.splits["train"]["tokens"]
-    if tokens < length - 2:
-        raise UserError(
-            f"the training text has {tokens} tokens, expected at least {length - 2}, one block of --max_seq_length "
-            f"{length}: use more text or shorter blocks"
-        )
+    """Training and evaluation data: blocks with begin and end token, and what is hidden in them."""
     if args.max_hours and objective.mlm_probability_end is not None:
         raise UserError(
             "found --mlm_probability_end beside --max_hours: the share falls by steps, whose number only time will "
             "tell; pass --max_steps in place of the latter"
         )
-
-    def blocks(split: str, length: int) -> Blocks:
-        return Blocks(prepared.tokens(split), length, block_ends(tokenizer), tokenizer.pad_token_id)
-
-    whole, limit = blocks("train", length), data.max_train_samples
-    stages = stages_of_run(data, args, min(len(whole), limit or len(whole)))
     common = {
         "vocab_size": len(tokenizer),
         "mask_id": tokenizer.mask_token_id,
@@ -81,19 +69,19 @@ def masked_sequences(prepared, tokenizer, data, objective, args) -> Sequences:
         "spans": Spans(objective.span_p, objective.span_max_length) if objective.span_masking else None,
     }
 
-    def training(blocks: Blocks, limit: int | None) -> MaskedSequences:
-        share, end = objective.mlm_probability, objective.mlm_probability_end
-        falling = FallingRate(share, end, stages, blocks.length) if end is not None else None
-        masking = Masking(seed=args.seed, mlm_probability=share, rate_of=falling, **common)
-        return MaskedSequences(blocks, masking, args.seed if args.data_seed is None else args.data_seed, limit)
+    def cut(tokens, length) -> Blocks:
+        return Blocks(tokens, length, block_ends(tokenizer), tokenizer.pad_token_id)
 
-    masking = Masking(seed=EVAL_MASK_SEED, mlm_probability=objective.final_mlm_probability, **common)
-    return Sequences(
-        stages,
-        train=training(whole, limit),
-        short=training(blocks("train", short), limit and limit * length // short) if short else None,
-        evaluation=MaskedSequences(blocks("validation", length), masking, None, data.max_eval_samples),
-    )
+    def inputs(blocks, stages, order_seed, limit) -> MaskedSequences:
+        share, end = objective.mlm_probability, objective.final_mlm_probability
+        if order_seed is None:
+            masking = Masking(seed=EVAL_MASK_SEED, mlm_probability=end, **common)
+        else:
+            falling = FallingRate(share, end, stages, blocks.length) if end < share else None
+            masking = Masking(seed=args.seed, mlm_probability=share, rate_of=falling, **common)
+        return MaskedSequences(blocks, masking, order_seed, limit)
+
+    return sequences_of(prepared, data, args, cut, inputs)
 
 
 if __name__ == "__main__":

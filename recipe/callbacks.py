@@ -168,6 +168,7 @@ def _line(state, logs: dict) -> str:
         )
     if "eval_loss" in logs:
         baseline = f"  (unigram {logs['eval_unigram_loss']:.3f})" if "eval_unigram_loss" in logs else ""
-        accuracy = f"  masked accuracy {logs['eval_masked_accuracy']:.1%}" if "eval_masked_accuracy" in logs else ""
+        named = [name for name in ("eval_masked_accuracy", "eval_accuracy") if name in logs]
+        accuracy = "".join(f"  {name.removeprefix('eval_').replace('_', ' ')} {logs[name]:.1%}" for name in named)
         return f"{step}  eval loss {logs['eval_loss']:.3f}{baseline}{accuracy}"
     return ""

@@ -13,7 +13,7 @@ from recipe.checkpoints import MANIFEST, damage, sha256_of, step_of
 from recipe.errors import UserError
 from recipe.glue_arguments import RANDOM, GlueArguments
 from recipe.hub import is_local, require_hub, require_local_path
-from recipe.model import EMBEDDING_MULTIPLE, check_length, fit_to_tokenizer, load_config
+from recipe.model import EMBEDDING_MULTIPLE, check_length, fit_to_tokenizer, is_causal, load_config
 from recipe.tokenizer import fingerprint, load_tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -110,6 +110,8 @@ def config_of(data: GlueArguments, tokenizer, labels: tuple[str, ...]) -> PreTra
                 f"the tokenizer has {len(tokenizer)} tokens, {name} was trained with about {config.vocab_size}: "
                 "use the tokenizer it was trained with"
             )
+    if is_causal(config):
+        raise UserError(f"{name} is a causal model, whose first token sees no other: expected an encoder's checkpoint")
     check_length(config, data.max_seq_length, name)
     config.num_labels = len(labels) or 1
     if labels:

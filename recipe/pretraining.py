@@ -7,11 +7,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from recipe.arguments import DataArguments, ModelArguments, PretrainArguments, epochs_to_steps, sequences_a_step
-from recipe.batches import MaskedSequences
+from recipe.batches import Blocks, OrderedBlocks
 from recipe.callbacks import Console, JsonLog, PlainConsole, Progress, RankSeed, StopSignals
 from recipe.checkpoints import (
     checkpoints,
@@ -81,11 +82,16 @@ def config_of(model: ModelArguments) -> tuple[str, PreTrainedConfig]:
 
 
 def text_of(
-    model: ModelArguments, data: DataArguments, name: str, config: PreTrainedConfig, say: Callable[..., None]
+    model: ModelArguments,
+    data: DataArguments,
+    name: str,
+    config: PreTrainedConfig,
+    say: Callable[..., None],
+    keep_linebreaks: bool = True,
 ) -> tuple[PreTrainedTokenizerFast, PreparedTokens]:
     """The tokenizer and the prepared tokens, made if they aren't there; a new model's embedding is fitted to them."""
     check_length(config, data.max_seq_length, name)
-    corpus = corpus_of(data, model)
+    corpus = corpus_of(data, model, keep_linebreaks)
     tokenizer = tokenizer_of(model, config.model_type, corpus, Path(data.prepared_dir).expanduser())
     if model.model_name_or_path:
         check_tokenizer(config, tokenizer, name)
@@ -116,21 +122,54 @@ class Sequences:
     evaluation."""
 
     stages: Stages
-    train: MaskedSequences
-    short: MaskedSequences | None
-    evaluation: MaskedSequences
+    train: OrderedBlocks
+    short: OrderedBlocks | None
+    evaluation: OrderedBlocks
+
+
+def sequences_of(
+    prepared: PreparedTokens,
+    data: DataArguments,
+    args: PretrainArguments,
+    cut: Callable[[np.ndarray, int], Blocks],
+    inputs: Callable[[Blocks, Stages, int | None, int | None], OrderedBlocks],
+) -> Sequences:
+    """Training and evaluation data of a run, and its stages.
+
+    `cut(tokens, length)` makes the blocks of sequences of `length` tokens, and `inputs(blocks, stages, order_seed,
+    limit)` the inputs of the objective, those of evaluation where order_seed is None. Raises UserError where the text
+    is shorter than one block.
+    """
+    length, short, limit = data.max_seq_length, args.short_seq_length, data.max_train_samples
+    whole = cut(prepared.tokens("train"), length)
+    if len(whole.tokens) < whole.body:
+        raise UserError(
+            f"the training text has {len(whole.tokens)} tokens, expected at least {whole.body}, one block of "
+            f"--max_seq_length {length}: use more text or shorter blocks"
+        )
+    stages = stages_of_run(data, args, min(len(whole), limit or len(whole)))
+    order_seed = args.seed if args.data_seed is None else args.data_seed
+    shorter = None
+    if short:
+        shorter = inputs(cut(whole.tokens, short), stages, order_seed, limit and limit * length // short)
+    return Sequences(
+        stages,
+        train=inputs(whole, stages, order_seed, limit),
+        short=shorter,
+        evaluation=inputs(cut(prepared.tokens("validation"), length), stages, None, data.max_eval_samples),
+    )
 
 
 def what_the_run_means(config, data, args, prepared, tokenizer, objective: dict) -> dict:
     """The settings that decide what a run computes: they may not change when it is resumed."""
     return {
+        **objective,
         "model": {k: v for k, v in config.to_dict().items() if k not in ("transformers_version", "dtype")},
         "data": prepared.fingerprint,
         "tokenizer": fingerprint(tokenizer),
         "max_seq_length": data.max_seq_length,
         "max_train_samples": data.max_train_samples,
         "global_batch_size": sequences_a_step(args),
-        **objective,
         **{name: getattr(args, name) for name in DECIDING.split()},
         "optim": str(args.optim.value if hasattr(args.optim, "value") else args.optim),
     }
@@ -176,7 +215,7 @@ def pretrain(
             processing_class=tokenizer,
             baseline=UnigramBaseline(prepared.unigram_counts(), tuple(tokenizer.all_special_ids)),
             callbacks=[
-                Progress(sequences.stages, len(sequences.train) * sequences.train.blocks.length),
+                Progress(sequences.stages, len(sequences.train) * sequences.train.length),
                 RankSeed(),
                 JsonLog(run / "log.jsonl"),
                 stop,

@@ -18,7 +18,7 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from recipe.arguments import sequences_a_step
-from recipe.batches import MaskedSequences
+from recipe.batches import OrderedBlocks
 from recipe.callbacks import LossSinceLog
 from recipe.checkpoints import STAGING, checkpoints, commit, rotate
 from recipe.errors import UserError
@@ -46,12 +46,12 @@ class NonFiniteError(FloatingPointError):
 
 
 class PretrainTrainer(Trainer):
-    """Trains a model that `use_masked_only_head` was applied to on `MaskedSequences`.
+    """Trains a model that `use_masked_only_head` was applied to on `MaskedSequences`, or the causal pair of the two.
 
     `args.max_steps` must be set. `stages` say which steps see what; by default the run has one. Stages of another
     length than the training data's take their sequences from `short_dataset`. Evaluation reports eval_loss (nats a
-    masked token), eval_perplexity, eval_masked_accuracy and, if a `baseline` is given, the same two figures of the
-    unigram guess.
+    predicted token), eval_perplexity, eval_masked_accuracy (eval_accuracy of a causal model) and, if a `baseline` is
+    given, the same two figures of the unigram guess.
     """
 
     def __init__(
@@ -59,16 +59,17 @@ class PretrainTrainer(Trainer):
         *args,
         baseline: UnigramBaseline | None = None,
         stages: Stages | None = None,
-        short_dataset: MaskedSequences | None = None,
+        short_dataset: OrderedBlocks | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.loss_since_log = LossSinceLog()
         self.add_callback(self.loss_since_log)
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the labels of the global batch
+        self._loss_shifts_labels = False  # or it would leave the first ones out for a causal model
         self.baseline = baseline
         self.short_dataset = short_dataset
-        self.length = (self.train_dataset or self.eval_dataset).blocks.length
+        self.length = (self.train_dataset or self.eval_dataset).length
         self.stages = stages or stages_of(self.args.max_steps, self.length, sequences_a_step(self.args))
         self.time_budget = TimeBudget(self.args.max_hours, self.args.max_steps) if self.args.max_hours else None
         if self.time_budget:
@@ -104,7 +105,7 @@ class PretrainTrainer(Trainer):
         )
         return self._loader(self._data_of(stage), sampler)
 
-    def _data_of(self, stage: Stage) -> MaskedSequences:
+    def _data_of(self, stage: Stage) -> OrderedBlocks:
         return self.train_dataset if stage.length == self.length else self.short_dataset
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
@@ -116,7 +117,7 @@ class PretrainTrainer(Trainer):
         rounds = -(-len(dataset) // (size * ranks))
         return self._loader(dataset, ranges + [range(1)] * (rounds - len(ranges)), counted=len(ranges))
 
-    def _loader(self, dataset: MaskedSequences, batches, counted: int | None = None) -> DataLoader:
+    def _loader(self, dataset: OrderedBlocks, batches, counted: int | None = None) -> DataLoader:
         loader = DataLoader(
             dataset,
             batch_sampler=batches,
@@ -164,8 +165,8 @@ class PretrainTrainer(Trainer):
     def flops_per_token(self, length: int) -> float:
         """Floating-point operations a token of a training step on sequences of `length` tokens."""
         if length not in self._flops:
-            masking = (self.train_dataset or self.eval_dataset).masking
-            self._flops[length] = flops_per_token(self.model, length, masking.masked_per_block(length))
+            predicted = (self.train_dataset or self.eval_dataset).predicted(length)
+            self._flops[length] = flops_per_token(self.model, length, predicted)
         return self._flops[length]
 
     def _get_grad_norm(self, model, grad_norm=None):
@@ -222,8 +223,8 @@ class PretrainTrainer(Trainer):
         metrics = {
             "loss": loss / count,
             "perplexity": _exp(loss / count),
-            "masked_accuracy": correct / count,
-            "masked_tokens": int(count),
+            f"{dataloader.dataset.scored}accuracy": correct / count,
+            f"{dataloader.dataset.scored}tokens": int(count),
         }
         if self.baseline:
             metrics |= {"unigram_loss": guessed_loss / count, "unigram_accuracy": guessed_correct / count}

@@ -19,40 +19,6 @@ from recipe.model import HEADS
 from recipe.sweep import training_is_over
 
 
-@pytest.fixture
-def run(tmp_path, text_file, write_config, monkeypatch, capsys):
-    """Calls run_mlm.main() with toy settings and `argv`; returns (exit code, what it printed)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "none"))
-
-    def call(*argv, family="roberta", config=None, do_train=True):
-        settings = {
-            "--config_name": str(config or write_config(family, vocab_size=400)),
-            "--tokenizer_name": "train",
-            "--vocab_size": "300",
-            "--train_file": str(text_file),
-            "--prepared_dir": str(tmp_path / "data"),
-            "--output_dir": str(tmp_path / "run"),
-            "--max_seq_length": "32",
-            "--per_device_train_batch_size": "8",
-            "--max_steps": "4",
-            "--save_steps": "2",
-            "--logging_steps": "1",
-            "--learning_rate": "1e-2",
-            "--use_cpu": "true",
-            "--disable_tqdm": "true",
-        }
-        given = dict(zip(argv[::2], argv[1::2], strict=True))
-        settings |= given
-        flat = [part for pair in settings.items() if pair[1] is not None for part in pair]
-        monkeypatch.setattr("sys.argv", ["run_mlm.py", *flat, *["--do_train"] * do_train, "--do_eval"])
-        capsys.readouterr()
-        return run_mlm.main(), capsys.readouterr().out
-
-    return call
-
-
 @pytest.mark.parametrize("family", list(HEADS))
 def test_a_run_leaves_what_users_of_transformers_expect(run, tmp_path, family):
     code, printed = run(family=family)
@@ -108,8 +74,9 @@ def test_every_objective_and_schedule_at_once_and_none_may_change_on_the_way(run
     state = json.loads((tmp_path / "run" / "checkpoint-4" / "trainer_state.json").read_text())
     assert state["num_input_tokens_seen"] == 64 + 128 + 2 * 256
     assert progress_of(tmp_path / "run" / "checkpoint-4") == (4, 64 + 128 + 2 * 256)
-    rates = [json.loads(line)["learning_rate"] for line in (tmp_path / "run" / "log.jsonl").open() if '"loss"' in line]
-    assert rates == pytest.approx([1e-2, 1e-2, 1e-2, 5e-3])
+    logs = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open() if '"loss"' in line]
+    assert [log["learning_rate"] for log in logs] == pytest.approx([1e-2, 1e-2, 1e-2, 5e-3])
+    assert [log["tokens_seen"] for log in logs] == [64, 64 + 128, 64 + 128 + 256, 64 + 128 + 2 * 256]
     meaning = json.loads((tmp_path / "run" / "run.json").read_text())["meaning"]
     for name, value in zip(EVERYTHING[::2], EVERYTHING[1::2], strict=True):
         name = name.removeprefix("--")
@@ -241,6 +208,7 @@ def test_when_no_checkpoint_is_whole_it_says_so_and_does_not_begin_anew(run, tmp
         (("--model_name_or_path", "somewhere"), "pass one or the other"),
         (("--use_fast_tokenizer", "false"), "only fast tokenizers"),
         (("--push_to_hub", "true"), "no --push_to_hub"),
+        (("--config_overrides", "is_decoder=true"), "is a causal model, expected a masked one: use run_clm.py"),
         (("--model_type", "gpt5", "--config_name", None), "expected one of roberta, bert, modernbert"),
         (("--dropout", "1"), "dropout 1.0, expected at least 0 and less than 1"),
         (("--mlm_probability_end", "0.2"), "mlm_probability_end 0.2, expected more than 0 and at most"),

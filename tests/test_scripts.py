@@ -14,6 +14,7 @@ import train_tokenizer
 from recipe.arguments import DataArguments, ModelArguments, ObjectiveArguments, PretrainArguments, parse
 from recipe.errors import UserError
 from recipe.model import HEADS, load_config
+from run_clm import CausalArguments
 
 SIZES = {"tiny": (2, 128, 2), "mini": (4, 256, 4), "small": (4, 512, 8), "medium": (8, 512, 8), "base": (12, 768, 12)}
 SIZES["large"] = (24, 1024, 16)
@@ -45,6 +46,13 @@ def test_by_default_pretrain_runs_the_demonstration(tmp_path):
     assert flags["--config_name"] == "configs/roberta_tiny.json" and flags["--max_seq_length"] == "128"
     assert "--bf16" not in flags and "--deepspeed" not in flags
     parse((ModelArguments, DataArguments, ObjectiveArguments, PretrainArguments), [*words[2:], "--use_cpu", "true"])
+    causal = shlex.split(pretrain(OBJECTIVE="clm").stdout)
+    assert causal[1] == "run_clm.py" and "runs/clm-roberta_tiny-docstrings-L128-B32-lr3e-3-seed42" in causal
+    differ = ("run_clm.py", "run_mlm.py", "runs/", "roberta_tiny-docs")
+    assert [w for w in causal if not any(d in w for d in differ)] == [
+        w for w in words if not any(d in w for d in differ)
+    ]
+    parse((ModelArguments, DataArguments, CausalArguments, PretrainArguments), [*causal[2:], "--use_cpu", "true"])
 
 
 def test_another_corpus_gets_the_known_recipe_and_a_global_batch_means_the_same_on_many_devices():
@@ -81,6 +89,8 @@ def test_scripts_end_in_exec_so_that_signals_reach_python(script):
 def test_an_unknown_recipe_and_a_hostile_name():
     done = pretrain(RECIPE="fast")
     assert done.returncode == 2 and "expected demo or roberta" in done.stderr
+    done = pretrain(OBJECTIVE="rtd")
+    assert done.returncode == 2 and "expected mlm or clm" in done.stderr
     done = pretrain(DATASET="$(touch pwned).txt", RECIPE="demo")
     assert flags_of(done.stdout)["--dataset_name"] == "$(touch pwned).txt"
     assert not (REPOSITORY / "pwned").exists()
@@ -144,7 +154,7 @@ def test_tokenizer_tokens_and_blanks_one_after_the_other(monkeypatch, capsys, tm
         call(train_tokenizer, monkeypatch, capsys, "--train_file", text_file)
 
 
-@pytest.mark.parametrize("program", ["run_mlm.py"])
+@pytest.mark.parametrize("program", ["run_mlm.py", pytest.param("run_clm.py", marks=pytest.mark.slow)])
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, program):
     command = [sys.executable, str(REPOSITORY / program), "--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
     command += ["--do_train", "--config_name", "configs/roberta_tiny.json", "--tokenizer_name", "train"]

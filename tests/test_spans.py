@@ -23,13 +23,13 @@ def test_lengths_are_geometric_and_3_8_on_average():
 
 
 def test_a_unit_takes_the_smallest_key_of_the_spans_over_it_and_no_span_crosses_a_border():
-    keys = np.array([[50, 10, 40, 30, NEVER, 20, 60, 5]], dtype=np.uint32)
+    keys = np.array([[50, 10, 40, 30, NEVER, 60, 70, 5]], dtype=np.uint32)
     draws = np.full((1, 8), NEVER // 2, dtype=np.uint32)  # the middle of the distribution
     spans = Spans(p=0.5, longest=3)
     assert spans.lengths(draws).tolist() == [[1] * 8]
     draws[0, [1, 3, 5]] = NEVER  # three units each
     stretch = np.array([[0, 0, 0, 0, 1, 1, 1, 1]])
-    assert spans.spread(keys, draws, stretch).tolist() == [[50, 10, 10, 10, NEVER, 20, 20, 5]]
+    assert spans.spread(keys, draws, stretch).tolist() == [[50, 10, 10, 10, NEVER, 60, 60, 5]]
 
 
 @pytest.mark.parametrize("probability", [0.15, 0.4])

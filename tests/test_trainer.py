@@ -3,11 +3,12 @@
 import hashlib
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from toy import TOKENIZERS, config_settings, sequences_of
+from toy import TOKENIZERS, config_settings, next_tokens_of, sequences_of
 from transformers import AutoConfig, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
@@ -16,7 +17,7 @@ from recipe.arguments import PretrainArguments, sequences_a_step
 from recipe.callbacks import JsonLog, Progress, RankSeed
 from recipe.checkpoints import checkpoints, damage, newest_whole
 from recipe.errors import UserError
-from recipe.model import HEADS, build_model, set_dropout, use_masked_only_head
+from recipe.model import HEADS, build_model, make_causal, set_dropout, use_masked_only_head, use_next_token_head
 from recipe.schedules import WITHOUT_AN_END, time_is_up
 from recipe.spans import Spans
 from recipe.stages import FallingRate, stages_of
@@ -60,12 +61,15 @@ def make_trainer(
     dropout=0.0,
     callbacks=(),
     masking=None,
+    causal=False,
     **more,
 ):
     config = AutoConfig.for_model(**config_settings(family))
     set_dropout(config, dropout)
     torch.manual_seed(0)
-    model = use_masked_only_head(build_model(config))
+    if causal:
+        make_causal(config, "toy")
+    model = (use_next_token_head if causal else use_masked_only_head)(build_model(config))
     settings = {
         "output_dir": str(folder),
         "max_steps": steps,
@@ -78,15 +82,16 @@ def make_trainer(
         "use_cpu": True,
     }
     args = PretrainArguments(**(settings | more))
-    train = sequences_of(tokenizer, documents, **(masking or {}))
+    toy = next_tokens_of if causal else partial(sequences_of, **(masking or {}))
+    train = toy(tokenizer, documents)
     short = args.short_seq_length
     trainer = PretrainTrainer(
         model=model,
         args=args,
         train_dataset=train,
-        short_dataset=sequences_of(tokenizer, documents, length=short, **(masking or {})) if short else None,
+        short_dataset=toy(tokenizer, documents, length=short) if short else None,
         stages=stages_of_toy(args),
-        eval_dataset=sequences_of(tokenizer, documents[:30], order_seed=None),
+        eval_dataset=(next_tokens_of if causal else sequences_of)(tokenizer, documents[:30], order_seed=None),
         processing_class=tokenizer,
         callbacks=[
             Progress(stages_of_toy(args), len(train) * LENGTH), RankSeed(), JsonLog(folder / "log.jsonl"), *callbacks

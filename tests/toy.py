@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recipe.batches import Blocks, MaskedSequences
+from recipe.batches import Blocks, MaskedSequences, NextTokens
 from recipe.masking import Masking
 from recipe.tokenizer import block_ends
 
@@ -46,11 +46,22 @@ def config_settings(family: str, vocab_size: int = 320, **more) -> dict:
     return common | FAMILIES[family] | more
 
 
-def sequences_of(tokenizer, documents, length=32, seed=7, order_seed=3, **masking) -> MaskedSequences:
-    """Toy documents as a run's sequences, without the files between."""
+def flat_tokens(tokenizer, documents) -> np.ndarray:
+    """Toy documents end to end, as prepared tokens are."""
     end = block_ends(tokenizer)[1]
     flat = [i for text in documents for i in [*tokenizer(text, add_special_tokens=False)["input_ids"], end]]
-    blocks = Blocks(np.array(flat, dtype=np.uint16), length, block_ends(tokenizer), tokenizer.pad_token_id)
+    return np.array(flat, dtype=np.uint16)
+
+
+def next_tokens_of(tokenizer, documents, length=32, order_seed=3) -> NextTokens:
+    """Toy documents as a causal run's sequences."""
+    tokens, ends = flat_tokens(tokenizer, documents), (block_ends(tokenizer)[0], None)
+    return NextTokens(Blocks(tokens, length + 1, ends, tokenizer.pad_token_id), order_seed)
+
+
+def sequences_of(tokenizer, documents, length=32, seed=7, order_seed=3, **masking) -> MaskedSequences:
+    """Toy documents as a run's sequences, without the files between."""
+    blocks = Blocks(flat_tokens(tokenizer, documents), length, block_ends(tokenizer), tokenizer.pad_token_id)
     specials = tuple(tokenizer.all_special_ids)
     mask = Masking(len(tokenizer), tokenizer.mask_token_id, tokenizer.pad_token_id, specials, seed, **masking)
     return MaskedSequences(blocks, mask, order_seed)
