@@ -2,12 +2,13 @@
 # Pre-trains an encoder: text in, checkpoints out. Run it again and it continues, or says that it is done.
 #
 #   bash pretrain.sh                                    the demonstration: five minutes on two cores
-#   MODEL=configs/bert_tiny.json bash pretrain.sh       another model (or edit the lines below)
+#   MODEL=configs/bert_tiny.json bash pretrain.sh       another model: bert, roberta or modernbert (or edit the lines below)
 #   DATASET=my.txt RECIPE=demo bash pretrain.sh         your text, by the demonstration's settings
 #   MODEL=configs/roberta_medium.json TOKENIZER=roberta-base DATASET=JackBAI/bert_pretrain_datasets bash pretrain.sh
+#   OBJECTIVE=clm bash pretrain.sh                      a causal model of the same config (run_clm.py)
 #   DRY_RUN=1 bash pretrain.sh                          prints the command and runs nothing
 #
-# What follows the script's name goes to run_mlm.py as it is, and wins: bash pretrain.sh --mlm_probability 0.3
+# What follows the script's name goes to run_mlm.py or run_clm.py as it is, and wins: bash pretrain.sh --mlm_probability 0.3
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -16,6 +17,7 @@ export MODEL=${MODEL:-configs/roberta_tiny.json} # a config of configs/ (from sc
 export TOKENIZER=${TOKENIZER:-$own}              # a hub id, a folder, or train: one of VOCAB_SIZE tokens on the corpus
 export DATASET=${DATASET:-docstrings}            # a file, folder, glob, .tar.gz, s3://... or hub id; docstrings: text anywhere
 export PREPARED_DIR=${PREPARED_DIR:-data}        # where its tokens are kept, or lie ready
+export OBJECTIVE=${OBJECTIVE:-mlm}                # mlm: fill blanks; clm: predict the next token
 export RECIPE=${RECIPE:-$([[ $DATASET == docstrings ]] && echo demo || echo roberta)}
 
 case $RECIPE in
@@ -33,12 +35,18 @@ case $RECIPE in
         ;;
     *) echo "found RECIPE=$RECIPE, expected demo or roberta" >&2 && exit 2 ;;
 esac
+case $OBJECTIVE in
+    mlm | clm) script=run_$OBJECTIVE.py ;;
+    *) echo "found OBJECTIVE=$OBJECTIVE, expected mlm or clm" >&2 && exit 2 ;;
+esac
 ADAM_BETA1=${ADAM_BETA1:-0.9} ADAM_BETA2=${ADAM_BETA2:-0.98} ADAM_EPSILON=${ADAM_EPSILON:-1e-6}
 WEIGHT_DECAY=${WEIGHT_DECAY:-0.01} # none on biases and LayerNorm
 SEED=${SEED:-42}
+MAX_HOURS=${MAX_HOURS:-} # train for so many hours in place of MAX_STEPS: the schedule ends when they do
 VOCAB_SIZE=${VOCAB_SIZE:-8192} # of TOKENIZER=train
 corpus=${DATASET%%#sha256=*}
-RUN_NAME=${RUN_NAME:-$(basename "${MODEL%.json}")-$(basename "${corpus%/}")-L$SEQ_LENGTH-B$GLOBAL_BATCH_SIZE-lr$PEAK_LR-seed$SEED}
+kind=$([[ $OBJECTIVE == mlm ]] || echo "$OBJECTIVE-")
+RUN_NAME=${RUN_NAME:-$kind$(basename "${MODEL%.json}")-$(basename "${corpus%/}")-L$SEQ_LENGTH-B$GLOBAL_BATCH_SIZE-lr$PEAK_LR-seed$SEED}
 OUTPUT_DIR=${OUTPUT_DIR:-runs/$RUN_NAME}
 WANDB_NAME=${WANDB_NAME:-$RUN_NAME} WANDB_PROJECT=${WANDB_PROJECT:-encoder-recipe}
 REPORT_TO=${REPORT_TO:-none} # wandb: online with a key, offline without one
@@ -59,12 +67,11 @@ precision=()
 DS_CONFIG=${DS_CONFIG-$([[ ${#precision[@]} -gt 0 ]] && echo ds_config/zero2_bf16.json || true)} # empty: plain DDP
 
 case $MODEL in
-    *.json)
-        model=(--config_name "$MODEL")
-        [[ -z $DROPOUT ]] || model+=(--config_overrides "hidden_dropout_prob=$DROPOUT,attention_probs_dropout_prob=$DROPOUT")
-        ;;
+    *.json) model=(--config_name "$MODEL" ${DROPOUT:+--dropout "$DROPOUT"}) ;;
     *) model=(--model_name_or_path "$MODEL") ;;
 esac
+
+[[ -z $MAX_HOURS ]] && until=(--max_steps "$MAX_STEPS") || until=(--max_hours "$MAX_HOURS")
 
 args=(
     "${model[@]}"
@@ -76,7 +83,7 @@ args=(
     --global_batch_size "$GLOBAL_BATCH_SIZE" # means the same on any number of devices: accumulation is derived
     --per_device_train_batch_size "$MICRO_BATCH_SIZE" --per_device_eval_batch_size "$MICRO_BATCH_SIZE"
 
-    --max_steps "$MAX_STEPS" --warmup_steps "$WARMUP_STEPS" --lr_scheduler_type linear --learning_rate "$PEAK_LR"
+    "${until[@]}" --warmup_steps "$WARMUP_STEPS" --lr_scheduler_type linear --learning_rate "$PEAK_LR"
     --adam_beta1 "$ADAM_BETA1" --adam_beta2 "$ADAM_BETA2" --adam_epsilon "$ADAM_EPSILON" --weight_decay "$WEIGHT_DECAY"
     "${precision[@]}" ${DS_CONFIG:+--deepspeed "$DS_CONFIG"}
 
@@ -99,7 +106,7 @@ elif [[ -n $DS_CONFIG ]]; then # DeepSpeed wants to be told that it is alone
 fi
 
 if [[ -n ${DRY_RUN:-} ]]; then
-    printf '%q ' "${start[@]}" run_mlm.py "${args[@]}" "$@" && echo
+    printf '%q ' "${start[@]}" "$script" "${args[@]}" "$@" && echo
     exit 0
 fi
-exec "${start[@]}" run_mlm.py "${args[@]}" "$@"
+exec "${start[@]}" "$script" "${args[@]}" "$@"

@@ -15,6 +15,9 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from recipe.errors import UserError
+from recipe.optimizers import MUON, muon_settings
+from recipe.schedules import WITHOUT_AN_END
+from recipe.stages import steps_for
 from recipe.zero import avoid_compiling
 
 
@@ -48,12 +51,17 @@ class ModelArguments(HubArguments):
 
     model_name_or_path: str | None = option(None, "Checkpoint (hub id or folder) whose pre-training is continued.")
     config_name: str | None = option(None, "Config of a model from scratch: a file of configs/, a folder or a hub id.")
-    model_type: str | None = option(None, "A model from scratch with its family's default config: roberta or bert.")
+    model_type: str | None = option(None, "A model from scratch with its family's base config: roberta, bert ...")
     config_overrides: str | None = option(None, "Changes to the config: key=value,key=value.")
+    dropout: float | None = option(None, "Every dropout of the encoder; by default the config's. 0 is off.")
     tokenizer_name: str | None = option(None, "Hub id or folder, or `train` for one of our own on the corpus.")
     use_fast_tokenizer: bool = option(True, "Only fast tokenizers are supported.")
     vocab_size: int = option(8192, "Size of a tokenizer that is trained here.")
     lowercase: bool = option(False, "Whether a tokenizer that is trained here lower-cases its text.")
+
+    def __post_init__(self):
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise UserError(f"found --dropout {self.dropout}, expected at least 0 and less than 1")
 
 
 @dataclass
@@ -110,13 +118,33 @@ class ObjectiveArguments:
     """What is hidden, and behind what."""
 
     mlm_probability: float = option(0.15, "Share of a block's tokens that are predicted.")
+    mlm_probability_end: float | None = option(
+        None, "The share at the last step, to which --mlm_probability falls step by step; evaluation goes by it, too."
+    )
     mask_replace_prob: float = option(0.8, "Share of those that become the mask token.")
     random_replace_prob: float = option(0.1, "Share of those that become a random token; the rest stay.")
     whole_word_mask: bool = option(False, "Hide whole words.")
+    span_masking: bool = option(False, "Hide spans of tokens, or of words with --whole_word_mask.")
+    span_p: float = option(0.2, "Spans of length l have a weight of p * (1 - p)^(l - 1).")
+    span_max_length: int = option(10, "The longest span.")
+
+    @property
+    def final_mlm_probability(self) -> float:
+        """The share at the end of the run, which evaluation goes by."""
+        return self.mlm_probability if self.mlm_probability_end is None else self.mlm_probability_end
 
     def __post_init__(self):
         if not 0 < self.mlm_probability < 1:
             raise UserError(f"found --mlm_probability {self.mlm_probability}, expected between 0 and 1")
+        if not 0 < self.final_mlm_probability <= self.mlm_probability:
+            raise UserError(
+                f"found --mlm_probability_end {self.mlm_probability_end}, expected more than 0 and at most "
+                f"--mlm_probability, {self.mlm_probability}, which decides the shape of a batch"
+            )
+        if not 0 < self.span_p < 1:
+            raise UserError(f"found --span_p {self.span_p}, expected between 0 and 1")
+        if self.span_max_length < 1:
+            raise UserError(f"found --span_max_length {self.span_max_length}, expected at least 1")
         if min(self.mask_replace_prob, self.random_replace_prob) < 0 or (
             self.mask_replace_prob + self.random_replace_prob > 1
         ):
@@ -155,6 +183,18 @@ class PretrainArguments(TrainingArguments):
         "Sequences an optimizer step on all devices together; gradient accumulation is derived from it. "
         "By default: micro-batch x accumulation x devices.",
     )
+    short_seq_length: int | None = option(
+        None, "Begin with sequences of so many tokens, a part of --max_seq_length, and as many more of them a step."
+    )
+    short_seq_share: float = option(0.9, "Share of the steps that have short sequences, if --short_seq_length is set.")
+    batch_warmup_start: int | None = option(
+        None, "Begin with so many sequences a step; they double in equal intervals up to the global batch."
+    )
+    batch_warmup_steps: int = option(0, "The step at which the global batch is reached.")
+    max_hours: float | None = option(
+        None, "Train for so many hours and let the learning rate's schedule end there; ends earlier with --max_steps."
+    )
+    optim: str = option(TrainingArguments.optim, "transformers' names, or muon: Muon for hidden matrices, else AdamW.")
     peak_tflops: float | None = option(None, "The device's peak rate, for MFU, where its name isn't known.")
     nonfinite: str = option("stop", "What a NaN or infinite gradient does: stop the run, or skip the update.")
     allow_changed: str = option("", "Settings that may differ from the run that is resumed, separated by commas.")
@@ -206,6 +246,15 @@ class PretrainArguments(TrainingArguments):
             raise UserError("found --fsdp: tied embeddings fail under it; use --deepspeed ds_config/zero2_bf16.json")
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every weight is used in every step; looking costs a pass
+        self._check_stages()
+        muon = self.optim == MUON
+        if muon:
+            muon_settings(self.optim_args)
+            if self.deepspeed:
+                raise UserError(
+                    "found --optim muon beside --deepspeed: Muon needs matrices that ZeRO cuts up; set DS_CONFIG="
+                )
+            self.optim = TrainingArguments.optim  # a name that transformers knows, while it looks
         if self.use_cpu and self.deepspeed:
             avoid_compiling()
         if self.use_cpu and world > 1 and not torch.distributed.is_initialized():
@@ -215,6 +264,33 @@ class PretrainArguments(TrainingArguments):
         if self.deepspeed:
             # Or ZeRO-3 would split the model while it is made, with other draws on every rank. The engine splits it.
             unset_hf_deepspeed_config()
+        if muon:
+            self.optim = MUON
+
+    def _check_stages(self) -> None:
+        if self.max_hours is not None and not 0 < self.max_hours < math.inf:
+            raise UserError(f"found --max_hours {self.max_hours}, expected more than 0")
+        if self.max_hours is not None and self.short_seq_length is not None:
+            raise UserError(
+                "found --short_seq_length beside --max_hours: its share is one of the steps, whose number only time "
+                "will tell; pass --max_steps in place of the latter"
+            )
+        if self.short_seq_length is not None and self.short_seq_length < 8:
+            raise UserError(f"found --short_seq_length {self.short_seq_length}, expected at least 8 tokens")
+        if not 0 < self.short_seq_share < 1:
+            raise UserError(f"found --short_seq_share {self.short_seq_share}, expected between 0 and 1")
+        if (self.batch_warmup_start is None) != (self.batch_warmup_steps == 0) or self.batch_warmup_steps < 0:
+            raise UserError(
+                f"found --batch_warmup_start {self.batch_warmup_start} and --batch_warmup_steps "
+                f"{self.batch_warmup_steps}: pass both, the sequences to begin with and the step to reach the batch at"
+            )
+        if self.batch_warmup_start is not None:
+            cuts = self.gradient_accumulation_steps * int(os.environ.get("WORLD_SIZE", "1"))
+            if self.batch_warmup_start % cuts:
+                raise UserError(
+                    f"found --batch_warmup_start {self.batch_warmup_start}, expected a multiple of {cuts}, "
+                    "accumulation steps x devices: they stay, their micro-batches grow"
+                )
 
 
 def derive_accumulation(global_batch: int, micro_batch: int, devices: int) -> int:
@@ -247,10 +323,14 @@ def sequences_a_step(args: TrainingArguments) -> int:
 
 
 def epochs_to_steps(args: TrainingArguments, blocks: int) -> int:
-    """The optimizer steps of a run: max_steps, or what num_train_epochs over `blocks` comes to."""
+    """The optimizer steps of a run: max_steps, or what num_train_epochs over `blocks` comes to; with max_hours and no
+    max_steps, as many as there is time for."""
     if args.max_steps > 0:
         return args.max_steps
-    return math.ceil(args.num_train_epochs * blocks / sequences_a_step(args))
+    if args.max_hours:
+        return WITHOUT_AN_END
+    sequences = args.num_train_epochs * blocks
+    return steps_for(sequences, sequences_a_step(args), args.batch_warmup_start, args.batch_warmup_steps)
 
 
 class Parser(HfArgumentParser):

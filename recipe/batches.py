@@ -4,46 +4,52 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from recipe.masking import Masking
+from recipe.masking import IGNORED, Masking
 from recipe.order import blocks_of
 
 
 class Blocks:
-    """A flat array of tokens cut into blocks of `length`, each with its begin and end token around length - 2 of the
-    corpus's. Every token is in exactly one block; the last block is shorter where they don't divide, and padded."""
+    """A flat array of tokens cut into blocks of `length`: a begin token, tokens of the corpus and an end token, unless
+    that is None (`ends`). Every token is in exactly one block; the last block is shorter where they don't divide, and
+    padded."""
 
-    def __init__(self, tokens: np.ndarray, length: int, ends: tuple[int, int], pad_id: int):
+    def __init__(self, tokens: np.ndarray, length: int, ends: tuple[int, int | None], pad_id: int):
         self.tokens = np.asarray(tokens)  # a plain view: slicing np.memmap itself is ten times slower
         self.length, self.ends, self.pad_id = length, ends, pad_id
-        self.body = length - 2
+        self.body = length - sum(end is not None for end in ends)
 
     def __len__(self) -> int:
         return -(-len(self.tokens) // self.body)
 
     def rows(self, blocks: np.ndarray) -> np.ndarray:
         """[len(blocks), length]: the ids of these blocks."""
+        begin, end = self.ends
         rows = np.empty((len(blocks), self.length), dtype=self.tokens.dtype)
-        rows[:, 0], rows[:, -1] = self.ends
+        rows[:, 0] = begin
+        if end is not None:
+            rows[:, -1] = end
         for row, block in zip(rows, blocks.tolist(), strict=True):
             text = self.tokens[block * self.body : (block + 1) * self.body]
             row[1 : 1 + len(text)] = text
             if len(text) < self.body:
-                row[1 + len(text)] = self.ends[1]
-                row[2 + len(text) :] = self.pad_id
+                row[1 + len(text) :] = self.pad_id
+                if end is not None:
+                    row[1 + len(text)] = end
         return rows
 
 
-class MaskedSequences(Dataset):
-    """The sequences n of a run as model inputs; indexed by ranges of n, each giving one batch.
+class OrderedBlocks(Dataset):
+    """The sequences n of a run, indexed by ranges of n, each giving one batch; what a batch holds is a subclass's.
 
     With `order_seed` blocks are permuted afresh each epoch (recipe.order); without, they come in their own order. A
     `limit` uses only so many of them, evenly spread over the corpus.
-    A batch holds input_ids [batch, length], masked_positions [batch, K] and labels [batch, K], all int64, and an
-    attention_mask only if a block in it is padded: without one, attention takes its fastest path.
     """
 
-    def __init__(self, blocks: Blocks, masking: Masking, order_seed: int | None, limit: int | None = None):
-        self.blocks, self.masking, self.order_seed = blocks, masking, order_seed
+    scored: str  # what eval_accuracy and eval_tokens are of, as a prefix of their names
+    length: int  # tokens of a sequence that the model sees
+
+    def __init__(self, blocks: Blocks, order_seed: int | None, limit: int | None = None):
+        self.blocks, self.order_seed = blocks, order_seed
         self.count = min(len(blocks), limit or len(blocks))
 
     def __len__(self) -> int:
@@ -55,6 +61,30 @@ class MaskedSequences(Dataset):
         places = n if self.order_seed is None else blocks_of(n, self.count, self.order_seed)
         return places * len(self.blocks) // self.count
 
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return self.__getitems__(range(index, index + 1))
+
+    def __getitems__(self, sequences: range) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+    def predicted(self, length: int) -> int:
+        """How many tokens a sequence of `length` tokens has predicted: what the vocabulary projection runs on."""
+        raise NotImplementedError
+
+
+class MaskedSequences(OrderedBlocks):
+    """Sequences with some of their tokens hidden.
+
+    A batch holds input_ids [batch, length], masked_positions [batch, K] and labels [batch, K], all int64, and an
+    attention_mask only if a block in it is padded: without one, attention takes its fastest path.
+    """
+
+    scored = "masked_"
+
+    def __init__(self, blocks: Blocks, masking: Masking, order_seed: int | None, limit: int | None = None):
+        super().__init__(blocks, order_seed, limit)
+        self.masking, self.length = masking, blocks.length
+
     def __getitems__(self, sequences: range) -> dict[str, torch.Tensor]:
         ids = self.blocks.rows(self.block_ids(sequences))
         inputs, positions, labels = self.masking.apply(ids, sequences.start)
@@ -63,5 +93,30 @@ class MaskedSequences(Dataset):
             batch["attention_mask"] = (ids != self.blocks.pad_id).astype(np.int64)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return self.__getitems__(range(index, index + 1))
+    def predicted(self, length: int) -> int:
+        return self.masking.masked_per_block(length)
+
+
+class NextTokens(OrderedBlocks):
+    """Sequences whose every token is predicted from those before it.
+
+    `blocks` are one token longer than what the model sees, and have no end token: the model reads all but the last
+    token and predicts all but the first, so each token of the corpus is predicted exactly once an epoch. A batch holds
+    input_ids [batch, length] and labels [batch, length], both int64; labels behind the text are -100, and need no
+    attention mask: no text comes after them.
+    """
+
+    scored = ""
+
+    def __init__(self, blocks: Blocks, order_seed: int | None, limit: int | None = None):
+        super().__init__(blocks, order_seed, limit)
+        self.length = blocks.length - 1
+
+    def __getitems__(self, sequences: range) -> dict[str, torch.Tensor]:
+        ids = self.blocks.rows(self.block_ids(sequences)).astype(np.int64)
+        inputs, labels = np.ascontiguousarray(ids[:, :-1]), ids[:, 1:].copy()
+        labels[labels == self.blocks.pad_id] = IGNORED
+        return {"input_ids": torch.from_numpy(inputs), "labels": torch.from_numpy(labels)}
+
+    def predicted(self, length: int) -> int:
+        return length

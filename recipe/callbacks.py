@@ -9,6 +9,9 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState, ProgressCallback
 
+from recipe.schedules import WITHOUT_AN_END
+from recipe.stages import Stages
+
 
 class StopSignals(TrainerCallback):
     """SIGTERM, SIGUSR1 and Ctrl-C let the current step end, save a checkpoint and stop every rank at the same step.
@@ -57,6 +60,17 @@ class TrueEpoch(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         state.epoch = state.global_step * self.epochs_a_step
+
+
+class Progress(TrainerCallback):
+    """state.epoch counts passes over the training tokens, state.num_input_tokens_seen the tokens so far."""
+
+    def __init__(self, stages: Stages, tokens_an_epoch: int):
+        self.stages, self.tokens_an_epoch = stages, tokens_an_epoch
+
+    def on_step_end(self, args, state, control, **kwargs):
+        state.num_input_tokens_seen = self.stages.tokens_before(state.global_step)
+        state.epoch = state.num_input_tokens_seen / self.tokens_an_epoch
 
 
 class LossSinceLog(TrainerCallback, ExportableState):
@@ -123,6 +137,11 @@ def _as_json(value):
 class Console(ProgressCallback):
     """The Trainer's progress bar, with one readable line a log in place of a printed dict."""
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None and state.max_steps == WITHOUT_AN_END:
+            self.training_bar.total = None  # only time will tell
+
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and self.training_bar is not None and (line := _line(state, logs or {})):
             self.training_bar.write(line)
@@ -139,6 +158,8 @@ class PlainConsole(TrainerCallback):
 def _line(state, logs: dict) -> str:
     """A training or evaluation log in one line, "" for any other."""
     step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
+    if state.max_steps == WITHOUT_AN_END:
+        step = f"step {state.global_step:>6}"
     if "loss" in logs:
         mfu = f"  MFU {logs['mfu']:.1%}" if "mfu" in logs else ""
         return (
@@ -147,6 +168,7 @@ def _line(state, logs: dict) -> str:
         )
     if "eval_loss" in logs:
         baseline = f"  (unigram {logs['eval_unigram_loss']:.3f})" if "eval_unigram_loss" in logs else ""
-        accuracy = f"  masked accuracy {logs['eval_masked_accuracy']:.1%}" if "eval_masked_accuracy" in logs else ""
+        named = [name for name in ("eval_masked_accuracy", "eval_accuracy") if name in logs]
+        accuracy = "".join(f"  {name.removeprefix('eval_').replace('_', ' ')} {logs[name]:.1%}" for name in named)
         return f"{step}  eval loss {logs['eval_loss']:.3f}{baseline}{accuracy}"
     return ""

@@ -12,7 +12,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from recipe.checkpoints import MANIFEST, damage, sha256_of, step_of
 from recipe.errors import UserError
 from recipe.hub import is_local, require_hub, require_local_path
-from recipe.model import EMBEDDING_MULTIPLE, check_length, fit_to_tokenizer, load_config
+from recipe.model import EMBEDDING_MULTIPLE, check_length, fit_to_tokenizer, is_causal, load_config
 from recipe.tokenizer import fingerprint, load_tokenizer
 from recipe.tuning_arguments import RANDOM, StartArguments
 
@@ -58,6 +58,8 @@ def progress_of(folder: Path) -> tuple[int | None, int | None]:
     step = state.get("global_step")
     if step is None:
         step = step_of(folder) if step_of(folder) >= 0 else None
+    if step is not None and state.get("num_input_tokens_seen"):
+        return step, state["num_input_tokens_seen"]
     run = _json(folder.resolve().parent / "run.json") if step_of(folder) >= 0 else _json(folder / "run.json")
     meaning = run.get("meaning", {})
     if step is not None and {"global_batch_size", "max_seq_length"} <= set(meaning):
@@ -108,6 +110,8 @@ def config_of(data: StartArguments, tokenizer) -> PreTrainedConfig:
                 f"the tokenizer has {len(tokenizer)} tokens, {name} was trained with about {config.vocab_size}: "
                 "use the tokenizer it was trained with"
             )
+    if is_causal(config):
+        raise UserError(f"{name} is a causal model, whose first token sees no other: expected an encoder's checkpoint")
     check_length(config, data.max_seq_length, name)
     return config
 

@@ -78,6 +78,7 @@ def open_corpus(
     text_column: str = "text",
     line_by_line: bool = False,
     join_rows: bool = False,
+    keep_linebreaks: bool = True,
     cache_dir: str | None = None,
     token: str | None = None,
     downloads: Path = Path("data/downloads"),
@@ -94,6 +95,8 @@ def open_corpus(
     if (dataset is None) == (train_file is None):
         raise UserError("found both or neither of --dataset_name and --train_file: pass exactly one of them")
     options = {"text_column": text_column, "line_by_line": line_by_line}
+    if not keep_linebreaks:  # said only where it is so: a corpus is known by its description
+        options["keep_linebreaks"] = False
     validation = None
     if dataset == DOCSTRINGS:
         corpus_name, train = DOCSTRINGS, _docstring_source()
@@ -231,7 +234,7 @@ def _file_source(
     return Source(name, {**described, **options}, documents)
 
 
-def _read_file(path: Path, text_column: str, line_by_line: bool) -> Iterator[str]:
+def _read_file(path: Path, text_column: str, line_by_line: bool, keep_linebreaks: bool = True) -> Iterator[str]:
     kind = _format_of(path)
     try:
         if kind in COLUMNAR:
@@ -239,7 +242,7 @@ def _read_file(path: Path, text_column: str, line_by_line: bool) -> Iterator[str
             return
         with _open_binary(path) as stream:
             if kind == ".txt":
-                yield from _read_text(path, stream, line_by_line)
+                yield from _read_text(path, stream, line_by_line, "\n" if keep_linebreaks else " ")
             elif kind in (".csv", ".tsv"):
                 yield from _read_csv(path, stream, text_column, "," if kind == ".csv" else "\t")
             else:
@@ -283,7 +286,7 @@ def _lines(path: Path, stream: BinaryIO) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}, line {number}: the file ends inside a UTF-8 character: it is cut short")
 
 
-def _read_text(path: Path, stream: BinaryIO, line_by_line: bool) -> Iterator[str]:
+def _read_text(path: Path, stream: BinaryIO, line_by_line: bool, between_lines: str) -> Iterator[str]:
     """Documents are separated by blank lines, or are single lines."""
     paragraph, size = [], 0
     for _, line in _lines(path, stream):
@@ -293,10 +296,10 @@ def _read_text(path: Path, stream: BinaryIO, line_by_line: bool) -> Iterator[str
             size += len(text)
         cut_short = not line.endswith("\n")  # a piece of a very long line, or the last one
         if paragraph and (not text or line_by_line or cut_short or size >= MAX_TEXT_CHARACTERS):
-            yield "\n".join(paragraph)
+            yield between_lines.join(paragraph)
             paragraph, size = [], 0
     if paragraph:
-        yield "\n".join(paragraph)
+        yield between_lines.join(paragraph)
 
 
 def _read_json_lines(path: Path, stream: BinaryIO, column: str) -> Iterator[str]:

@@ -1,11 +1,12 @@
-"""The model: read from a config, checked against tokenizer and length, and given the masked-only objective.
+"""The model: read from a config, checked against tokenizer and length, and given its objective, masked or causal.
 
-The head runs on masked positions alone. The class, its parameters and what is saved stay those of transformers.
+The head runs on predicted positions alone. The class, its parameters and what is saved stay those of transformers.
 """
 
 import json
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,7 +14,9 @@ from torch import nn
 from torch.nn import functional
 from transformers import (
     CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     PreTrainedConfig,
     PreTrainedModel,
@@ -27,6 +30,7 @@ from recipe.hub import is_local, require_hub, require_local_path
 HEADS: dict[str, Callable[[PreTrainedModel], Callable[[torch.Tensor], torch.Tensor]]] = {
     "roberta": lambda model: model.lm_head,
     "bert": lambda model: model.cls,
+    "modernbert": lambda model: nn.Sequential(model.head, model.decoder),
 }
 EMBEDDING_MULTIPLE = 64  # rows of the vocabulary projection: a multiple keeps GPU matrix kernels on their fast path
 # How many positions a family's table loses before the first token: RoBERTa counts from pad_token_id + 1.
@@ -63,6 +67,12 @@ def load_config(name: str, overrides: str | None = None, **hub_options) -> PreTr
             f"{name} has hidden_size {config.hidden_size} and {config.num_attention_heads} attention heads, "
             "expected a width that the heads divide: change one of them"
         )
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and len(kinds) != config.num_hidden_layers:
+        raise UserError(
+            f"{name} has {config.num_hidden_layers} layers and {len(kinds)} layer_types: change num_hidden_layers in a "
+            "config file, without layer_types, which follow from it"
+        )
     return config
 
 
@@ -86,6 +96,13 @@ def _config_from_file(file: Path, strict: bool) -> PreTrainedConfig:
         return config_class.from_dict(settings)
     except Exception as error:  # the strict config classes raise errors of several libraries
         raise UserError(f"{file} is no valid {config_class.__name__}: {str(error).strip().splitlines()[-1]}") from error
+
+
+def set_dropout(config: PreTrainedConfig, probability: float) -> None:
+    """Sets every dropout of the encoder, whatever its family calls it; a classifier's own stays."""
+    for name in config.to_dict():
+        if "dropout" in name and not name.startswith("classifier"):
+            setattr(config, name, probability)
 
 
 def fit_to_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, name: str) -> str | None:
@@ -134,19 +151,51 @@ def check_length(config: PreTrainedConfig, length: int, name: str) -> None:
         raise UserError(f"--max_seq_length is {length}, expected at least 8 tokens")
 
 
+def make_causal(config: PreTrainedConfig, name: str) -> None:
+    """Turns the config of an encoder into that of a decoder, whose tokens see none after them. Raises UserError for a
+    family that has no such form."""
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        known = ", ".join(family for family in HEADS if CONFIG_MAPPING[family] in MODEL_FOR_CAUSAL_LM_MAPPING)
+        raise UserError(f"{name} is a {config.model_type} model, which has no causal form: expected one of {known}")
+    config.is_decoder = True
+    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__]
+
+
+def is_causal(config: PreTrainedConfig) -> bool:
+    """Whether tokens see none after them."""
+    named = (name for name in config.architectures or () if name.endswith(("CausalLM", "LMHeadModel")))
+    return bool(getattr(config, "is_decoder", False) or any(named))
+
+
+def require_masked(config: PreTrainedConfig, name: str) -> None:
+    """Raises UserError for a causal model: its tokens see none after them, so it has nothing to fill blanks with."""
+    if is_causal(config):
+        raise UserError(f"{name} is a causal model, expected a masked one: use run_clm.py, or another model")
+
+
+def require_causal(config: PreTrainedConfig, name: str) -> None:
+    """Raises UserError for a checkpoint of a masked model: its tokens have learned from those after them."""
+    if not is_causal(config):
+        raise UserError(
+            f"{name} is a masked model, expected a causal one: use run_mlm.py, or begin anew with --config_name {name}"
+        )
+
+
 def build_model(config: PreTrainedConfig) -> PreTrainedModel:
     """A new model with freshly drawn weights, in fp32; seed torch's generator before."""
-    return AutoModelForMaskedLM.from_config(config)
+    return _auto_class(config).from_config(config)
 
 
 def load_model(name: str, config: PreTrainedConfig, **hub_options) -> PreTrainedModel:
     """The model of a checkpoint folder or hub id, in fp32, to continue its pre-training."""
-    if config.architectures and any("CausalLM" in architecture for architecture in config.architectures):
-        raise UserError(f"{name} holds a causal model ({config.architectures[0]}), expected a masked one")
     try:
-        return AutoModelForMaskedLM.from_pretrained(name, config=config, dtype=torch.float32, **hub_options)
+        return _auto_class(config).from_pretrained(name, config=config, dtype=torch.float32, **hub_options)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"cannot load the model {name}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _auto_class(config: PreTrainedConfig) -> type:
+    return AutoModelForCausalLM if is_causal(config) else AutoModelForMaskedLM
 
 
 def use_masked_only_head(model: PreTrainedModel) -> PreTrainedModel:
@@ -162,25 +211,56 @@ def use_masked_only_head(model: PreTrainedModel) -> PreTrainedModel:
     def forward(self, input_ids, masked_positions, labels, attention_mask=None):
         hidden = self.base_model(input_ids, attention_mask=attention_mask)[0]
         index = masked_positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
-        logits = head(hidden.gather(1, index).flatten(0, 1)).float()
-        labels = labels.flatten()
-        loss = functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
-        if self.training:
-            return {"loss": loss}
-        return {"loss": loss, "correct": (logits.argmax(-1) == labels).sum()}
+        return _summed(head(hidden.gather(1, index).flatten(0, 1)), labels, self.training)
 
     model.forward = types.MethodType(forward, model)
     return model
 
 
-def flops_per_token(model: nn.Module, length: int, masked_per_block: int) -> float:
+def use_next_token_head(model: PreTrainedModel) -> PreTrainedModel:
+    """Gives a causal `model` a training forward (in place) that takes input_ids [batch, length] and labels
+    [batch, length], each the token after its input's or -100, and returns what that of `use_masked_only_head` does."""
+    head = HEADS[model.config.model_type](model)
+
+    def forward(self, input_ids, labels):
+        hidden = self.base_model(input_ids, use_cache=False)[0]
+        return _summed(head(hidden.flatten(0, 1)), labels, self.training)
+
+    model.forward = types.MethodType(forward, model)
+    return model
+
+
+def _summed(logits: torch.Tensor, labels: torch.Tensor, training: bool) -> dict[str, torch.Tensor]:
+    logits, labels = logits.float(), labels.flatten()
+    loss = functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+    if training:
+        return {"loss": loss}
+    return {"loss": loss, "correct": (logits.argmax(-1) == labels).sum()}
+
+
+@contextmanager
+def plain_forward(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """`model` in evaluation mode and with its class's own forward, as transformers' own tools expect it."""
+    training, own = model.training, model.__dict__.pop("forward", None)
+    model.eval()
+    try:
+        yield model
+    finally:
+        model.train(training)
+        if own is not None:
+            model.forward = own
+
+
+def flops_per_token(model: nn.Module, length: int, predicted_per_block: int) -> float:
     """Floating-point operations of one training step a token of input, forward and backward.
 
-    Six a weight of every matrix a token passes (Kaplan et al., 2020), where the head's count only for the masked share
-    of tokens, and twelve a layer for each of length x width in attention. Embedding look-ups cost nothing.
+    Six a weight of every matrix a token passes (Kaplan et al., 2020), where the head's count only for the predicted
+    share of tokens, and twelve a layer for each of span x width in attention, where the span is what a token may look
+    at: the length, or a layer's window. Embedding look-ups cost nothing.
     """
     config = model.config
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    spans = [length if kind == "full_attention" else min(length, 2 * config.sliding_window + 1) for kind in kinds]
     encoder = sum(m.weight.numel() for m in model.base_model.modules() if isinstance(m, nn.Linear))
     head = config.vocab_size * config.hidden_size + config.hidden_size**2
-    attention = config.num_hidden_layers * length * config.hidden_size
-    return 6.0 * (encoder + head * masked_per_block / length) + 12.0 * attention
+    return 6.0 * (encoder + head * predicted_per_block / length) + 12.0 * sum(spans) * config.hidden_size

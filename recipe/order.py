@@ -1,7 +1,8 @@
 """Which block of the corpus is the n-th sequence of a run: a keyed permutation an epoch, in O(1) for any n.
 
 A run is one long line of sequences n = 0, 1, 2 ...; optimizer step k sees n = k*G to (k+1)*G - 1, where G is the
-global batch in sequences. Workers, ranks, micro-batches and interruptions only decide who fetches which part of it.
+global batch in sequences (recipe.stages: where G or the length changes). Workers, ranks, micro-batches and
+interruptions only decide who fetches which part of it.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,23 +50,34 @@ def blocks_of(sequences: np.ndarray, blocks: int, seed: int) -> np.ndarray:
 
 
 class MicroBatches(Sampler[range]):
-    """The micro-batches of one rank over a whole run, each the range of its sequences n.
+    """The micro-batches of one rank over the steps `first_step` to `steps` - 1, each the range of its sequences n; the
+    first step begins with `first_sequence`. By default, a whole run.
 
     Step k is cut as [accumulation step][rank][sequence]: whatever the cut, the step holds the same sequences.
     Iteration starts at the step that `start` returns at that moment, so a resumed run skips nothing by hand; the
-    length is that of the whole run.
+    length is that of all its steps.
     """
 
     def __init__(
-        self, steps: int, micro_batch: int, accumulation: int, rank: int, ranks: int, start: Callable[[], int]
+        self,
+        steps: int,
+        micro_batch: int,
+        accumulation: int,
+        rank: int,
+        ranks: int,
+        start: Callable[[], int],
+        first_step: int = 0,
+        first_sequence: int = 0,
     ):
         self.steps, self.micro_batch, self.accumulation = steps, micro_batch, accumulation
         self.rank, self.ranks, self.start = rank, ranks, start
+        self.first_step, self.first_sequence = first_step, first_sequence
 
     def __len__(self) -> int:
-        return self.steps * self.accumulation
+        return (self.steps - self.first_step) * self.accumulation
 
     def __iter__(self) -> Iterator[range]:
-        for micro_step in range(self.start() * self.accumulation, self.steps * self.accumulation):
-            first = (micro_step * self.ranks + self.rank) * self.micro_batch
+        passed = max(0, self.start() - self.first_step) * self.accumulation
+        for micro_step in range(passed, len(self)):
+            first = self.first_sequence + (micro_step * self.ranks + self.rank) * self.micro_batch
             yield range(first, first + self.micro_batch)

@@ -19,8 +19,8 @@ TOKENIZER_FOLDER = "tokenizer"  # in prepared tokens that were uploaded
 SPLIT_SEED = 42  # one split for all seeds of a run, so that their eval losses compare
 
 
-def corpus_of(data: DataArguments, hub: ModelArguments) -> Corpus:
-    """The corpus that the arguments name."""
+def corpus_of(data: DataArguments, hub: ModelArguments, keep_linebreaks: bool = True) -> Corpus:
+    """The corpus that the arguments name; without `keep_linebreaks`, spaces take the place of those in a .txt."""
     return open_corpus(
         data.dataset_name,
         config=data.dataset_config_name,
@@ -29,6 +29,7 @@ def corpus_of(data: DataArguments, hub: ModelArguments) -> Corpus:
         text_column=data.text_column,
         line_by_line=data.line_by_line,
         join_rows=data.join_rows,
+        keep_linebreaks=keep_linebreaks,
         cache_dir=hub.cache_dir,
         token=hub.token,
         downloads=prepared_dir(data) / "downloads",

@@ -1,12 +1,14 @@
 """The training loop: transformers' Trainer, overridden only where a law of the recipe needs it.
 
-What differs from the stock loop: a step's loss is the mean over all masked tokens of its global batch; data comes in
-the order of recipe.order and a resumed run seeks to its step; evaluation keeps sums and not logits; a checkpoint is
-committed whole (recipe.saving); a gradient that isn't finite stops the run before it touches the weights.
+What differs from the stock loop: a step's loss is the mean over all predicted tokens of its global batch; data comes
+in the order of recipe.order and the stages of recipe.stages, and a resumed run seeks to its step; evaluation keeps sums
+and not logits; a checkpoint is committed whole (recipe.saving); a gradient that isn't finite stops the run before it
+touches the weights.
 """
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,11 +17,14 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from recipe.arguments import sequences_a_step
-from recipe.batches import MaskedSequences
+from recipe.batches import OrderedBlocks
 from recipe.checkpoints import checkpoints
 from recipe.model import flops_per_token
+from recipe.optimizers import MUON, MuonFactory
 from recipe.order import MicroBatches
 from recipe.saving import WholeCheckpoints
+from recipe.schedules import TimeBudget
+from recipe.stages import Stage, Stages, stages_of
 from recipe.unigram import UnigramBaseline
 
 # Dense bf16 rates of the makers' data sheets, TFLOP/s without sparsity, by a part of the device's name.
@@ -35,36 +40,64 @@ class NonFiniteError(FloatingPointError):
 
 
 class PretrainTrainer(WholeCheckpoints, Trainer):
-    """Trains a model that `use_masked_only_head` was applied to on `MaskedSequences`.
+    """Trains a model that `use_masked_only_head` was applied to on `MaskedSequences`, or the causal pair of the two.
 
-    `args.max_steps` must be set. Evaluation reports eval_loss (nats a masked token), eval_perplexity,
-    eval_masked_accuracy and, if a `baseline` is given, the same two figures of the unigram guess.
+    `args.max_steps` must be set. `stages` say which steps see what; by default the run has one. Stages of another
+    length than the training data's take their sequences from `short_dataset`. Evaluation reports eval_loss (nats a
+    predicted token), eval_perplexity, eval_masked_accuracy (eval_accuracy of a causal model) and, if a `baseline` is
+    given, the same two figures of the unigram guess.
     """
 
-    def __init__(self, *args, baseline: UnigramBaseline | None = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        baseline: UnigramBaseline | None = None,
+        stages: Stages | None = None,
+        short_dataset: OrderedBlocks | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the labels of the global batch
+        self._loss_shifts_labels = False  # or it would leave the first ones out for a causal model
         self.baseline = baseline
-        sequences: MaskedSequences = self.train_dataset or self.eval_dataset
-        self.length = sequences.blocks.length
-        self.flops_per_token = flops_per_token(self.model, self.length, sequences.masking.masked_per_block(self.length))
+        self.short_dataset = short_dataset
+        self.length = (self.train_dataset or self.eval_dataset).length
+        self.stages = stages or stages_of(self.args.max_steps, self.length, sequences_a_step(self.args))
+        self.time_budget = TimeBudget(self.args.max_hours, self.args.max_steps) if self.args.max_hours else None
+        if self.time_budget:
+            self.add_callback(self.time_budget)
+        self._flops: dict[int, float] = {}  # a token, by length
         self.peak_flops = self._peak_flops()
         self.skipped_updates = 0
         self._logged_at: tuple[int, float] | None = None  # (step, clock) of the last training log, or of the start
         self._paused = 0.0  # seconds since then that went to evaluation and saving
 
+    def is_over(self) -> bool:
+        """Whether there is no further step to take."""
+        out_of_time = self.time_budget is not None and self.time_budget.share >= 1.0
+        return self.state.global_step >= self.args.max_steps or out_of_time
+
     # ---- data (laws 3 and 4)
 
     def get_train_dataloader(self) -> DataLoader:
+        loaders = [(stage, self._stage_loader(stage)) for stage in self.stages]
+        return loaders[0][1] if len(loaders) == 1 else _OneAfterTheOther(loaders, start=lambda: self.state.global_step)
+
+    def _stage_loader(self, stage: Stage) -> DataLoader:
         sampler = MicroBatches(
-            steps=self.args.max_steps,
-            micro_batch=self.args.per_device_train_batch_size,
+            steps=stage.last,
+            micro_batch=stage.batch // (self.args.gradient_accumulation_steps * self.args.world_size),
             accumulation=self.args.gradient_accumulation_steps,
             rank=self.args.process_index,
             ranks=self.args.world_size,
             start=lambda: self.state.global_step,
+            first_step=stage.first,
+            first_sequence=stage.start,
         )
-        return self._loader(self.train_dataset, sampler)
+        return self._loader(self._data_of(stage), sampler)
+
+    def _data_of(self, stage: Stage) -> OrderedBlocks:
+        return self.train_dataset if stage.length == self.length else self.short_dataset
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
@@ -75,7 +108,7 @@ class PretrainTrainer(WholeCheckpoints, Trainer):
         rounds = -(-len(dataset) // (size * ranks))
         return self._loader(dataset, ranges + [range(1)] * (rounds - len(ranges)), counted=len(ranges))
 
-    def _loader(self, dataset: MaskedSequences, batches, counted: int | None = None) -> DataLoader:
+    def _loader(self, dataset: OrderedBlocks, batches, counted: int | None = None) -> DataLoader:
         loader = DataLoader(
             dataset,
             batch_sampler=batches,
@@ -103,8 +136,28 @@ class PretrainTrainer(WholeCheckpoints, Trainer):
         # A skipped update must not turn every later mean into NaN; what isn't finite shows in the gradient norm.
         return loss.nan_to_num(0.0, 0.0, 0.0) if self.args.nonfinite == "skip" else loss
 
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args, model=None):
+        if args.optim != MUON:
+            return Trainer.get_optimizer_cls_and_kwargs(args, model)
+        return MuonFactory, {"args": args}
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        if self.time_budget is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = self.time_budget.schedule(self.args, optimizer or self.optimizer)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
     def floating_point_ops(self, inputs) -> float:
-        return self.flops_per_token * inputs["input_ids"].numel()
+        return self.flops_per_token(inputs["input_ids"].shape[1]) * inputs["input_ids"].numel()
+
+    def flops_per_token(self, length: int) -> float:
+        """Floating-point operations a token of a training step on sequences of `length` tokens."""
+        if length not in self._flops:
+            predicted = (self.train_dataset or self.eval_dataset).predicted(length)
+            self._flops[length] = flops_per_token(self.model, length, predicted)
+        return self._flops[length]
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -121,8 +174,8 @@ class PretrainTrainer(WholeCheckpoints, Trainer):
                 f"warning: step {step}: the gradient norm is {norm}; update {self.skipped_updates} skipped", flush=True
             )
             return
-        first = self.state.global_step * sequences_a_step(self.args)
-        blocks = self.train_dataset.block_ids(range(first, first + sequences_a_step(self.args)))
+        stage = self.stages.at(self.state.global_step)
+        blocks = self._data_of(stage).block_ids(self.stages.sequences(self.state.global_step))
         saved = checkpoints(Path(self.args.output_dir))
         shown = ", ".join(map(str, blocks[:16])) + (" ..." if len(blocks) > 16 else "")
         raise NonFiniteError(
@@ -160,8 +213,8 @@ class PretrainTrainer(WholeCheckpoints, Trainer):
         metrics = {
             "loss": loss / count,
             "perplexity": _exp(loss / count),
-            "masked_accuracy": correct / count,
-            "masked_tokens": int(count),
+            f"{dataloader.dataset.scored}accuracy": correct / count,
+            f"{dataloader.dataset.scored}tokens": int(count),
         }
         if self.baseline:
             metrics |= {"unigram_loss": guessed_loss / count, "unigram_accuracy": guessed_correct / count}
@@ -189,15 +242,16 @@ class PretrainTrainer(WholeCheckpoints, Trainer):
         super().log(logs, start_time)
 
     def _speed(self) -> dict[str, float]:
-        tokens_a_step = sequences_a_step(self.args) * self.length
         step, now = self.state.global_step, time.monotonic()
         logged_step, logged_time = self._logged_at
         seconds = max(now - logged_time - self._paused, 1e-9)
-        rate = (step - logged_step) * tokens_a_step / seconds
+        tokens = self.stages.tokens_before(step)
+        rate = (tokens - self.stages.tokens_before(logged_step)) / seconds
         self._logged_at, self._paused = (step, now), 0.0
-        speed = {"tokens_seen": step * tokens_a_step, "tokens_per_second": rate}
+        speed = {"tokens_seen": tokens, "tokens_per_second": rate}
         if self.peak_flops:
-            speed["mfu"] = rate * self.flops_per_token / (self.peak_flops * self.args.world_size)
+            flops = self.flops_per_token(self.stages.at(step - 1).length)
+            speed["mfu"] = rate * flops / (self.peak_flops * self.args.world_size)
         return speed
 
     def _peak_flops(self) -> float | None:
@@ -206,6 +260,22 @@ class PretrainTrainer(WholeCheckpoints, Trainer):
         name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
         known = next((rate for part, rate in PEAK_TFLOPS.items() if part in name), None)
         return known and known * 1e12
+
+
+class _OneAfterTheOther:
+    """The loaders of a run's stages as one; those of stages that are over aren't started."""
+
+    def __init__(self, loaders: list[tuple[Stage, DataLoader]], start: Callable[[], int]):
+        self.loaders, self.start = loaders, start
+
+    def __len__(self) -> int:
+        return sum(len(loader) for _, loader in self.loaders)
+
+    def __iter__(self):
+        start = self.start()
+        for stage, loader in self.loaders:
+            if stage.last > start:
+                yield from loader
 
 
 def _as_it_is(batch):

@@ -1,5 +1,6 @@
 """Where words begin in a row of token ids, for byte-level BPE, SentencePiece-style and WordPiece vocabularies alike."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +28,16 @@ class WordBoundaries:
         starts[:, 0] = True
         return starts
 
-    def choose(self, ids: np.ndarray, ordinary: np.ndarray, keys: np.ndarray, quota: np.ndarray) -> np.ndarray:
+    def choose(
+        self,
+        ids: np.ndarray,
+        ordinary: np.ndarray,
+        keys: np.ndarray,
+        quota: np.ndarray,
+        spread: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> np.ndarray:
         """Chooses whole words in the order of the key of their first token until `quota` [batch, 1] tokens are hidden.
+        `spread`, if given, turns the keys of words [batch, words] into others (recipe.masked_spans).
 
         A word that no longer fits is passed over for later ones that do, so a word is hidden whole or not at all; a
         row is short of its quota only when no word is small enough. `ordinary` marks the tokens that may be hidden; a
@@ -43,6 +52,8 @@ class WordBoundaries:
         word_keys = np.full((batch, length), np.iinfo(np.uint32).max, dtype=np.uint32)
         rows, columns = np.nonzero(starts & ordinary)
         word_keys[rows, word[rows, columns]] = keys[rows, columns]
+        if spread is not None:
+            word_keys = spread(word_keys)
 
         order = np.argsort(word_keys, axis=1, kind="stable")
         sizes = np.take_along_axis(sizes, order, axis=1)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from toy import config_settings, toy_documents
 
+import run_mlm
 from recipe.quiet import quiet_libraries
 from recipe.tokenizer import train_tokenizer
 
@@ -44,3 +45,37 @@ def write_config(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def run(tmp_path, text_file, write_config, monkeypatch, capsys):
+    """Calls run_mlm.main(), or that of another `program`, with toy settings and `argv`; returns (exit code, what it
+    printed)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "none"))
+
+    def call(*argv, program=run_mlm, family="roberta", config=None, do_train=True):
+        settings = {
+            "--config_name": str(config or write_config(family, vocab_size=400)),
+            "--tokenizer_name": "train",
+            "--vocab_size": "300",
+            "--train_file": str(text_file),
+            "--prepared_dir": str(tmp_path / "data"),
+            "--output_dir": str(tmp_path / "run"),
+            "--max_seq_length": "32",
+            "--per_device_train_batch_size": "8",
+            "--max_steps": "4",
+            "--save_steps": "2",
+            "--logging_steps": "1",
+            "--learning_rate": "1e-2",
+            "--use_cpu": "true",
+            "--disable_tqdm": "true",
+        }
+        settings |= dict(zip(argv[::2], argv[1::2], strict=True))
+        flat = [part for pair in settings.items() if pair[1] is not None for part in pair]
+        monkeypatch.setattr("sys.argv", [f"{program.__name__}.py", *flat, *["--do_train"] * do_train, "--do_eval"])
+        capsys.readouterr()
+        return program.main(), capsys.readouterr().out
+
+    return call

@@ -1,9 +1,11 @@
 """Law 1 across processes: two of them compute what one computes; and they refuse to be two different programs."""
 
+import shutil
+
 import pytest
 import torch
 from ranks import run_ranks
-from test_trainer import Recorder, make_trainer
+from test_trainer import CHANGES, Recorder, make_trainer, resume_point, weights_and_optimizer
 from transformers import TrainerCallback
 
 from recipe.checkpoints import checkpoints, damage
@@ -57,6 +59,33 @@ def test_two_processes_take_the_steps_of_one(tmp_path, bpe, documents):
     resumed = make_trainer(folder, bpe, documents, micro=16, accumulation=2, callbacks=[recorder])
     resumed.train(resume_from_checkpoint=str(folder / "checkpoint-4"))
     assert steps_of(recorder) == [pytest.approx(pair, abs=1e-5) for pair in expected[4:]]
+
+
+@pytest.mark.slow
+def test_muon_and_stages_on_two_processes_are_those_of_one_and_resume_to_the_same_bits(tmp_path, bpe, documents):
+    more = CHANGES | {"optim": "muon"}
+    recorder = Recorder()
+    make_trainer(tmp_path / "one", bpe, documents, micro=32, callbacks=[recorder], **more).train()
+    expected = [list(pair) for pair in steps_of(recorder)]
+
+    def two(folder):
+        def work(rank):
+            recorder = Recorder()
+            trainer = make_trainer(folder, bpe, documents, micro=8, accumulation=2, callbacks=[recorder], **more)
+            trainer.train(resume_from_checkpoint=resume_point(folder))
+            return steps_of(recorder)
+
+        return run_ranks(2, work, folder.with_name(f"{folder.name}-ranks"))[0]
+
+    found = two(tmp_path / "two")
+    # Muon's arithmetic is bf16, which shows a difference in the last bit of a sum.
+    assert found == [pytest.approx(pair, abs=1e-3) for pair in expected] and len(found) == 6
+    assert found[0] == pytest.approx(expected[0], abs=1e-5)
+
+    shutil.copytree(tmp_path / "two" / "checkpoint-4", tmp_path / "again" / "checkpoint-4")
+    assert two(tmp_path / "again") == found[4:]
+    ends = [weights_and_optimizer(tmp_path / folder / "checkpoint-6") for folder in ("two", "again")]
+    assert ends[0] == ends[1]
 
 
 def test_ranks_that_differ_are_refused(tmp_path, monkeypatch):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from glue_toys import toy_checkpoint, toy_run, toy_tokenizer, write_glue
 from safetensors.torch import load_file, save_file
-from transformers import TrainerCallback
+from toy import config_settings
+from transformers import AutoConfig, AutoModelForMaskedLM, TrainerCallback
 
 import run_glue
 from recipe.arguments import parse
@@ -98,6 +99,25 @@ def test_law_1_no_cut_of_the_batch_changes_a_step(work, task):
     for curve, final in zip(curves[1:], weights[1:], strict=True):
         np.testing.assert_allclose(curve, curves[0], rtol=1e-5)
         torch.testing.assert_close(final, weights[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_modernbert_is_fine_tuned_by_the_same_command_and_laws(work, tmp_path):
+    torch.manual_seed(0)
+    checkpoint, config = tmp_path / "modern", AutoConfig.for_model(**config_settings("modernbert"))
+    saved = AutoModelForMaskedLM.from_config(config)
+    saved.save_pretrained(checkpoint)
+    toy_tokenizer().save_pretrained(checkpoint)
+    curves = []
+    for micro, accumulation in ((8, 1), (2, 4)):
+        cut = {"per_device_train_batch_size": micro, "gradient_accumulation_steps": accumulation}
+        job, norms = work(model_name_or_path=checkpoint, **cut, learning_rate=1e-4), Norms()
+        assert torch.equal(job.trainer.model.model.layers[1].mlp.Wi.weight, saved.model.layers[1].mlp.Wi.weight)
+        job.trainer.add_callback(norms)
+        job.trainer.train()
+        curves.append(norms.seen)
+    assert len(curves[0]) == 6
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-5)
+    assert 0 <= job.record(job.evaluate())["headline"]["value"] <= 1
 
 
 def test_predictions_are_in_the_order_of_the_rows(work):

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from torch.nn import functional
-from toy import config_settings, sequences_of
+from toy import TOKENIZERS, config_settings, sequences_of
 from transformers import AutoModelForMaskedLM
 
 from recipe.errors import UserError
@@ -17,6 +17,7 @@ from recipe.model import (
     fit_to_tokenizer,
     flops_per_token,
     load_config,
+    set_dropout,
     use_masked_only_head,
 )
 
@@ -26,10 +27,10 @@ def toy_model(write_config, family, vocab_size, **more):
     return build_model(load_config(str(write_config(family, vocab_size=vocab_size, **more))))
 
 
-@pytest.mark.parametrize(("family", "tokenizer"), [("roberta", "bpe"), ("bert", "wordpiece")])
+@pytest.mark.parametrize("family", list(HEADS))
 @pytest.mark.parametrize("which", ["full", "short"])
-def test_loss_and_every_gradient_equal_the_dense_heads(family, tokenizer, which, write_config, documents, request):
-    tokenizer = request.getfixturevalue(tokenizer)
+def test_loss_and_every_gradient_equal_the_dense_heads(family, which, write_config, documents, request):
+    tokenizer = request.getfixturevalue(TOKENIZERS[family])
     sequences = sequences_of(tokenizer, documents, order_seed=None)
     last = len(sequences)
     batch = sequences.__getitems__(range(4) if which == "full" else range(last - 4, last))
@@ -63,12 +64,23 @@ def test_what_is_saved_is_the_plain_class(family, write_config, tmp_path):
         torch.testing.assert_close(loaded(ids).logits, type(model).forward(model, input_ids=ids).logits)
 
 
-def test_the_head_runs_on_masked_positions_alone(write_config, bpe, documents):
-    model = use_masked_only_head(toy_model(write_config, "roberta", len(bpe)))
+@pytest.mark.parametrize("family", list(HEADS))
+def test_the_head_runs_on_masked_positions_alone(family, write_config, documents, request):
+    tokenizer = request.getfixturevalue(TOKENIZERS[family])
+    model = use_masked_only_head(toy_model(write_config, family, len(tokenizer)))
     seen = []
-    model.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.shape))
-    model(**sequences_of(bpe, documents).__getitems__(range(4)))
-    assert seen == [(4 * 5, len(bpe))]
+    model.get_output_embeddings().register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    model(**sequences_of(tokenizer, documents).__getitems__(range(4)))
+    assert seen == [(4 * 5, len(tokenizer))]
+
+
+@pytest.mark.parametrize("family", list(HEADS))
+def test_a_block_without_padding_is_what_it_is_under_a_mask_of_ones(family, write_config):
+    """The attention mask is left out of packed blocks; layers with a window must keep theirs."""
+    model = toy_model(write_config, family, 320).eval()
+    ids = torch.randint(5, 300, (2, 32))
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, model(ids, attention_mask=torch.ones_like(ids)).logits)
 
 
 def test_embedding_gets_a_row_a_token_in_multiples_of_64(write_config, bpe):
@@ -100,7 +112,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused_with_both_values(write_config,
         fit_to_tokenizer(load_config(str(write_config(**settings))), bpe, "toy")
 
 
-@pytest.mark.parametrize(("family", "room"), [("roberta", 64), ("bert", 66)])
+@pytest.mark.parametrize(("family", "room"), [("roberta", 64), ("bert", 66), ("modernbert", 66)])
 def test_length_must_fit_the_positions(write_config, family, room):
     config = load_config(str(write_config(family)))
     check_length(config, room, "toy")
@@ -144,6 +156,21 @@ def test_overrides(write_config):
     assert load_config(path, "hidden_dropout_prob=0.3,num_hidden_layers=1").num_hidden_layers == 1
     with pytest.raises(UserError, match="config_overrides"):
         load_config(path, "no_such_key=1")
+    with pytest.raises(UserError, match="has 3 layers and 2 layer_types"):
+        load_config(str(write_config("modernbert")), "num_hidden_layers=3")
+
+
+@pytest.mark.parametrize("family", list(HEADS))
+def test_dropout_off_is_off_whatever_the_family_calls_it(family, write_config):
+    config = load_config(str(write_config(family)))
+    set_dropout(config, 0.5)
+    model, ids = build_model(config), torch.full((1, 16), 7)
+    assert not torch.equal(model.train()(ids).logits, model(ids).logits)
+    modules = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+    assert set(modules) == {0.5}
+    set_dropout(config, 0.0)
+    model = build_model(config).train()
+    assert torch.equal(model(ids).logits, model(ids).logits)
 
 
 def test_flops_are_those_of_the_matrices(write_config):
@@ -152,3 +179,6 @@ def test_flops_are_those_of_the_matrices(write_config):
     encoder = 2 * (4 * 16 * 16 + 2 * 16 * 32)
     head = (320 * 16 + 16 * 16) * masked / length
     assert flops_per_token(model, length, masked) == pytest.approx(6 * (encoder + head) + 12 * 2 * length * 16)
+    model = toy_model(write_config, "modernbert", 320)  # a gated MLP of three matrices; the second layer sees 4 + 1 + 4
+    encoder = 2 * (4 * 16 * 16 + 3 * 16 * 32)
+    assert flops_per_token(model, length, masked) == pytest.approx(6 * (encoder + head) + 12 * (length + 9) * 16)

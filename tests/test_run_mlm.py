@@ -7,48 +7,19 @@ import signal
 
 import pytest
 import torch
+from toy import ARCHITECTURES
 from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainerCallback, pipeline
 
 import run_mlm
+from recipe import pretraining
 from recipe.checkpoints import checkpoints
+from recipe.classifier import progress_of
 from recipe.errors import UserError
+from recipe.model import HEADS
+from recipe.sweep import training_is_over
 
 
-@pytest.fixture
-def run(tmp_path, text_file, write_config, monkeypatch, capsys):
-    """Calls run_mlm.main() with toy settings and `argv`; returns (exit code, what it printed)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "none"))
-
-    def call(*argv, family="roberta", config=None, do_train=True):
-        settings = {
-            "--config_name": str(config or write_config(family, vocab_size=400)),
-            "--tokenizer_name": "train",
-            "--vocab_size": "300",
-            "--train_file": str(text_file),
-            "--prepared_dir": str(tmp_path / "data"),
-            "--output_dir": str(tmp_path / "run"),
-            "--max_seq_length": "32",
-            "--per_device_train_batch_size": "8",
-            "--max_steps": "4",
-            "--save_steps": "2",
-            "--logging_steps": "1",
-            "--learning_rate": "1e-2",
-            "--use_cpu": "true",
-            "--disable_tqdm": "true",
-        }
-        given = dict(zip(argv[::2], argv[1::2], strict=True))
-        settings |= given
-        flat = [part for pair in settings.items() if pair[1] is not None for part in pair]
-        monkeypatch.setattr("sys.argv", ["run_mlm.py", *flat, *["--do_train"] * do_train, "--do_eval"])
-        capsys.readouterr()
-        return run_mlm.main(), capsys.readouterr().out
-
-    return call
-
-
-@pytest.mark.parametrize("family", ["roberta", "bert"])
+@pytest.mark.parametrize("family", list(HEADS))
 def test_a_run_leaves_what_users_of_transformers_expect(run, tmp_path, family):
     code, printed = run(family=family)
     folder = tmp_path / "run"
@@ -64,7 +35,7 @@ def test_a_run_leaves_what_users_of_transformers_expect(run, tmp_path, family):
 
     for checkpoint in (*checkpoints(folder), folder):
         model, tokenizer = AutoModelForMaskedLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
-        assert type(model).__name__ == {"roberta": "RobertaForMaskedLM", "bert": "BertForMaskedLM"}[family]
+        assert type(model).__name__ == ARCHITECTURES[family]
         assert model.get_input_embeddings().num_embeddings % 64 == 0
         guesses = pipeline("fill-mask", model=str(checkpoint))(f"the cat {tokenizer.mask_token} on a mat")
         assert len(guesses) == 5 and guesses[0]["score"] > 0
@@ -86,6 +57,56 @@ def test_again_it_is_done_and_with_other_settings_it_is_refused(run):
     assert code == 0 and "step" not in printed.split("eval loss")[1].split("\n")[0]
 
 
+EVERYTHING = (
+    "--mlm_probability", "0.3", "--mlm_probability_end", "0.1", "--span_masking", "true", "--dropout", "0",
+    "--short_seq_length", "16", "--short_seq_share", "0.5", "--batch_warmup_start", "2", "--batch_warmup_steps", "2",
+    "--optim", "muon", "--lr_scheduler_type", "warmup_stable_decay", "--lr_scheduler_kwargs", '{"num_decay_steps": 0.5}',
+)  # fmt: skip
+
+
+def test_every_objective_and_schedule_at_once_and_none_may_change_on_the_way(run, tmp_path):
+    code, printed = run(*EVERYTHING)
+    assert code == 0
+    stages = [line for line in printed.splitlines() if line.startswith("stage")]
+    assert [line.split(": ")[1] for line in stages] == [
+        "4 sequences of 16 = 64 tokens a step", "8 sequences of 16 = 128 tokens a step", "8 sequences of 32 = 256 tokens a step"
+    ]  # fmt: skip
+    state = json.loads((tmp_path / "run" / "checkpoint-4" / "trainer_state.json").read_text())
+    assert state["num_input_tokens_seen"] == 64 + 128 + 2 * 256
+    assert progress_of(tmp_path / "run" / "checkpoint-4") == (4, 64 + 128 + 2 * 256)
+    logs = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open() if '"loss"' in line]
+    assert [log["learning_rate"] for log in logs] == pytest.approx([1e-2, 1e-2, 1e-2, 5e-3])
+    assert [log["tokens_seen"] for log in logs] == [64, 64 + 128, 64 + 128 + 256, 64 + 128 + 2 * 256]
+    meaning = json.loads((tmp_path / "run" / "run.json").read_text())["meaning"]
+    for name, value in zip(EVERYTHING[::2], EVERYTHING[1::2], strict=True):
+        name = name.removeprefix("--")
+        if name in ("dropout", "lr_scheduler_kwargs", "lr_scheduler_type"):
+            continue
+        assert str(meaning[name]).lower() == value
+        other = {"true": "false", "muon": "adamw_torch"}.get(value, "1" if name == "batch_warmup_start" else "0.05")
+        other = {"short_seq_length": "8", "batch_warmup_steps": "1", "mlm_probability": "0.2"}.get(name, other)
+        changed = [*EVERYTHING]
+        changed[changed.index(f"--{name}") + 1] = other
+        with pytest.raises(UserError, match=f"begun with {name} "):
+            run(*changed)
+    assert "is done: 4 steps" in run(*EVERYTHING)[1]
+
+
+def test_a_run_of_some_hours_ends_and_says_that_it_is_done(run, tmp_path):
+    budget = ("--max_steps", "-1", "--max_hours", "0.0003", "--save_steps", "1000")
+    code, printed = run(*budget)
+    assert code == 0 and "time       0.0003 hours" in printed and "step      1  loss" in printed
+    (checkpoint,) = checkpoints(tmp_path / "run")
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    assert state["stateful_callbacks"]["TimeBudget"]["attributes"]["seconds"] >= 0.0003 * 3600
+    last = [log for log in state["log_history"] if "learning_rate" in log][-1]
+    assert last["learning_rate"] < 5e-3
+    assert training_is_over([str(tmp_path / "run")])
+    assert f"is done: {state['global_step']} steps" in run(*budget)[1]
+    code, _ = run(*budget[:2], "--max_hours", "0.0006", *budget[4:], "--allow_changed", "max_hours")
+    assert code == 0 and len(checkpoints(tmp_path / "run")) == 2
+
+
 def test_a_signal_saves_stops_with_75_and_the_next_run_goes_on(run, tmp_path, monkeypatch):
     class Killer(TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):
@@ -95,7 +116,7 @@ def test_a_signal_saves_stops_with_75_and_the_next_run_goes_on(run, tmp_path, mo
 
     handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
-        monkeypatch.setattr(run_mlm, "RankSeed", Killer)
+        monkeypatch.setattr(pretraining, "RankSeed", Killer)
         code, printed = run()
         assert code == 75 and "saved in" in printed and "checkpoint-3" in printed
         assert checkpoints(tmp_path / "run")[-1].name == "checkpoint-3"
@@ -129,7 +150,7 @@ def test_killed_in_the_last_evaluation_it_is_evaluated_the_next_time(run, tmp_pa
         raise Killed
 
     monkeypatch.setattr(run_mlm, "report", killed)
-    monkeypatch.setattr(run_mlm.PretrainTrainer, "evaluate", killed)
+    monkeypatch.setattr(pretraining.PretrainTrainer, "evaluate", killed)
     with pytest.raises(Killed):
         run()
     monkeypatch.undo()
@@ -187,6 +208,31 @@ def test_when_no_checkpoint_is_whole_it_says_so_and_does_not_begin_anew(run, tmp
         (("--model_name_or_path", "somewhere"), "pass one or the other"),
         (("--use_fast_tokenizer", "false"), "only fast tokenizers"),
         (("--push_to_hub", "true"), "no --push_to_hub"),
+        (("--config_overrides", "is_decoder=true"), "is a causal model, expected a masked one: use run_clm.py"),
+        (("--model_type", "gpt5", "--config_name", None), "expected one of roberta, bert, modernbert"),
+        (("--dropout", "1"), "dropout 1.0, expected at least 0 and less than 1"),
+        (("--mlm_probability_end", "0.2"), "mlm_probability_end 0.2, expected more than 0 and at most"),
+        (("--mlm_probability_end", "0.1", "--max_hours", "1"), "mlm_probability_end beside --max_hours"),
+        (("--span_p", "1"), "span_p 1.0"),
+        (("--span_max_length", "0"), "span_max_length 0"),
+        (("--short_seq_length", "12"), "short_seq_length 12 beside --max_seq_length 32"),
+        (("--short_seq_length", "4"), "short_seq_length 4, expected at least 8"),
+        (("--short_seq_length", "8", "--short_seq_share", "1"), "short_seq_share 1.0"),
+        (("--short_seq_length", "8", "--max_hours", "1"), "short_seq_length beside --max_hours"),
+        (("--batch_warmup_start", "4"), "batch_warmup_start 4 and --batch_warmup_steps 0: pass both"),
+        (
+            ("--batch_warmup_start", "3", "--batch_warmup_steps", "2"),
+            "batch_warmup_start 3, expected the global batch of 8",
+        ),
+        (
+            ("--global_batch_size", "32", "--batch_warmup_start", "2", "--batch_warmup_steps", "2"),
+            "a multiple of 4, acc",
+        ),
+        (("--max_hours", "0"), "max_hours 0.0"),
+        (("--optim", "adam"), "adam"),
+        (("--optim", "muon", "--optim_args", "beta=1"), "optim_args beta=1"),
+        (("--lr_scheduler_type", "warmup_stable_decay"), "no num_decay_steps"),
+        (("--lr_scheduler_kwargs", "{num"), "."),
     ],
 )
 def test_mistakes_are_named_before_anything_is_written(run, tmp_path, argv, message):

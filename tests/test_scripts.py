@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from toy import REPOSITORY, config_settings
+from toy import ARCHITECTURES, REPOSITORY, config_settings
 
 import fill_mask
 import prepare_data
@@ -14,9 +14,15 @@ import train_tokenizer
 from recipe.arguments import DataArguments, ModelArguments, ObjectiveArguments, PretrainArguments, parse
 from recipe.errors import UserError
 from recipe.model import HEADS, load_config
+from run_clm import CausalArguments
 
 SIZES = {"tiny": (2, 128, 2), "mini": (4, 256, 4), "small": (4, 512, 8), "medium": (8, 512, 8), "base": (12, 768, 12)}
 SIZES["large"] = (24, 1024, 16)
+
+
+def test_every_family_has_its_configs():
+    found = {path.stem for path in (REPOSITORY / "configs").glob("*.json")}
+    assert found == {f"{family}_{size}" for family in HEADS for size in SIZES} - {"modernbert_large"}
 
 
 def pretrain(*arguments, **exports):
@@ -40,6 +46,13 @@ def test_by_default_pretrain_runs_the_demonstration(tmp_path):
     assert flags["--config_name"] == "configs/roberta_tiny.json" and flags["--max_seq_length"] == "128"
     assert "--bf16" not in flags and "--deepspeed" not in flags
     parse((ModelArguments, DataArguments, ObjectiveArguments, PretrainArguments), [*words[2:], "--use_cpu", "true"])
+    causal = shlex.split(pretrain(OBJECTIVE="clm").stdout)
+    assert causal[1] == "run_clm.py" and "runs/clm-roberta_tiny-docstrings-L128-B32-lr3e-3-seed42" in causal
+    differ = ("run_clm.py", "run_mlm.py", "runs/", "roberta_tiny-docs")
+    assert [w for w in causal if not any(d in w for d in differ)] == [
+        w for w in words if not any(d in w for d in differ)
+    ]
+    parse((ModelArguments, DataArguments, CausalArguments, PretrainArguments), [*causal[2:], "--use_cpu", "true"])
 
 
 def test_another_corpus_gets_the_known_recipe_and_a_global_batch_means_the_same_on_many_devices():
@@ -62,6 +75,8 @@ def test_nodes_meet_at_the_master_and_flags_of_the_command_line_come_last():
     flags = flags_of(done.stdout)
     assert (flags["--nnodes"], flags["--node_rank"], flags["--master_addr"]) == ("2", "1", "10.0.0.1")
     assert shlex.split(done.stdout)[-2:] == ["--mlm_probability", "0.3"]
+    hours = flags_of(pretrain(MAX_HOURS="1.5").stdout)
+    assert hours["--max_hours"] == "1.5" and "--max_steps" not in hours
     missing = pretrain(NNODES="2")
     assert missing.returncode != 0 and "MASTER_ADDR: set it to" in missing.stderr
 
@@ -74,17 +89,27 @@ def test_scripts_end_in_exec_so_that_signals_reach_python(script):
 def test_an_unknown_recipe_and_a_hostile_name():
     done = pretrain(RECIPE="fast")
     assert done.returncode == 2 and "expected demo or roberta" in done.stderr
+    done = pretrain(OBJECTIVE="rtd")
+    assert done.returncode == 2 and "expected mlm or clm" in done.stderr
     done = pretrain(DATASET="$(touch pwned).txt", RECIPE="demo")
     assert flags_of(done.stdout)["--dataset_name"] == "$(touch pwned).txt"
     assert not (REPOSITORY / "pwned").exists()
 
 
-@pytest.mark.parametrize("family", list(HEADS))
-@pytest.mark.parametrize("size", SIZES)
-def test_configs(family, size):
-    config = load_config(str(REPOSITORY / "configs" / f"{family}_{size}.json"))
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.json")), ids=lambda path: path.stem)
+def test_configs(path):
+    config = load_config(str(path))
+    family, size = path.stem.split("_")
     layers, width, heads = SIZES[size]
+    assert (config.model_type, config.architectures) == (family, [ARCHITECTURES[family]])
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (layers, width, heads)
+    if family == "modernbert":
+        # Its gated MLP has three matrices: two thirds of 4 x width each, in multiples of 64, cost what two of 4 x do.
+        assert config.intermediate_size % 64 == 0 and abs(config.intermediate_size - width * 8 / 3) <= 32
+        assert (config.vocab_size, config.max_position_embeddings, config.local_attention) == (50265, 8192, 128)
+        assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (1, 0, 2)
+        assert [kind == "full_attention" for kind in config.layer_types] == [n % 3 == 0 for n in range(layers)]
+        return
     assert config.intermediate_size == 4 * width
     if family == "roberta":
         assert (config.vocab_size, config.max_position_embeddings, config.type_vocab_size) == (50265, 514, 1)
@@ -142,7 +167,7 @@ def test_tokenizer_tokens_and_blanks_one_after_the_other(monkeypatch, capsys, tm
         call(train_tokenizer, monkeypatch, capsys, "--train_file", text_file)
 
 
-@pytest.mark.parametrize("program", ["run_mlm.py"])
+@pytest.mark.parametrize("program", ["run_mlm.py", pytest.param("run_clm.py", marks=pytest.mark.slow)])
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, program):
     command = [sys.executable, str(REPOSITORY / program), "--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
     command += ["--do_train", "--config_name", "configs/roberta_tiny.json", "--tokenizer_name", "train"]

@@ -3,22 +3,28 @@
 import hashlib
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from toy import config_settings, sequences_of
+from toy import TOKENIZERS, config_settings, next_tokens_of, sequences_of
 from transformers import AutoConfig, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 import recipe.saving
-from recipe.arguments import PretrainArguments
-from recipe.callbacks import JsonLog, RankSeed, TrueEpoch
+from recipe.arguments import PretrainArguments, sequences_a_step
+from recipe.callbacks import JsonLog, Progress, RankSeed
 from recipe.checkpoints import checkpoints, damage, newest_whole
 from recipe.errors import UserError
-from recipe.model import build_model, use_masked_only_head
+from recipe.masked_spans import Spans
+from recipe.model import HEADS, build_model, make_causal, set_dropout, use_masked_only_head, use_next_token_head
+from recipe.schedules import WITHOUT_AN_END, time_is_up
+from recipe.stages import FallingRate, stages_of
 from recipe.trainer import NonFiniteError, PretrainTrainer
 from recipe.unigram import UnigramBaseline
+
+LENGTH = 32  # tokens a toy sequence
 
 
 class Recorder(TrainerCallback):
@@ -43,10 +49,27 @@ def kill(control):
     raise Killed
 
 
-def make_trainer(folder, tokenizer, documents, *, micro=8, accumulation=1, steps=6, dropout=0.0, callbacks=(), **more):
-    settings = config_settings("roberta", hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+def make_trainer(
+    folder,
+    tokenizer,
+    documents,
+    *,
+    family="roberta",
+    micro=8,
+    accumulation=1,
+    steps=6,
+    dropout=0.0,
+    callbacks=(),
+    masking=None,
+    causal=False,
+    **more,
+):
+    config = AutoConfig.for_model(**config_settings(family))
+    set_dropout(config, dropout)
     torch.manual_seed(0)
-    model = use_masked_only_head(build_model(AutoConfig.for_model(**settings)))
+    if causal:
+        make_causal(config, "toy")
+    model = (use_next_token_head if causal else use_masked_only_head)(build_model(config))
     settings = {
         "output_dir": str(folder),
         "max_steps": steps,
@@ -59,17 +82,30 @@ def make_trainer(folder, tokenizer, documents, *, micro=8, accumulation=1, steps
         "use_cpu": True,
     }
     args = PretrainArguments(**(settings | more))
-    train = sequences_of(tokenizer, documents)
+    toy = next_tokens_of if causal else partial(sequences_of, **(masking or {}))
+    train = toy(tokenizer, documents)
+    short = args.short_seq_length
     trainer = PretrainTrainer(
         model=model,
         args=args,
         train_dataset=train,
-        eval_dataset=sequences_of(tokenizer, documents[:30], order_seed=None),
+        short_dataset=toy(tokenizer, documents, length=short) if short else None,
+        stages=stages_of_toy(args),
+        eval_dataset=(next_tokens_of if causal else sequences_of)(tokenizer, documents[:30], order_seed=None),
         processing_class=tokenizer,
-        callbacks=[TrueEpoch(len(train), micro * accumulation), RankSeed(), JsonLog(folder / "log.jsonl"), *callbacks],
-    )
+        callbacks=[
+            Progress(stages_of_toy(args), len(train) * LENGTH), RankSeed(), JsonLog(folder / "log.jsonl"), *callbacks
+        ],
+    )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def stages_of_toy(args):
+    return stages_of(
+        args.max_steps, LENGTH, sequences_a_step(args), short_length=args.short_seq_length,
+        short_share=args.short_seq_share, warmup_start=args.batch_warmup_start, warmup_steps=args.batch_warmup_steps,
+    )  # fmt: skip
 
 
 def weights_and_optimizer(folder: Path) -> str:
@@ -90,12 +126,16 @@ def losses_and_norms(folder, tokenizer, documents, **cut):
     return [(log["loss"], log["grad_norm"]) for log in recorder.logs if "loss" in log]
 
 
-def test_a_step_is_the_same_however_its_batch_is_cut(tmp_path, bpe, documents):
-    # 200 documents make 189 blocks of 32 tokens: step 6 of 32 sequences holds the padded last block.
-    whole = losses_and_norms(tmp_path / "a", bpe, documents, micro=32, accumulation=1)
+@pytest.mark.parametrize("family", list(HEADS))
+def test_a_step_is_the_same_however_its_batch_is_cut(tmp_path, documents, family, request):
+    tokenizer = request.getfixturevalue(TOKENIZERS[family])
+    # 200 documents make 189 blocks of 32 BPE tokens: step 6 of 32 sequences holds the padded last block.
+    whole = losses_and_norms(tmp_path / "a", tokenizer, documents, micro=32, family=family)
     assert len(whole) == 6 and whole[0][0] == pytest.approx(math.log(320), abs=0.3)
     for micro, accumulation in ((8, 4), (4, 8)):
-        cut = losses_and_norms(tmp_path / f"b{micro}", bpe, documents, micro=micro, accumulation=accumulation)
+        cut = losses_and_norms(
+            tmp_path / f"b{micro}", tokenizer, documents, micro=micro, accumulation=accumulation, family=family
+        )
         for (loss, norm), (cut_loss, cut_norm) in zip(whole, cut, strict=True):
             assert cut_loss == pytest.approx(loss, abs=1e-5)
             assert cut_norm == pytest.approx(norm, abs=1e-5)
@@ -113,9 +153,13 @@ def test_the_first_loss_is_the_mean_over_the_masked_tokens_of_the_step(tmp_path,
 # ---- laws 4 and 6
 
 
-@pytest.mark.parametrize(("workers", "accumulation"), [(0, 1), (0, 2), (2, 2)])
-def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, bpe, documents, workers, accumulation):
+@pytest.mark.parametrize(
+    ("family", "workers", "accumulation"),
+    [("roberta", 0, 1), ("roberta", 0, 2), ("roberta", 2, 2), ("bert", 0, 2), ("modernbert", 0, 2)],
+)
+def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, bpe, documents, family, workers, accumulation):
     options = {
+        "family": family,
         "micro": 16,
         "accumulation": accumulation,
         "steps": 9,  # two epochs and more at 32 sequences a step
@@ -139,6 +183,98 @@ def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, bpe, documents, wo
     for kind in ("loss", "eval_loss"):
         curves = [[(log["step"], log[kind], log["epoch"]) for log in lines if kind in log] for lines in logs]
         assert curves[0] == curves[1]
+
+
+CHANGES = {"short_seq_length": 16, "short_seq_share": 0.6, "batch_warmup_start": 8, "batch_warmup_steps": 3}
+# What a run may do beyond the plain one: its arguments, and how its blocks are masked.
+OBJECTIVES = {
+    "lengths": ({"short_seq_length": 16, "short_seq_share": 0.6}, {}),
+    "batches": ({"batch_warmup_start": 8, "batch_warmup_steps": 3}, {}),
+    "lengths, batches, workers": (CHANGES | {"dataloader_num_workers": 2}, {}),
+    "muon": ({"optim": "muon"}, {}),
+    "decay": ({"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 3}}, {}),
+    "spans": ({}, {"spans": Spans()}),
+    "rate": ({}, {"mlm_probability": 0.4, "rate_of": FallingRate(0.4, 0.1, stages_of(8, LENGTH, 32), LENGTH)}),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_whatever_the_objective_a_killed_run_ends_with_the_same_bits(tmp_path, bpe, documents, name):
+    arguments, masking = OBJECTIVES[name]
+    options = {"micro": 16, "accumulation": 2, "steps": 8, "dropout": 0.1, "masking": masking, **arguments}
+    make_trainer(tmp_path / "whole", bpe, documents, **options).train()
+    expected = weights_and_optimizer(tmp_path / "whole" / "checkpoint-8")
+    folder = tmp_path / "killed"
+    for at_step in (3, 7):
+        with pytest.raises(Killed):
+            make_trainer(folder, bpe, documents, callbacks=[Recorder(at_step, kill)], **options).train(
+                resume_from_checkpoint=resume_point(folder)
+            )
+    make_trainer(folder, bpe, documents, **options).train(resume_from_checkpoint=resume_point(folder))
+    assert weights_and_optimizer(folder / "checkpoint-8") == expected
+    logs = [[json.loads(line) for line in (tmp_path / run / "log.jsonl").open()] for run in ("whole", "killed")]
+    curves = [[(log["loss"], log["tokens_seen"], log["epoch"]) for log in lines if "loss" in log] for lines in logs]
+    assert curves[0] == curves[1] and len(curves[0]) == 8
+
+
+class Clock(TrainerCallback):
+    """A clock that ticks with the steps, so that two runs can be compared."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.now += 500.0
+
+
+def test_under_a_budget_of_time_a_killed_run_ends_with_the_same_bits(tmp_path, bpe, documents):
+    def run(folder, *callbacks):
+        options = {"steps": WITHOUT_AN_END, "max_hours": 1, "dropout": 0.1}
+        trainer = make_trainer(folder, bpe, documents, callbacks=[clock := Clock(), *callbacks], **options)
+        trainer.time_budget.clock = clock
+        trainer.train(resume_from_checkpoint=resume_point(folder))
+        return trainer
+
+    whole = run(tmp_path / "whole")
+    assert whole.is_over() and whole.state.global_step == 8  # eight times 500 s are more than an hour
+    assert whole._get_learning_rate() == 0
+    checkpoints = [tmp_path / "whole" / f"checkpoint-{step}" for step in (6, 8)]
+    assert [time_is_up(checkpoint, 1) for checkpoint in checkpoints] == [False, True]
+
+    for at_step in (3, 7):
+        with pytest.raises(Killed):
+            run(tmp_path / "killed", Recorder(at_step, kill))
+    assert run(tmp_path / "killed").state.global_step == 8
+    ends = [weights_and_optimizer(tmp_path / folder / "checkpoint-8") for folder in ("whole", "killed")]
+    assert ends[0] == ends[1]
+
+
+def test_a_step_is_the_same_however_it_is_cut_in_every_stage(tmp_path, bpe, documents):
+    cuts = {}
+    for micro, accumulation in ((32, 1), (8, 4), (16, 2)):
+        recorder = Recorder()
+        options = {"micro": micro, "accumulation": accumulation, "callbacks": [recorder], "save_strategy": "no"}
+        trainer = make_trainer(tmp_path / f"{micro}", bpe, documents, **options, **CHANGES)
+        trainer.train()
+        cuts[micro] = [(log["loss"], log["grad_norm"]) for log in recorder.logs if "loss" in log]
+    assert len(cuts[32]) == 6
+    for micro in (8, 16):
+        assert cuts[micro] == [pytest.approx(pair, abs=1e-5) for pair in cuts[32]]
+    stages = [(stage.length, stage.batch) for stage in trainer.stages]
+    assert stages == [(16, 16), (16, 32), (16, 64), (32, 32)]
+
+
+def test_every_stage_sees_its_own_sequences(tmp_path, bpe, documents):
+    trainer = make_trainer(tmp_path, bpe, documents, micro=16, accumulation=2, **CHANGES)
+    batches = list(trainer.get_train_dataloader())
+    assert len(batches) == len(trainer.get_train_dataloader()) == 6 * 2
+    for step in range(6):
+        stage, numbers = trainer.stages.at(step), trainer.stages.sequences(step)
+        data = trainer.train_dataset if stage.length == LENGTH else trainer.short_dataset
+        expected = data.__getitems__(numbers)["input_ids"]
+        assert torch.equal(torch.cat([batch["input_ids"] for batch in batches[2 * step : 2 * step + 2]]), expected)
 
 
 def resume_point(folder):

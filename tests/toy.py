@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recipe.batches import Blocks, MaskedSequences
+from recipe.batches import Blocks, MaskedSequences, NextTokens
 from recipe.masking import Masking
 from recipe.tokenizer import block_ends
 
@@ -13,6 +13,17 @@ SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 WORDS = (
     "the cat sat on a mat while seven naïve dogs, (un)tied and re-tied by Ann-Marie's aunt, barked loudly: it's 1984!"
 )
+
+BPE_IDS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+FAMILIES = {  # what sets their toy configs apart
+    "roberta": BPE_IDS | NO_DROPOUT,
+    "bert": {"pad_token_id": 0} | NO_DROPOUT,
+    # Its second layer sees eight tokens at a time, fewer than a block has.
+    "modernbert": BPE_IDS | {"cls_token_id": 0, "sep_token_id": 2, "local_attention": 8},
+}
+TOKENIZERS = {"roberta": "bpe", "bert": "wordpiece", "modernbert": "bpe"}  # the fixture of each family
+ARCHITECTURES = {"roberta": "RobertaForMaskedLM", "bert": "BertForMaskedLM", "modernbert": "ModernBertForMaskedLM"}
 
 
 def toy_documents(count: int = 200, seed: int = 0) -> list[str]:
@@ -31,18 +42,26 @@ def config_settings(family: str, vocab_size: int = 320, **more) -> dict:
         "num_attention_heads": 2,
         "intermediate_size": 32,
         "max_position_embeddings": 66,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
     }
-    ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2} if family == "roberta" else {"pad_token_id": 0}
-    return common | ids | more
+    return common | FAMILIES[family] | more
+
+
+def flat_tokens(tokenizer, documents) -> np.ndarray:
+    """Toy documents end to end, as prepared tokens are."""
+    end = block_ends(tokenizer)[1]
+    flat = [i for text in documents for i in [*tokenizer(text, add_special_tokens=False)["input_ids"], end]]
+    return np.array(flat, dtype=np.uint16)
+
+
+def next_tokens_of(tokenizer, documents, length=32, order_seed=3) -> NextTokens:
+    """Toy documents as a causal run's sequences."""
+    tokens, ends = flat_tokens(tokenizer, documents), (block_ends(tokenizer)[0], None)
+    return NextTokens(Blocks(tokens, length + 1, ends, tokenizer.pad_token_id), order_seed)
 
 
 def sequences_of(tokenizer, documents, length=32, seed=7, order_seed=3, **masking) -> MaskedSequences:
     """Toy documents as a run's sequences, without the files between."""
-    end = block_ends(tokenizer)[1]
-    flat = [i for text in documents for i in [*tokenizer(text, add_special_tokens=False)["input_ids"], end]]
-    blocks = Blocks(np.array(flat, dtype=np.uint16), length, block_ends(tokenizer), tokenizer.pad_token_id)
+    blocks = Blocks(flat_tokens(tokenizer, documents), length, block_ends(tokenizer), tokenizer.pad_token_id)
     specials = tuple(tokenizer.all_special_ids)
     mask = Masking(len(tokenizer), tokenizer.mask_token_id, tokenizer.pad_token_id, specials, seed, **masking)
     return MaskedSequences(blocks, mask, order_seed)

@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""Pre-trains a causal language model: a decoder of the same configs, on the same prepared tokens, by the same loop.
+
+Speaks the flags of the Hugging Face example script of this name, all TrainingArguments, or one .json or .yaml file
+with them. Run the same command again and it continues from the newest whole checkpoint, to the same bits.
+
+    python run_clm.py --config_name configs/roberta_tiny.json --tokenizer_name train --dataset_name docstrings \\
+        --do_train --do_eval --block_size 128 --max_steps 500 --output_dir runs/first-clm
+
+Every token of the text is predicted from those before it in its block, exactly once an epoch. A block begins with <s>
+or [CLS]; a document ends with </s> or [SEP], which is predicted, too. eval_perplexity is exp(eval_loss).
+"""
+
+from dataclasses import dataclass
+
+from transformers import set_seed
+
+from recipe.arguments import DataArguments, ModelArguments, PretrainArguments, option, parse
+from recipe.batches import Blocks, NextTokens
+from recipe.errors import UserError, run_script
+from recipe.model import build_model, load_model, make_causal, require_causal, use_next_token_head
+from recipe.pretraining import Sequences, begin, config_of, pretrain, sequences_of, text_of, what_the_run_means
+from recipe.summary import report
+from recipe.tokenizer import block_ends
+from recipe.xla import join_xla_ranks
+
+
+@dataclass
+class CausalArguments:
+    """What the example script of this name calls by names of its own."""
+
+    block_size: int | None = option(None, "Tokens a block that the model sees; the same as --max_seq_length.")
+    keep_linebreaks: bool = option(True, "Keep the line breaks inside a document of a .txt; off, they become spaces.")
+
+    def __post_init__(self):
+        if self.block_size is not None and self.block_size < 8:
+            raise UserError(f"found --block_size {self.block_size}, expected at least 8 tokens")
+
+
+def main() -> int:
+    join_xla_ranks()
+    model_args, data, causal, args = parse(
+        (ModelArguments, DataArguments, CausalArguments, PretrainArguments), description=__doc__
+    )
+    data.max_seq_length = causal.block_size or data.max_seq_length
+    say = begin(args, data)
+
+    # From text to blocks. What can be known before step 1 is checked on the way.
+    name, config = config_of(model_args)
+    if model_args.model_name_or_path:
+        require_causal(config, name)
+    else:
+        make_causal(config, name)
+    tokenizer, prepared = text_of(model_args, data, name, config, say, causal.keep_linebreaks)
+    sequences = next_tokens(prepared, tokenizer, data, args)
+
+    set_seed(args.seed)
+    if model_args.model_name_or_path:
+        model = load_model(model_args.model_name_or_path, config, **model_args.hub_options())
+    else:
+        model = build_model(config)
+    use_next_token_head(model)
+
+    meaning = what_the_run_means(config, data, args, prepared, tokenizer, {"objective": "clm"})
+    fresh = not model_args.model_name_or_path
+    return pretrain(model, tokenizer, prepared, sequences, args, meaning, report, say, fresh)
+
+
+def next_tokens(prepared, tokenizer, data, args) -> Sequences:
+    """Training and evaluation data: blocks one token longer than what the model sees, without an end token."""
+
+    def cut(tokens, length) -> Blocks:
+        return Blocks(tokens, length + 1, (block_ends(tokenizer)[0], None), tokenizer.pad_token_id)
+
+    def inputs(blocks, stages, order_seed, limit) -> NextTokens:
+        return NextTokens(blocks, order_seed, limit)
+
+    return sequences_of(prepared, data, args, cut, inputs)
+
+
+if __name__ == "__main__":
+    run_script(main)

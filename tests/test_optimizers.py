@@ -1,0 +1,116 @@
+"""Muon and AdamW as one: who gets which weights, the arithmetic, and a state that survives saving."""
+
+import copy
+
+import pytest
+import torch
+from toy import config_settings
+from transformers import AutoConfig, Trainer
+
+from recipe.arguments import PretrainArguments
+from recipe.errors import UserError
+from recipe.model import HEADS, build_model
+from recipe.optimizers import MuonFactory, hidden_matrices, muon_settings
+
+
+def toy(family="roberta"):
+    torch.manual_seed(0)
+    return build_model(AutoConfig.for_model(**config_settings(family)))
+
+
+def arguments(folder, **more):
+    settings = {"learning_rate": 1e-2, "weight_decay": 0.1, "adam_beta2": 0.98}
+    return PretrainArguments(output_dir=str(folder), optim="muon", use_cpu=True, **settings | more)
+
+
+@pytest.mark.parametrize("family", list(HEADS))
+def test_muon_gets_the_encoders_matrices_and_adamw_everything_else_once(tmp_path, family):
+    model = toy(family)
+    optimizer = MuonFactory()(model, args=arguments(tmp_path))
+    names = {p: name for name, p in model.named_parameters()}
+    muon, decayed, plain = ([names[p] for p in group["params"]] for group in optimizer.param_groups)
+    assert sorted([*muon, *decayed, *plain]) == sorted(names.values())
+    matrices = {"roberta": 6, "bert": 6, "modernbert": 4}[family]  # a layer
+    assert len(muon) == 2 * matrices and len(hidden_matrices(model)) == len(muon)
+    assert all(name.endswith(".weight") and "emb" not in name for name in muon)
+    assert any("embeddings" in name for name in decayed) and not any("bias" in name for name in decayed)
+    # Decay is where the Trainer puts it.
+    expected = set(Trainer.get_decay_parameter_names(None, model)) & set(names.values())
+    assert {*muon, *decayed} == expected
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.1, 0.0]
+
+
+def steps(model, optimizer, count, first=0):
+    for number in range(first, first + count):
+        generator = torch.Generator().manual_seed(number)
+        ids = torch.randint(5, 300, (2, 16), generator=generator)
+        torch.nn.functional.cross_entropy(model(ids).logits.flatten(0, 1), ids.flatten()).backward()
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 / (number + 1)  # what a schedule does
+        optimizer.step()
+        optimizer.zero_grad()
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def test_together_they_compute_what_each_would_alone(tmp_path):
+    args = arguments(tmp_path)
+    together = steps(model := toy(), MuonFactory()(model, args=args), 3)
+    alone = toy()
+    hidden = hidden_matrices(alone)
+    rest = [p for p in alone.parameters() if p not in hidden]
+    muon = torch.optim.Muon(
+        [p for p in alone.parameters() if p in hidden], lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+    )
+    decay = [{"params": [p for p in rest if p.ndim > 1], "weight_decay": 0.1},
+             {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]  # fmt: skip
+    adamw = torch.optim.AdamW(decay, lr=1e-2, betas=(0.9, 0.98), fused=True)
+
+    class Both:
+        param_groups = [*muon.param_groups, *adamw.param_groups]  # noqa: RUF012
+
+        def step(self):
+            muon.step(), adamw.step()
+
+        def zero_grad(self):
+            alone.zero_grad()
+
+    for a, b in zip(together, steps(alone, Both(), 3), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_its_state_goes_through_a_file_and_on(tmp_path):
+    args = arguments(tmp_path)
+    whole = steps(model := toy(), MuonFactory()(model, args=args), 5)
+    model = toy()
+    optimizer = MuonFactory()(model, args=args)
+    steps(model, optimizer, 3)
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    resumed = copy.deepcopy(model)
+    fresh = MuonFactory()(resumed, args=args)
+    fresh.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
+    for a, b in zip(whole, steps(resumed, fresh, 2, first=3), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"optim_args": "momentum=high"},
+            "optim_args momentum=high beside --optim muon, expected some of lr, momentum",
+        ),
+        ({"optim_args": "beta=1"}, "optim_args beta=1"),
+        ({"optim_args": "momentum=-1"}, "momentum"),
+        ({"optim_args": "adjust_lr_fn=none"}, "adjust_lr_fn=none"),
+        ({"deepspeed": "ds_config/zero2_bf16.json"}, "--optim muon beside --deepspeed"),
+    ],
+)
+def test_settings_that_make_no_sense(tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        arguments(tmp_path, **settings)
+
+
+def test_muon_settings():
+    assert muon_settings("lr=0.02, momentum=0.9,ns_steps=6,adjust_lr_fn=original") == {
+        "lr": 0.02, "momentum": 0.9, "ns_steps": 6, "adjust_lr_fn": "original"
+    }  # fmt: skip

@@ -1,0 +1,146 @@
+"""The learning rate's schedule: what transformers would find too late, and a budget of time under a clock of our own."""
+
+import pytest
+import torch
+from transformers import get_scheduler
+from transformers.trainer_callback import TrainerControl, TrainerState
+
+from recipe.arguments import PretrainArguments, epochs_to_steps, parse
+from recipe.errors import UserError
+from recipe.schedules import WITHOUT_AN_END, TimeBudget, settle_schedule
+
+WSD = {"lr_scheduler_type": "warmup_stable_decay"}
+
+
+def arguments(folder, **more):
+    settings = {"max_steps": 100, "warmup_steps": 10, "learning_rate": 1.0}
+    return PretrainArguments(output_dir=str(folder), use_cpu=True, **settings | more)
+
+
+def rates(args):
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
+    steps, warmup = args.max_steps, args.get_warmup_steps(args.max_steps)
+    schedule = get_scheduler(args.lr_scheduler_type, optimizer, warmup, steps, args.lr_scheduler_kwargs)
+    found = []
+    for _ in range(steps):
+        found.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+@pytest.mark.parametrize("decay", [0.2, 20])
+def test_warmup_stable_decay_is_reachable_from_the_command_line(tmp_path, decay):
+    kwargs = f'{{"num_decay_steps": {decay}, "decay_type": "linear"}}'
+    argv = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--max_steps", "100", "--learning_rate", "1"]
+    argv += ["--warmup_steps", "10", "--lr_scheduler_type", "warmup_stable_decay", "--lr_scheduler_kwargs", kwargs]
+    (args,) = parse((PretrainArguments,), argv)
+    settle_schedule(args)
+    found = rates(args)
+    assert found[:11] == pytest.approx([n / 10 for n in range(11)])
+    assert set(found[11:80]) == {1.0}
+    assert found[80:] == pytest.approx([1 - n / 20 for n in range(20)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (WSD, r"warmup_stable_decay with no num_decay_steps, expected steps, or a share of all below 1: --lr_sch"),
+        (WSD | {"lr_scheduler_kwargs": {"num_decay_steps": 0}}, "with num_decay_steps 0"),
+        (WSD | {"lr_scheduler_kwargs": {"num_decay_steps": 95}}, "10 steps of warm-up and 95 of decay, expected 100"),
+        (WSD | {"lr_scheduler_kwargs": {"num_decay_steps": 5, "decay_type": "fast"}}, "Unknown decay type: fast"),
+        ({"lr_scheduler_kwargs": {"num_decay_steps": 5}}, "for linear: .*unexpected keyword argument"),
+        (
+            {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_steps": 5},
+            "which follows a metric: use linear",
+        ),
+        ({"lr_scheduler_type": "inverse_sqrt", "max_hours": 1}, "which never ends: use linear"),
+        (WSD | {"lr_scheduler_kwargs": {"num_decay_steps": 5}, "max_hours": 1}, "expected a share of the time below 1"),
+    ],
+)
+def test_schedules_that_make_no_sense(tmp_path, settings, message):
+    args = arguments(tmp_path, **settings)
+    with pytest.raises(UserError, match=message) as error:
+        settle_schedule(args, args.max_hours)
+    assert "\n" not in str(error.value)
+
+
+class Drive:
+    """Takes steps under a budget as the Trainer does, each of `seconds`; notes the learning rates."""
+
+    def __init__(self, args, seconds, saved=None):
+        self.now, self.seconds, self.rates = 1000.0 * seconds, seconds, []
+        steps = epochs_to_steps(args, blocks=1)
+        self.budget = TimeBudget(args.max_hours, steps, clock=lambda: self.now)
+        self.args, self.optimizer = args, torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
+        self.state, self.control = TrainerState(stateful_callbacks=[self.budget]), TrainerControl()
+        self.schedule = self.budget.schedule(args, self.optimizer)
+        if saved:
+            self.state = TrainerState(**saved["trainer"])
+            self.schedule.load_state_dict(saved["schedule"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+        self.budget.on_train_begin(args, self.state, self.control)
+
+    def go(self, steps=10**6):
+        while not self.control.should_training_stop and steps:
+            self.rates.append(self.optimizer.param_groups[0]["lr"])
+            self.now += self.seconds
+            self.optimizer.step()
+            self.budget.on_optimizer_step(self.args, self.state, self.control)
+            self.schedule.step()
+            self.state.global_step += 1
+            self.budget.on_step_end(self.args, self.state, self.control)
+            steps -= 1
+        return self.rates
+
+    def saved(self):
+        callbacks = {"TimeBudget": self.budget.state()}
+        trainer = {"global_step": self.state.global_step, "stateful_callbacks": callbacks}
+        return {"trainer": trainer, "schedule": self.schedule.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "warmup_stable_decay"])
+def test_the_schedule_ends_at_zero_when_time_is_up_whatever_the_speed(tmp_path, kind):
+    kwargs = {"num_decay_steps": 0.25} if kind == "warmup_stable_decay" else None
+    args = arguments(
+        tmp_path, max_steps=-1, max_hours=1, lr_scheduler_type=kind, lr_scheduler_kwargs=kwargs, warmup_steps=0.1
+    )
+    assert epochs_to_steps(args, blocks=1) == WITHOUT_AN_END
+    settle_schedule(args, args.max_hours)
+    fast, slow = Drive(args, 9).go(), Drive(args, 36).go()
+    assert (len(fast), len(slow)) == (400, 100)
+    assert fast[::4] == pytest.approx(slow)
+    assert fast[0] == 0 and max(fast) == pytest.approx(1.0) and 0 < fast[-1] < 0.01
+    assert fast[40] == pytest.approx(1.0) and fast[20] == pytest.approx(0.5)  # a tenth of the time is warm-up
+
+
+def test_a_warm_up_in_steps_stays_one_of_steps(tmp_path):
+    args = arguments(tmp_path, max_steps=-1, max_hours=1, warmup_steps=10)
+    found = Drive(args, 9).go()
+    assert found[:10] == pytest.approx([n / 10 * (1 - n / 400) for n in range(10)])
+    assert found[10:] == pytest.approx([1 - n / 400 for n in range(10, 400)])
+
+
+def test_steps_may_end_it_first(tmp_path):
+    args = arguments(tmp_path, max_steps=50, max_hours=1, warmup_steps=0)
+    found = Drive(args, 9).go()
+    assert found == pytest.approx([1 - n / 50 for n in range(50)])
+
+
+def test_resumed_it_adds_the_time_already_spent(tmp_path):
+    args = arguments(tmp_path, max_steps=-1, max_hours=1)
+    whole = Drive(args, 9).go()
+    drive, found = Drive(args, 9), []
+    for steps in (7, 150, 10**6):
+        found += drive.go(steps)
+        saved = drive.saved()
+        drive = Drive(args, 9, saved)
+        drive.now += 12345.0  # what passes between two processes isn't training
+        drive.budget.began += 12345.0
+    assert found == whole
+
+
+@pytest.mark.parametrize("hours", [0, -1, float("nan"), float("inf")])
+def test_hours_that_make_no_sense(tmp_path, hours):
+    with pytest.raises(UserError, match="max_hours"):
+        arguments(tmp_path, max_hours=hours)
