@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from recipe.errors import UserError
 
@@ -51,9 +52,7 @@ def whole_model(model, saved: Path):
     """`model`; or, where ZeRO-3 keeps its weights in parts, so that one rank alone can't use it, the one in `saved`."""
     if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         return model
-    from deepspeed.runtime.zero.partition_parameters import shutdown_init_context
-
-    shutdown_init_context()  # or every module that is made would be split, too, by all ranks together
+    unset_hf_deepspeed_config()  # or it would be split while it is made, too, by all ranks together
     return type(model).from_pretrained(saved)
 
 
