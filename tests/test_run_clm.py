@@ -186,7 +186,7 @@ def test_masked_and_causal_share_prepared_tokens_and_refuse_each_others_checkpoi
         run("--output_dir", "causal")
     causal = GlueArguments(model_name_or_path="causal/checkpoint-4", task_name="rte")
     with pytest.raises(UserError, match="causal model, whose first token sees no other"):
-        config_of(causal, tokenizer_of(causal), ("no", "yes"))
+        config_of(causal, tokenizer_of(causal))
 
 
 def test_line_breaks_are_kept_or_become_spaces(run, tmp_path):
