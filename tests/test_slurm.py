@@ -101,8 +101,9 @@ def test_preempted_on_two_nodes_it_comes_back_and_ends_with_the_same_bits(cluste
     assert len(list((cluster.folder / "logs" / f"{job}-node1").rglob("stdout.log"))) == 2  # a rank, twice started
     saved = "checkpoint-300/model.safetensors", "checkpoint-300/optimizer.pt", "model.safetensors"
     assert [(run / name).read_bytes() == (whole / name).read_bytes() for name in saved] == [True] * 3
-    losses = [[json.loads(line).get("loss") for line in lines_of(folder)] for folder in (whole, run)]
-    assert losses[0] == losses[1] and len(losses[0]) > 30
+    losses = [[line["loss"] for line in map(json.loads, lines_of(folder)) if "loss" in line] for folder in (whole, run)]
+    # A mean over the ranks is what a checkpoint keeps of a loss that is not logged yet: it rounds.
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and len(losses[0]) == 30
 
 
 def test_cancelled_it_saves_and_stays_cancelled(cluster, toys, tmp_path):
