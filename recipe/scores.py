@@ -197,9 +197,7 @@ def _notes(frame: pd.DataFrame, cells: pd.DataFrame, chosen: dict, partial: tupl
         "Scores are percentages on the dev files after the last step of fine-tuning, no step chosen by dev score; "
         f"mean ± sample standard deviation (number of seeds); {MISSING} is a missing result. Seeds: "
         f"{', '.join(map(str, sorted(frame['seed'].unique())))}.",
-        "Metrics: "
-        + ", ".join(f"{column} {METRIC_NAMES[COLUMNS[column][2]]}" for column in present_columns(cells, tuple(COLUMNS)))
-        + ".",
+        "Metrics: " + ", ".join(_with_metric(column) for column in present_columns(cells, tuple(COLUMNS))) + ".",
     ]
     if present_columns(cells, tuple(columns_of("glue"))):
         ours, reference = AVERAGES["ours"], AVERAGES["reference"]
@@ -224,6 +222,11 @@ def _notes(frame: pd.DataFrame, cells: pd.DataFrame, chosen: dict, partial: tupl
         most = max(count for _, count in chosen.values())
         notes.append(f"Settings are the best on dev of a grid of {most}, so these scores flatter: {points}.")
     return "\n".join(f"- {note}" for note in notes)
+
+
+def _with_metric(column: str) -> str:
+    name = METRIC_NAMES[COLUMNS[column][2]]
+    return column if column.endswith(name) else f"{column} {name}"
 
 
 def rebuild(sweep: Path, tracker: bool = False) -> str:
@@ -252,18 +255,26 @@ def rebuild(sweep: Path, tracker: bool = False) -> str:
 
 
 def _show_with_others(sweep: Path, suite: str, results: list[dict], frame: pd.DataFrame) -> None:
-    """Model cards, and scores.md in the run's folder, of this suite and of what the same runs have of others."""
+    """Model cards, and scores.md in the run's folder, of this suite and of what the same runs have of others.
+
+    A checkpoint is where this sweep found it, and what others say of other weights by that name is left out."""
+    own = {record["checkpoint"]["name"]: record["checkpoint"] for record in results}
     parts = {suite: results}
     homes = dict.fromkeys([sweep.resolve().parent, *(run_folder(Path(path)) for path in frame["path"])])
     for other in TITLES.keys() - {suite}:
-        beside = [record for home in homes for record in read_results(home / other)]
+        beside = []
+        for record in (record for home in homes for record in read_results(home / other)):
+            theirs = record["checkpoint"]
+            known = own.get(theirs["name"], theirs)
+            if known["sha256"] == theirs["sha256"]:
+                beside.append(record | {"checkpoint": known})
         if beside:
             parts[other] = beside
     parts = {name: parts[name] for name in TITLES if name in parts}
     together = rows_of([record for records in parts.values() for record in records])
     best, _ = best_of_grid(together)
     tables = {name: table_of(rows_of(records)) for name, records in parts.items()}
-    write_cards(best, cells_of(best), tables)
+    write_cards(best[best["checkpoint"].isin(own)], cells_of(best), tables)
     if len(parts) > 1 and sweep.name in TITLES:
         _write(sweep.parent / JOINED, table_of(together).encode())
 

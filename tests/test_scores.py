@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import sys
+import time
 
 import pandas as pd
 import pytest
@@ -208,7 +209,19 @@ def test_push_needs_a_name(swept, monkeypatch):
 
 
 def read_wandb(file):
-    """Every record of a .wandb file: LevelDB log framing, a 7-byte header, blocks of 32 KiB."""
+    """Every record of a .wandb file, once its last is there: on a busy machine W&B's own process writes it a moment
+    after the run has finished."""
+    end = time.monotonic() + 60
+    records = records_of(file)
+    while not any(record.HasField("exit") for record in records):
+        assert time.monotonic() < end, "waited in vain for the end of the run"
+        time.sleep(0.1)
+        records = records_of(file)
+    return records
+
+
+def records_of(file):
+    """LevelDB log framing: a 7-byte header, blocks of 32 KiB."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, records, whole, place = file.read_bytes(), [], b"", 7
