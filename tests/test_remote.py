@@ -23,7 +23,7 @@ from recipe.corpus import open_corpus
 from recipe.errors import SourceBroken, UserError
 from recipe.prepare import upload_tokens
 from recipe.remote import bring, push, require_writable
-from recipe.tokenizer import load_tokenizer, save_tokenizer
+from recipe.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from recipe.tokens import load_prepared, prepare
 
 
@@ -227,7 +227,7 @@ def prepared(tmp_path, saved_bpe, text_file):
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/there", "folder"])
-def test_prepared_tokens_go_out_and_come_back(bucket, prepared, saved_bpe, wordpiece, tmp_path, place):
+def test_prepared_tokens_go_out_and_come_back(bucket, prepared, saved_bpe, wordpiece, documents, tmp_path, place):
     place = place if "://" in place else str(tmp_path / place)
     require_writable(place)
     address = upload_tokens(prepared, saved_bpe, place)
@@ -239,8 +239,11 @@ def test_prepared_tokens_go_out_and_come_back(bucket, prepared, saved_bpe, wordp
         np.testing.assert_array_equal(back.tokens(split), prepared.tokens(split))
     np.testing.assert_array_equal(back.unigram_counts(), prepared.unigram_counts())
     assert (back.folder / "tokenizer" / "tokenizer.json").exists()
-    with pytest.raises(UserError, match="is another one: pass the one that they were made with"):
-        load_prepared(corpus.prepared, wordpiece)
+    same_size = train_tokenizer(lambda: [text.upper() for text in documents], vocab_size=320, min_frequency=1)
+    assert len(same_size) == len(saved_bpe)
+    for other in (wordpiece, same_size):
+        with pytest.raises(UserError, match="is another one: pass the one that they were made with"):
+            load_prepared(corpus.prepared, other)
     files = {name: prepared.folder / name for name in ("train.npy", "prepared.json")}
     assert push(files, f"{place}/twice") is True and push(files, f"{place}/twice") is False
 

@@ -136,6 +136,7 @@ def test_rows_of_another_tokenizer_are_refused(bpe, wordpiece, documents, tmp_pa
     assert documents_in(bpe, [[len(bpe) - 1]])[0] == [[len(bpe) - 1]]
     with pytest.raises(UserError, match="row 1: found the id 320, the tokenizer has 320 tokens"):
         documents_in(bpe, [[5], [len(bpe)]])
+    assert len(documents_in(bpe, [[7, 5, 6, 2]] * 150)[0]) == 150  # our end alone is proof enough
     bare = larger(documents, add_special_tokens=False)["input_ids"]
     tokens(write(tmp_path, "parquet", bare), larger, tmp_path / "data")  # no specials: nothing to compare
 
