@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from recipe.model import POSITION_OFFSET, plain_forward
+from recipe.model import first_position, plain_forward
 from recipe.tokenizer import block_ends
 
 PROMPT_TOKENS = 12
@@ -22,7 +22,7 @@ def continue_text(
     """The up to `new_tokens` ids that `model` puts behind `ids` [length], begin token included; it stops where a
     document ends. Drawn by `seed` from the 40 likeliest at temperature 0.8, or always the likeliest without one; no
     other draw is moved."""
-    first = POSITION_OFFSET.get(model.config.model_type, lambda _: 0)(model.config)
+    first = first_position(model.config)
     devices = [model.device] if model.device.type == "cuda" else []
     drawn = {} if seed is None else {"top_k": 40, "temperature": 0.8}
     with plain_forward(model) as plain, torch.random.fork_rng(devices):

@@ -137,7 +137,7 @@ def check_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast
 
 def positions(config: PreTrainedConfig) -> int:
     """The tokens that a sequence can have, its begin and end included."""
-    return config.max_position_embeddings - POSITION_OFFSET.get(config.model_type, lambda _: 0)(config)
+    return config.max_position_embeddings - first_position(config)
 
 
 def check_length(config: PreTrainedConfig, length: int, name: str) -> None:
@@ -179,6 +179,11 @@ def require_causal(config: PreTrainedConfig, name: str) -> None:
         raise UserError(
             f"{name} is a masked model, expected a causal one: use run_mlm.py, or begin anew with --config_name {name}"
         )
+
+
+def first_position(config: PreTrainedConfig) -> int:
+    """The number of the first token's position."""
+    return POSITION_OFFSET.get(config.model_type, lambda _: 0)(config)
 
 
 def build_model(config: PreTrainedConfig) -> PreTrainedModel:

@@ -8,7 +8,7 @@ from recipe.arguments import sequences_a_step
 from recipe.batches import OrderedBlocks
 from recipe.fill import blanks_from
 from recipe.generate import continuations_of
-from recipe.model import is_causal
+from recipe.model import first_position, is_causal
 from recipe.schedules import WITHOUT_AN_END
 from recipe.zero import whole_model
 
@@ -62,6 +62,8 @@ def report(metrics: dict, model, tokenizer, eval_data: OrderedBlocks, run: Path)
         for prompt, continued in continuations_of(model, tokenizer, rows):
             print(f"  {prompt} |{continued}\n")
         print(f"The model is in {run}: AutoModelForCausalLM.from_pretrained opens it.")
+        if first := first_position(model.config):
+            print(f"Pass position_ids that begin with {first} to its generate(), which would count from 0.")
         return
     for blank in blanks_from(model, tokenizer, rows):
         guesses = ", ".join(f"{word.strip() or word!r} {probability:.0%}" for word, probability in blank.guesses)

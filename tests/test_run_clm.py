@@ -147,7 +147,10 @@ def test_a_run_leaves_a_plain_causal_model_that_goes_on_with_a_text(run, tmp_pat
     results = json.loads((folder / "all_results.json").read_text())
     assert results["eval_perplexity"] == pytest.approx(math.exp(results["eval_loss"]))
     assert {"eval_accuracy", "eval_tokens", "eval_unigram_loss"} <= set(results)
+    (prepared,) = (json.loads(file.read_text()) for file in (tmp_path / "data").glob("*/prepared.json"))
+    assert results["eval_tokens"] == prepared["splits"]["validation"]["tokens"]  # each predicted, and once
     assert "perplexity" in printed and printed.count(" |") == 3 and "unigram baseline" in printed
+    assert ("position_ids that begin with 2" in printed) == (family == "roberta")
     assert "blocks of 24" in printed and "accuracy" in printed and "masked accuracy" not in printed
     for checkpoint in (*checkpoints(folder), folder):
         model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
