@@ -25,7 +25,7 @@ from recipe.checkpoints import (
 )
 from recipe.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, UserError
 from recipe.hub import require_hub
-from recipe.model import HEADS, check_length, check_tokenizer, fit_to_tokenizer, load_config, set_dropout
+from recipe.model import HEADS, check_length, check_tokenizer, fit_to_tokenizer, is_causal, load_config, set_dropout
 from recipe.prepare import corpus_of, prepared_dir, tokenizer_of, tokens_of
 from recipe.quiet import quiet_libraries
 from recipe.run import record_run, require_agreement
@@ -33,7 +33,7 @@ from recipe.saving import CHECKPOINT_BYTES_A_PARAMETER
 from recipe.schedules import settle_schedule, time_is_up
 from recipe.stages import Stages, stages_of
 from recipe.summary import describe
-from recipe.tokenizer import fingerprint
+from recipe.tokenizer import block_ends, fingerprint
 from recipe.tokens import PreparedTokens
 from recipe.trackers import continue_wandb_run, guard_trackers, settle_trackers
 from recipe.trainer import NonFiniteError, PretrainTrainer
@@ -206,6 +206,8 @@ def pretrain(
             return 0
         describe(say, model, prepared, sequences.train, sequences.stages, args, tokenizer)
 
+        # A causal model predicts where documents end, a masked one no special token.
+        predicted = {block_ends(tokenizer)[1]} if is_causal(model.config) else set()
         stop = StopSignals()
         trainer = PretrainTrainer(
             model=model,
@@ -215,7 +217,7 @@ def pretrain(
             eval_dataset=sequences.evaluation,
             stages=sequences.stages,
             processing_class=tokenizer,
-            baseline=UnigramBaseline(prepared.unigram_counts(), tuple(tokenizer.all_special_ids)),
+            baseline=UnigramBaseline(prepared.unigram_counts(), tuple(set(tokenizer.all_special_ids) - predicted)),
             callbacks=[
                 Progress(sequences.stages, len(sequences.train) * sequences.train.length),
                 RankSeed(),
