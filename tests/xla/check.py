@@ -13,14 +13,21 @@ from toy import REPOSITORY, config_settings, toy_documents
 
 STEPS = 16
 PROGRAM = """
-import json, sys
-import torch_xla.debug.metrics as metrics
+import json, os
 import run_mlm
+if os.environ.get("USE_TORCH_XLA") == "0":
+    metrics = None
+else:
+    import torch_xla.debug.metrics as metrics
 from recipe.errors import run_script
 
-class Counts(run_mlm.JsonLog):  # graphs compiled so far, at the end of each step
+class Counts(run_mlm.JsonLog):  # the device, and the graphs compiled so far at the end of each step
+    def on_train_end(self, args, state, control, **kwargs):
+        with open(args.output_dir + "/device", "w") as stream:
+            stream.write(args.device.type)
+
     def on_step_end(self, args, state, control, **kwargs):
-        data = metrics.metric_data("UncachedCompile") or metrics.metric_data("CompileTime")
+        data = metrics and (metrics.metric_data("UncachedCompile") or metrics.metric_data("CompileTime"))
         with open(args.output_dir + "/compiled.jsonl", "a") as stream:
             stream.write(json.dumps([state.global_step, data[0] if data else 0]) + "\\n")
 
@@ -29,8 +36,11 @@ run_script(run_mlm.main)
 """
 
 
-def run(folder: Path, name: str, *more: str) -> tuple[list[float], float]:
-    """Runs run_mlm.py into folder/name; returns the losses of its steps and the seconds it took."""
+def run(folder: Path, name: str, *more: str, device: str = "xla") -> tuple[list[float], float]:
+    """Runs run_mlm.py into folder/name on `device`, xla or cpu; returns the losses of its steps and the seconds.
+
+    Where torch_xla is installed --use_cpu alone changes nothing: the Trainer takes the XLA device all the same.
+    """
     flags = {
         "--config_name": folder / "roberta.json", "--tokenizer_name": "train", "--vocab_size": 300,
         "--train_file": folder / "corpus.txt", "--prepared_dir": folder / "data", "--output_dir": folder / name,
@@ -40,11 +50,13 @@ def run(folder: Path, name: str, *more: str) -> tuple[list[float], float]:
     }  # fmt: skip
     words = [str(part) for pair in flags.items() for part in pair]
     began = time.monotonic()
-    program = ["run_mlm.py"] if "--use_cpu" in more else ["-c", PROGRAM]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"USE_TORCH_XLA": "0"} if device == "cpu" else {})
     subprocess.run(
-        [sys.executable, *program, *words, "--do_train", "--do_eval", *more],
-        cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        [sys.executable, "-c", PROGRAM, *words, "--do_train", "--do_eval", *more],
+        cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL, env=environment,
     )  # fmt: skip
+    used = (folder / name / "device").read_text()
+    assert used == device, f"{name} ran on {used}, expected {device}: it would be compared with itself"
     lines = [json.loads(line) for line in (folder / name / "log.jsonl").open()]
     return [line["loss"] for line in lines if "loss" in line], time.monotonic() - began
 
@@ -53,7 +65,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     (folder / "corpus.txt").write_text("\n\n".join(toy_documents()) + "\n")
     (folder / "roberta.json").write_text(json.dumps(config_settings("roberta")))
-    plain, _ = run(folder, "plain", "--use_cpu", "true")
+    plain, _ = run(folder, "plain", "--use_cpu", "true", device="cpu")
     losses, seconds = run(folder, "xla")
     compiled = [json.loads(line) for line in (folder / "xla" / "compiled.jsonl").open()]
     new = [step for (step, count), (_, before) in zip(compiled, [(0, 0), *compiled], strict=False) if count > before]
@@ -69,7 +81,7 @@ def main() -> None:
 
     rows = (
         (f"{STEPS} steps on the XLA device", f"{seconds:.0f} s, loss {losses[0]:.4f} to {losses[-1]:.4f}"),
-        ("against the same run without XLA", f"losses at most {apart:.1e} apart"),
+        ("against the same run without XLA (its device: cpu)", f"losses at most {apart:.1e} apart"),
         ("steps that compiled a graph", ", ".join(map(str, new))),
         ("graphs compiled in all", str(compiled[-1][1])),
         (f"resumed from step {STEPS // 2}: losses", "equal" if again == losses else f"differ: {again}"),
