@@ -230,8 +230,10 @@ class PretrainArguments(TrainingArguments):
             )
         if self.nonfinite not in ("stop", "skip"):
             raise UserError(f"found --nonfinite {self.nonfinite}, expected stop or skip")
-        if not self.do_train:
+        if self.deepspeed and not self.do_train:
             self.deepspeed = None  # it splits an optimizer, and there is none; a checkpoint holds whole weights
+            if os.environ.get("RANK", "0") == "0":
+                print("warning: --deepspeed changes nothing without --do_train")
         if self.nonfinite == "skip" and self.deepspeed:
             raise UserError("found --nonfinite skip beside --deepspeed, which updates before anyone can look: use stop")
         for name, expected, reason in REFUSED_SETTINGS:

@@ -123,12 +123,6 @@ def test_rotation_never_takes_the_checkpoint_that_was_just_saved(tmp_path):
             1,
             "saved with DeepSpeed, now it is off",
         ),
-        (
-            ["global_step5/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"],
-            True,
-            2,
-            "in 1 parts, there are 2 processes now",
-        ),
         (["scheduler.pt"], False, 1, "has no optimizer.pt"),
     ],
 )

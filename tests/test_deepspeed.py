@@ -57,6 +57,7 @@ def train(bpe, documents, tmp_path):
                 **settings,
             )
             trainer.train(resume_from_checkpoint=resume and str(resume))
+            assert trainer.deepspeed is not None and trainer.deepspeed.zero_optimization()
             return [
                 [log[name] for name in ("step", "loss", "grad_norm", "learning_rate")]
                 for log in recorder.logs

@@ -102,7 +102,7 @@ def test_its_state_goes_through_a_file_and_on(tmp_path):
         ({"optim_args": "beta=1"}, "optim_args beta=1"),
         ({"optim_args": "momentum=-1"}, "momentum"),
         ({"optim_args": "adjust_lr_fn=none"}, "adjust_lr_fn=none"),
-        ({"deepspeed": "ds_config/zero2_bf16.json"}, "--optim muon beside --deepspeed"),
+        ({"deepspeed": "ds_config/zero2_bf16.json", "do_train": True}, "--optim muon beside --deepspeed"),
     ],
 )
 def test_settings_that_make_no_sense(tmp_path, settings, message):

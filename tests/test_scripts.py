@@ -12,6 +12,7 @@ import fill_mask
 import prepare_data
 import train_tokenizer
 from recipe.arguments import DataArguments, ModelArguments, ObjectiveArguments, PretrainArguments, parse
+from recipe.corpus import open_corpus
 from recipe.errors import UserError
 from recipe.model import HEADS, load_config
 from run_clm import CausalArguments
@@ -165,6 +166,13 @@ def test_tokenizer_tokens_and_blanks_one_after_the_other(monkeypatch, capsys, tm
     assert not (tmp_path / "never").exists()
     with pytest.raises(UserError, match="found no --output_dir"):
         call(train_tokenizer, monkeypatch, capsys, "--train_file", text_file)
+
+
+def test_a_tokenizer_is_judged_on_documents_that_it_has_not_seen(text_file, documents):
+    corpus = open_corpus(str(text_file))
+    options = train_tokenizer.TokenizerArguments(output_dir="x", held_out=0.2)
+    learned, held = (list(part(corpus, options)) for part in (train_tokenizer.learned_from, train_tokenizer.held_out))
+    assert not set(learned) & set(held) and sorted(learned + held) == sorted(documents) and 20 < len(held) < 60
 
 
 @pytest.mark.parametrize("program", ["run_mlm.py", pytest.param("run_clm.py", marks=pytest.mark.slow)])

@@ -79,6 +79,7 @@ def make_trainer(
         "logging_steps": 1,
         "save_steps": 2,
         "disable_tqdm": True,
+        "do_train": True,
         "use_cpu": True,
     }
     args = PretrainArguments(**(settings | more))
