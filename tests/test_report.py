@@ -85,7 +85,7 @@ def write_scores(run: Path, leave_out=()) -> None:
             for seed in (1, 2):
                 if (step, task, seed) in leave_out:
                     continue
-                made = record(task, seed, 0.3 + step / 100 + place / 10 + seed / 500, step)
+                made = record(task, seed, 0.3 + step / 100 + place / 10 + seed / 500 + 1 / 3e4, step)
                 made["checkpoint"] |= fresh if step == 0 else {"path": str(run / f"checkpoint-{step}")}
                 write_json(result_file(run / "glue" / "jobs" / f"s{step}", task, seed), made)
 
@@ -269,6 +269,8 @@ def test_squad_has_its_own_table(tmp_path, no_curve):
     page = Page(report_of(run, no_blanks()))
     assert page.scores()["toy/checkpoint-10"]["SQuAD F1"] == "25.0"
     assert "There is no GLUE score yet" in page.text and "examples: squad 5." in page.text
+    shutil.rmtree(run / "qa" / "jobs")  # the csv alone says the same
+    assert Page(report_of(run, no_blanks())).scores() == page.scores()
 
 
 def test_a_causal_model_fills_no_blanks(copy):
@@ -286,6 +288,16 @@ def test_published_results_without_jobs_or_weights_are_enough(no_curve):
     assert read_frame(run, "qa") is None
     caveats = report.scores_of(run, "glue")[1]
     assert "Some GLUE scores are of one seed: their spread is not known." in caveats
+
+
+def test_the_csv_alone_gives_the_same_rows_as_the_jobs(finished, tmp_path):
+    jobs = read_frame(finished / "glue", "glue")
+    shutil.copy(finished / "glue" / "glue.csv", tmp_path)
+    csv = read_frame(tmp_path, "glue")
+    scores = [column for column in jobs if column.startswith("score")]
+    assert len(scores) > 9 and jobs["variant"].tolist() == csv["variant"].tolist()
+    pd.testing.assert_frame_equal(jobs[scores].astype(float), csv[scores].astype(float), check_exact=True)
+    assert read_frame(finished / "glue", "qa") is None  # jobs of another suite aren't its own
 
 
 def test_a_table_from_elsewhere_is_refused(tmp_path):
