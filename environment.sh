@@ -6,7 +6,7 @@
 missing_modules() {
     "$1" - <<'PY'
 from importlib.util import find_spec
-names = "torch transformers datasets evaluate accelerate deepspeed wandb sklearn scipy pandas matplotlib rich filelock pytest ruff"
+names = "torch transformers datasets evaluate accelerate deepspeed wandb sklearn scipy pandas matplotlib jinja2 rich filelock pytest ruff"
 print(*[name for name in names.split() if find_spec(name) is None])
 PY
 }

@@ -13,13 +13,18 @@ from matplotlib.axes import Axes
 from recipe.columns import COLUMNS, METRIC_NAMES, TITLES, suite_of
 from recipe.glue import AVERAGES
 
+matplotlib.rcParams["text.parse_math"] = False  # a $ in a folder's name is a $
+
 PANEL = (4.2, 3.0)  # inches
 COLUMNS_A_ROW = 3
 LEAST_SPAN = 5.0  # percentage points an axis shows at least: noise must not look like a curve
 
 
-def draw(frame: pd.DataFrame, cells: pd.DataFrame, file: BinaryIO) -> None:
-    """Writes a PNG to `file`. `frame` holds one row a job, `cells` its means, as in recipe.scores.
+def draw(
+    frame: pd.DataFrame, cells: pd.DataFrame, file: BinaryIO, format: str = "png", columns: int = COLUMNS_A_ROW
+) -> None:
+    """Writes a PNG (or an SVG, by `format`) to `file`, with `columns` panels side by side. `frame` holds one row a job,
+    `cells` its means, as in recipe.scores.
 
     Each run (the part of a checkpoint's name before /) is a line over its checkpoints; a model without a step, and one
     at step 0, is a horizontal dashed line. The band is the range of the seeds. The first panel is the mean over the
@@ -28,11 +33,12 @@ def draw(frame: pd.DataFrame, cells: pd.DataFrame, file: BinaryIO) -> None:
     shown = [column for column in COLUMNS if cells[column, "seeds"].sum()]
     shared = tuple(c for c in AVERAGES["ours"] if (cells[c, "seeds"] > 0).all())
     panels: list[str | tuple[str, ...]] = [*([shared] if len(shared) > 1 else []), *shown]
-    rows = -(-len(panels) // COLUMNS_A_ROW)
-    width = min(len(panels), COLUMNS_A_ROW)
+    rows = -(-len(panels) // columns)
+    width = min(len(panels), columns)
     figure, axes = plt.subplots(
         rows, width, figsize=(PANEL[0] * width, PANEL[1] * rows + 0.8), squeeze=False, layout="constrained"
     )
+    figure.get_layout_engine().set(h_pad=0.1)  # inches: a title must not look like the legend of the axis above it
     about = frame.drop_duplicates("checkpoint").set_index("checkpoint")
     lines = _lines(about)
     for place, axis in enumerate(axes.flat):
@@ -43,12 +49,12 @@ def draw(frame: pd.DataFrame, cells: pd.DataFrame, file: BinaryIO) -> None:
         _panel(axis, panel, frame, cells, lines, about)
     handles, labels = axes.flat[0].get_legend_handles_labels()
     if labels:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(width + 1, len(labels)), frameon=False)
     part = "; part of the official examples" if (frame["train_is_subset"] | frame["dev_is_subset"]).any() else ""
     suites = dict.fromkeys(TITLES[suite_of(COLUMNS[column][0])] for column in shown)
     title = f"{' and '.join(suites)} dev scores in percent; band: range of the seeds{part}"
-    figure.suptitle(title, fontsize=9, color="#555555")
-    figure.savefig(file, format="png", dpi=130)
+    figure.suptitle(title, fontsize=9, color="#555555", wrap=True)
+    figure.savefig(file, format=format, dpi=130)
     plt.close(figure)
 
 

@@ -17,12 +17,17 @@ def result_file(folder: Path, task: str, seed: int) -> Path:
     return folder / f"{task}-seed{seed}.json"
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Writes `content` so that `path` is whole at any moment, whoever else writes beside us."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    partial.write_bytes(content)
     partial.replace(path)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes `content` as a file that is whole at any moment, in a folder that is made if it isn't there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> dict | None:

@@ -8,7 +8,6 @@ Numbers say what they are (law 10): a missing cell is shown missing and never av
 """
 
 import io
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from recipe.columns import COLUMNS, METRIC_NAMES, TITLES, columns_of, suite_of, 
 from recipe.curve import draw
 from recipe.errors import UserError, run_script
 from recipe.glue import AVERAGES
-from recipe.results import RESULTS, read_results
+from recipe.results import RESULTS, read_results, write_whole
 
 MISSING = "–"
 JOINED = "scores.md"  # in a run's folder: all suites in one table
@@ -76,8 +75,7 @@ def rows_of(results: list[dict]) -> pd.DataFrame:
             "weights_sha256": checkpoint["sha256"],
         }
         for split, metrics in result["metrics"].items():
-            suffix = "_mm" if split.endswith("mismatched") else ""
-            row |= {f"{name}{suffix}": value for name, value in metrics.items()}
+            row |= {_in_csv(name, split): value for name, value in metrics.items()}
         for column, (task, split, metric) in COLUMNS.items():
             if task == result["task"]:
                 value = result["metrics"].get(split, {}).get(metric)
@@ -87,6 +85,31 @@ def rows_of(results: list[dict]) -> pd.DataFrame:
     for column in COLUMNS:
         if f"score:{column}" not in frame:
             frame[f"score:{column}"] = float("nan")
+    return frame
+
+
+def _in_csv(metric: str, split: str) -> str:
+    """What a split's metric is called in glue.csv: MNLI has two halves."""
+    return f"{metric}_mm" if split.endswith("mismatched") else metric
+
+
+def read_frame(folder: Path, suite: str) -> pd.DataFrame | None:
+    """The rows of one suite's sweep, as rows_of gives them: of its jobs or, where somebody kept the table alone, of its
+    csv file. None where there is neither. Raises UserError for a csv that isn't ours."""
+    if results := [result for result in read_results(folder) if suite_of(result["task"]) == suite]:
+        return rows_of(results)
+    file = folder / f"{suite}.csv"
+    if not file.is_file():
+        return None
+    try:
+        frame = pd.read_csv(file, float_precision="round_trip")
+        frame["variant"] = frame["variant"].fillna("")
+        for column, (task, split, metric) in COLUMNS.items():
+            values = frame.get(_in_csv(metric, split), float("nan")) / unit_of(task)
+            frame[f"score:{column}"] = pd.Series(values, frame.index).where(frame["task"] == task)
+        frame[["checkpoint", "step", "tokens_seen", "seed", "score", "from_mnli", "train_is_subset", "dev_is_subset"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is not a table of python -m recipe.scores ({error}): move it away") from error
     return frame
 
 
@@ -139,9 +162,24 @@ def present_columns(cells: pd.DataFrame, columns: tuple[str, ...]) -> tuple[str,
     return tuple(column for column in columns if cells[column, "seeds"].sum())
 
 
+@dataclass(frozen=True)
+class ScoreTable:
+    """A table as it is shown: `rows` of text, one a checkpoint; `notes`, what every number is; `caveats`, what makes
+    some of them worth less."""
+
+    rows: pd.DataFrame
+    notes: list[str]
+    caveats: list[str]
+
+
 def table_of(frame: pd.DataFrame) -> str:
-    """glue.md, qa.md: rows checkpoints, columns tasks, mean ± standard deviation over seeds, both averages of GLUE, and
-    under it what every number is."""
+    """glue.md, qa.md: the score table of `frame` in Markdown, and under it what every number is."""
+    table = score_table(frame)
+    return "\n".join([_markdown(table.rows), "", *(f"- {note}" for note in table.notes + table.caveats), ""])
+
+
+def score_table(frame: pd.DataFrame) -> ScoreTable:
+    """Rows checkpoints, columns tasks, mean ± standard deviation over seeds, both averages of GLUE."""
     frame, chosen = best_of_grid(frame)
     cells = cells_of(frame)
     shown = present_columns(cells, tuple(COLUMNS))
@@ -165,7 +203,7 @@ def table_of(frame: pd.DataFrame) -> str:
         }
         row |= {column: _cell(cells.loc[name, column]) for column in shown}
         table.append(row)
-    return f"{_markdown(pd.DataFrame(table))}\n\n{_notes(frame, cells, chosen, partial, complete)}\n"
+    return ScoreTable(pd.DataFrame(table), _notes(frame, cells, partial, complete), _caveats(frame, chosen))
 
 
 def _cell(cell: pd.Series) -> str:
@@ -191,8 +229,8 @@ def _markdown(table: pd.DataFrame) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def _notes(frame: pd.DataFrame, cells: pd.DataFrame, chosen: dict, partial: tuple[str, ...], complete: bool) -> str:
-    """What the numbers are, one bullet a statement; only what holds for this table."""
+def _notes(frame: pd.DataFrame, cells: pd.DataFrame, partial: tuple[str, ...], complete: bool) -> list[str]:
+    """What the numbers are, a sentence each; only what holds for this table."""
     notes = [
         "Scores are percentages on the dev files after the last step of fine-tuning, no step chosen by dev score; "
         f"mean ± sample standard deviation (number of seeds); {MISSING} is a missing result. Seeds: "
@@ -209,6 +247,12 @@ def _notes(frame: pd.DataFrame, cells: pd.DataFrame, chosen: dict, partial: tupl
         ]
     if not complete and len(partial) > 1:
         notes.append(f"mean of {len(partial)} tasks: {', '.join(partial)} alone; it is no GLUE average.")
+    return notes
+
+
+def _caveats(frame: pd.DataFrame, chosen: dict) -> list[str]:
+    """What makes scores of this table worth less than they look."""
+    notes = []
     for kind, what in (("train", "training"), ("dev", "dev")):
         subset = frame[frame[f"{kind}_is_subset"]].drop_duplicates("task")
         if len(subset):
@@ -221,7 +265,7 @@ def _notes(frame: pd.DataFrame, cells: pd.DataFrame, chosen: dict, partial: tupl
         points = ", ".join(f"{name} {task}: {point}" for (name, task), (point, _) in chosen.items())
         most = max(count for _, count in chosen.values())
         notes.append(f"Settings are the best on dev of a grid of {most}, so these scores flatter: {points}.")
-    return "\n".join(f"- {note}" for note in notes)
+    return notes
 
 
 def _with_metric(column: str) -> str:
@@ -239,13 +283,13 @@ def rebuild(sweep: Path, tracker: bool = False) -> str:
         frame = rows_of(results)
         printed = frame.drop(columns=[column for column in frame if column.startswith("score:")])
         table = table_of(frame)
-        _write(sweep / f"{suite}.csv", printed.to_csv(index=False).encode())
-        _write(sweep / f"{suite}.md", table.encode())
+        write_whole(sweep / f"{suite}.csv", printed.to_csv(index=False).encode())
+        write_whole(sweep / f"{suite}.md", table.encode())
         best, _ = best_of_grid(frame)
         cells = cells_of(best)
         picture = io.BytesIO()
         draw(best, cells, picture)
-        _write(sweep / f"{suite}.png", picture.getvalue())
+        write_whole(sweep / f"{suite}.png", picture.getvalue())
         _show_with_others(sweep, suite, results, frame)
         if tracker:
             from recipe.glue_tracker import log_curve  # importing wandb takes a second that others need not pay
@@ -276,13 +320,7 @@ def _show_with_others(sweep: Path, suite: str, results: list[dict], frame: pd.Da
     tables = {name: table_of(rows_of(records)) for name, records in parts.items()}
     write_cards(best[best["checkpoint"].isin(own)], cells_of(best), tables)
     if len(parts) > 1 and sweep.name in TITLES:
-        _write(sweep.parent / JOINED, table_of(together).encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_bytes(content)
-    partial.replace(path)
+        write_whole(sweep.parent / JOINED, table_of(together).encode())
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ import torch
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from recipe.checkpoints import commit
+from recipe.glue import TASKS
 from recipe.jobs import run_job
 from recipe.tokenizer import train_tokenizer
 
@@ -150,6 +151,27 @@ def toy_run(folder: Path, steps: tuple[int, ...] = (10, 20)) -> Path:
     command = ["run_mlm.py", "--dataset_name", "toys"]
     (folder / "run.json").write_text(json.dumps({"command": command, "meaning": meaning, "python": "3"}))
     return folder
+
+
+def record(task="cola", seed=1, value=0.5, step=10, **changes):
+    """A job's JSON as recipe.finetune writes it; `value` is the task's headline metric."""
+    about = TASKS[task]
+    sizes = {split: size for split, size in about.sizes.items() if not split.startswith("test")}
+    metrics = {split: {about.headline: value, "loss": 1.0} for split in about.dev_splits}
+    return {
+        "task": task,
+        "checkpoint": {"name": f"toy/checkpoint-{step}", "path": "gone", "step": step, "tokens_seen": step * 64,
+                       "sha256": "0" * 64},
+        "seed": seed,
+        "headline": {"metric": about.headline, "split": about.dev_splits[0], "value": value},
+        "metrics": metrics,
+        "started_from_mnli": None,
+        "examples": {s: {"used": n, "official": n, "subset": False} for s, n in sizes.items()},
+        "settings": {"learning_rate": 1e-3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2,
+                     "devices": 1, "num_train_epochs": 1, "max_steps": 9},
+        "seconds": 1.5,
+        "variant": "",
+    } | changes  # fmt: skip
 
 
 class Inline:

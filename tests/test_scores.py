@@ -8,7 +8,7 @@ import time
 
 import pandas as pd
 import pytest
-from glue_toys import toy_run
+from glue_toys import record, toy_run
 from huggingface_hub import ModelCard
 
 from recipe import scores
@@ -17,27 +17,6 @@ from recipe.errors import UserError
 from recipe.glue import AVERAGES, COLUMNS, TASKS
 from recipe.results import result_file, write_json
 from recipe.scores import average, best_of_grid, cells_of, rebuild, rows_of, table_of
-
-
-def record(task="cola", seed=1, value=0.5, step=10, **changes):
-    """A job's JSON as recipe.finetune writes it; `value` is the task's headline metric."""
-    about = TASKS[task]
-    sizes = {split: size for split, size in about.sizes.items() if not split.startswith("test")}
-    metrics = {split: {about.headline: value, "loss": 1.0} for split in about.dev_splits}
-    return {
-        "task": task,
-        "checkpoint": {"name": f"toy/checkpoint-{step}", "path": "gone", "step": step, "tokens_seen": step * 64,
-                       "sha256": "0" * 64},
-        "seed": seed,
-        "headline": {"metric": about.headline, "split": about.dev_splits[0], "value": value},
-        "metrics": metrics,
-        "started_from_mnli": None,
-        "examples": {s: {"used": n, "official": n, "subset": False} for s, n in sizes.items()},
-        "settings": {"learning_rate": 1e-3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2,
-                     "devices": 1, "num_train_epochs": 1, "max_steps": 9},
-        "seconds": 1.5,
-        "variant": "",
-    } | changes  # fmt: skip
 
 
 def every_task(**changes):
