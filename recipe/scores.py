@@ -102,7 +102,7 @@ def read_frame(folder: Path, suite: str) -> pd.DataFrame | None:
     if not file.is_file():
         return None
     try:
-        frame = pd.read_csv(file, float_precision="round_trip")
+        frame = pd.read_csv(file)
         frame["variant"] = frame["variant"].fillna("")
         for column, (task, split, metric) in COLUMNS.items():
             values = frame.get(_in_csv(metric, split), float("nan")) / unit_of(task)
