@@ -89,17 +89,19 @@ def network_bytes(
 ) -> float:
     """What a device sends over the network in an optimizer step, in bytes.
 
-    DDP reduces fp32 gradients once a step. ZeRO-1 reduce-scatters gradients and gathers weights once a step; ZeRO-2
-    reduce-scatters in every micro-batch; ZeRO-3 gathers the weights in every micro-batch, too, forward and backward.
+    DDP reduces fp32 gradients once a step. DeepSpeed's ZeRO-1 and 2 reduce them to all devices, too, each of which keeps
+    its part (its default, use_multi_rank_bucket_allreduce), and gather the weights once a step; ZeRO-1 reduces once a
+    step, ZeRO-2 in every micro-batch. ZeRO-3 scatters gradients, and gathers the weights for forward and for backward,
+    in every micro-batch.
     """
     share = (devices - 1) / devices
     buffer = parameters(config) * (2 if bf16 and stage > 0 else 4) * share
     if stage == 0:
         return 2 * buffer
     if stage == 1:
-        return 2 * buffer
+        return 3 * buffer
     if stage == 2:
-        return (accumulation + 1) * buffer
+        return (2 * accumulation + 1) * buffer
     return 3 * accumulation * buffer
 
 

@@ -56,7 +56,9 @@ def test_zero_splits_what_it_says():
     assert model_bytes(config, 1, 1) == model_bytes(config, 3, 1) == 16 * count
     assert model_bytes(config, 3, 8) == 2 * count
     assert network_bytes(config, 0, 2) == 4 * count  # a ring of two: each sends the whole buffer once
-    assert network_bytes(config, 2, 2, accumulation=4) == 2.5 * network_bytes(config, 1, 2, accumulation=4)
+    assert network_bytes(config, 1, 2, accumulation=4) == 3 * count
+    assert network_bytes(config, 2, 2, accumulation=4) == 9 * count
+    assert network_bytes(config, 3, 2, accumulation=4) == 12 * count
 
 
 def test_the_tables_name_every_stage():

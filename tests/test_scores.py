@@ -188,11 +188,11 @@ def test_push_needs_a_name(swept, monkeypatch):
 
 
 def read_wandb(file):
-    """Every record of a .wandb file, once its last is there: on a busy machine W&B's own process writes it a moment
-    after the run has finished."""
+    """Every record of a .wandb file, once its first and its last are there: on a busy machine W&B's own process writes
+    them a moment after the run has finished."""
     end = time.monotonic() + 60
     records = records_of(file)
-    while not any(record.HasField("exit") for record in records):
+    while not {"run", "exit"} <= {record.WhichOneof("record_type") for record in records}:
         assert time.monotonic() < end, "waited in vain for the end of the run"
         time.sleep(0.1)
         records = records_of(file)
