@@ -184,8 +184,8 @@ def notes(found: list[dict]) -> str:
         speed = statistics.median(turn["tokens_per_second"] for turn in case["turns"][0])
         said.append(
             f"\n- {case['names'][0]}: micro-batch {case['micro_batch']}, {flops / 1e6:,.1f} MFLOP a token, matrix rate "
-            f"{rate / 1e9:,.0f} GFLOP/s, so at most {rate / flops:,.0f} tokens/s; {REFERENCE_TOKENS / 1e9:.0f} G tokens "
-            f"would take {REFERENCE_TOKENS / speed / 3600:,.0f} hours"
+            f"{rate / 1e9:,.0f} GFLOP/s, so at most {rate / flops:,.0f} tokens/s; {REFERENCE_TOKENS / 1e9:.0f} G "
+            f"tokens take {REFERENCE_TOKENS / speed / 3600:,.0f} hours"
         )
     return "".join(said)
 

@@ -116,8 +116,9 @@ def _alone() -> dict[str, str]:
     return {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
-def prepare_setting(work: Path, dataset: str, vocabulary: int) -> tuple[str, str]:
-    """(tokenizer folder, prepared_dir) for a dataset: a byte-level BPE of exactly `vocabulary` tokens, made once."""
+def prepare_setting(work: Path, dataset: str, vocabulary: int, tokens: bool = True) -> tuple[str, str]:
+    """(tokenizer folder, prepared_dir) for a dataset: a byte-level BPE of exactly `vocabulary` tokens, made once, and
+    the dataset's `tokens`."""
     from recipe.corpus import open_corpus
     from recipe.prepare import SPLIT_SEED
     from recipe.quiet import quiet_libraries
@@ -132,8 +133,9 @@ def prepare_setting(work: Path, dataset: str, vocabulary: int) -> tuple[str, str
         print(f"making a tokenizer of {vocabulary:,} tokens, once", file=sys.stderr)
         trained = train_tokenizer(corpus.train.texts, kind="bpe", vocab_size=vocabulary, min_frequency=1)
         save_tokenizer(trained, folder)
-    prepare(corpus, load_tokenizer(str(folder)), work, seed=SPLIT_SEED)
-    return str(folder), str(work)
+    if tokens:
+        prepare(corpus, load_tokenizer(str(folder)), work, seed=SPLIT_SEED)
+    return str(folder.absolute()), str(work.absolute())
 
 
 # ---- the process that trains
@@ -255,13 +257,17 @@ def ours_flags(setting: Setting) -> list[str]:
 
 
 def stock(setting: Setting, flags: list[str]) -> None:
+    import torch
     from transformers import DataCollatorForLanguageModeling, HfArgumentParser, Trainer, TrainingArguments
 
     from recipe.model import build_model, fit_to_tokenizer, load_config, set_dropout
     from recipe.quiet import quiet_libraries
     from recipe.tokenizer import load_tokenizer
+    from recipe.zero import avoid_compiling
 
     quiet_libraries()
+    if setting.zero2 and not torch.cuda.is_available():
+        avoid_compiling()
     (args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(flags)
     tokenizer = load_tokenizer(setting.tokenizer)
     config = load_config(setting.model)
@@ -294,9 +300,7 @@ def stock_rows(setting: Setting, tokenizer):
     try:
         from datasets import Dataset
     except ImportError:
-        return [
-            {name: column[row].tolist() for name, column in columns.items()} for row in range(len(ids))
-        ]
+        return [{name: column[row].tolist() for name, column in columns.items()} for row in range(len(ids))]
     return Dataset.from_dict({name: list(column) for name, column in columns.items()})
 
 
