@@ -6,7 +6,7 @@
 
 Each side is the DataLoader its Trainer would make, without worker processes, read for a stretch in turns: ours
 `MaskedSequences`, stock a datasets.Dataset with DataCollatorForLanguageModeling. "Gathering" is ours without the
-masks. The last table is of benchmarks/turns.py: the share of a step's time that each Trainer spends fetching batches.
+masks. The clock is the CPU time of the process, which has one thread: what others do on the machine stays out of it. The last table is of benchmarks/turns.py: the share of a step's time that each Trainer spends fetching batches.
 """
 
 import argparse
@@ -35,6 +35,7 @@ from recipe.tokens import prepare
 
 def main() -> None:
     options = parsed()
+    torch.set_num_threads(1)  # as in a DataLoader's worker
     tokenizer_folder, prepared_dir = prepare_setting(options.work, options.dataset, options.vocabulary)
     settings = [
         Setting(
@@ -66,7 +67,7 @@ def parsed():
     parser.add_argument("--lengths", nargs="+", type=int, default=[128, 512])
     parser.add_argument("--batch_tokens", type=int, default=4096)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a turn")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of CPU time, a turn")
     parser.add_argument("--model", default="tiny", help="whose steps wait: the smallest waits most")
     parser.add_argument("--pairs_of_steps", type=int, default=3, help="turns of training; 0: none")
     parser.add_argument("--vocabulary", type=int, default=50_265)
@@ -86,8 +87,8 @@ def loaded(setting: Setting, tokenizer, options) -> dict[str, list[float]]:
     rates: dict[str, list[float]] = {name: [] for name in streams}
     for _ in range(options.pairs + 1):
         for name, stream in streams.items():
-            tokens, began = 0, time.perf_counter()
-            while (seconds := time.perf_counter() - began) < options.seconds:
+            tokens, began = 0, time.process_time()
+            while (seconds := time.process_time() - began) < options.seconds:
                 next(stream)
                 tokens += setting.micro_batch * setting.length
             rates[name].append(tokens / seconds)
