@@ -5,8 +5,9 @@
     python benchmarks/loader.py --dataset my_corpus/ --lengths 128 512 --batch_tokens 32768
 
 Each side is the DataLoader its Trainer would make, without worker processes, read for a stretch in turns: ours
-`MaskedSequences`, stock a datasets.Dataset with DataCollatorForLanguageModeling. "Gathering" is ours without the
-masks. The clock is the CPU time of the process, which has one thread: what others do on the machine stays out of it. The last table is of benchmarks/turns.py: the share of a step's time that each Trainer spends fetching batches.
+`MaskedSequences`, stock a datasets.Dataset with DataCollatorForLanguageModeling. "Gathering" is ours without the masks.
+The clock is the CPU time of the process, which has one thread: what others do on the machine stays out of it. The last
+table is of benchmarks/turns.py: the share of a step's time that each Trainer spends fetching batches.
 """
 
 import argparse

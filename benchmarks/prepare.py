@@ -5,9 +5,10 @@
     python benchmarks/prepare.py --megabytes 5 10 20            the built-in corpus, which has some 37 MB
 
 Each row is a process of its own on the same parquet file, the first so many megabytes of the corpus; the sides take
-turns. The clock starts when the imports are done. CPU time is what both cores spent on it: others on the machine stay out. Memory is the process's highest resident size, and what that is above
-the imports. Disk is the finished tokens: our folder, and the Arrow files of stock's last map alone; what its tokenised
-map before that leaves in the cache comes on top, in brackets.
+turns. The clock starts when the imports are done; CPU time is what all cores spent, without what others do on the
+machine. Memory is the process's highest resident size, and what that is above the imports. Disk is the finished tokens:
+our folder, and the Arrow files of stock's last map alone; what its tokenised map before that leaves in the cache comes
+on top, in brackets.
 """
 
 import argparse
