@@ -8,7 +8,8 @@
     python benchmarks/step.py --micro_batches 16 32 64 128 --models medium --lengths 512              the best one
 
 Ours is run_mlm.py as a user starts it (benchmarks/turns.py). Both sides are loaded, take their first steps unmeasured
-and then steps in turns, a stretch each, and a matrix product after each pair gives the limit of that moment. Memory is
+and then steps in turns, a stretch each, and a matrix product after each pair gives the limit of that moment. CPU time
+leaves out what others do on the machine (set OMP_NUM_THREADS=1: a thread that waits for another counts, too). Memory is
 the process's highest resident size and what it has above the trainer with its model; on a GPU, what torch allocated.
 FLOP a token is that of the masked-only head for every row, so the shares of the limit compare.
 """
@@ -148,12 +149,12 @@ def compared(setting: Setting, rivals: list[Rival], options) -> dict:
 
 def table(found: list[dict]) -> str:
     """One line a training; ratios are of pairs."""
-    header = ["", "tokens/s", "ours against it, each pair", "share of the matrix rate", "waiting for data",
-              "peak MB", "MB of the step"]  # fmt: skip
+    header = ["", "tokens/s", "ours against it, each pair", "by CPU time", "share of the matrix rate",
+              "waiting for data", "peak MB", "MB of the step"]  # fmt: skip
     lines = []
     for case in found:
         if "error" in case:
-            lines.append([case["names"][-1], f"failed: {case['error']}", *[""] * 5])
+            lines.append([case["names"][-1], f"failed: {case['error']}", *[""] * 6])
             continue
         ours = [turn["tokens_per_second"] for turn in case["turns"][0]]
         flops = case["about"][0]["flops_per_token"]
@@ -161,11 +162,15 @@ def table(found: list[dict]) -> str:
             speeds = [turn["tokens_per_second"] for turn in turns]
             ratios = [one / other for one, other in zip(ours, speeds, strict=True)]
             shares = [speed * flops / rate for speed, rate in zip(speeds, case["matrix_rates"], strict=True)]
+            by_cpu = [
+                one["tokens_per_cpu_second"] / other["tokens_per_cpu_second"]
+                for one, other in zip(case["turns"][0], turns, strict=True)
+            ]
             against = f"{', '.join(f'{r:.2f}' for r in ratios)}: {statistics.median(ratios):.2f}x"
             lines.append([
                 name,
                 f"{statistics.median(speeds):,.0f}",
-                "" if turns is case["turns"][0] else against,
+                *(["", ""] if turns is case["turns"][0] else [against, f"{statistics.median(by_cpu):.2f}x"]),
                 f"{statistics.median(shares):.0%}",
                 f"{statistics.median(turn['waiting'] for turn in turns):.1%}",
                 f"{turns[-1]['peak'] / 1e6:,.0f}",

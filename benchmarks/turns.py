@@ -76,14 +76,16 @@ class Training:
         self.about = self._answer()  # flops_per_token, parameters, first_step_seconds
 
     def turn(self, steps: int) -> dict:
-        """Takes `steps` steps: tokens_per_second, waiting (share of the time spent fetching batches), and the peak
-        memory of the training so far, in bytes: of the process and above what it had when the training began."""
+        """Takes `steps` steps: tokens_per_second, tokens_per_cpu_second, waiting (share of the time spent fetching
+        batches), and the peak memory of the training so far, in bytes: of the process and above what it had when the
+        training began."""
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
         answer = self._answer()
-        seconds = answer.pop("seconds")
+        seconds, tokens = answer.pop("seconds"), steps * self.setting.tokens_a_step
         return answer | {
-            "tokens_per_second": steps * self.setting.tokens_a_step / seconds,
+            "tokens_per_second": tokens / seconds,
+            "tokens_per_cpu_second": tokens / answer.pop("cpu_seconds"),
             "waiting": answer["waiting"] / seconds,
         }
 
@@ -182,7 +184,8 @@ def watch(setting: Setting, reports) -> None:
                 "parameters": model.num_parameters(),
             }
             forget_peak()
-            self.base, self.began = memory("VmRSS"), time.perf_counter()
+            self.base = memory("VmRSS")
+            self.began, self.began_cpu = time.perf_counter(), time.process_time()
 
         def on_step_end(self, args, state, control, **kwargs):
             nonlocal waited
@@ -191,7 +194,8 @@ def watch(setting: Setting, reports) -> None:
                 return
             synchronize()
             seconds = time.perf_counter() - self.began
-            answer = {"seconds": seconds, "waiting": waited, **peak(self.base)}
+            cpu_seconds = time.process_time() - self.began_cpu
+            answer = {"seconds": seconds, "cpu_seconds": cpu_seconds, "waiting": waited, **peak(self.base)}
             if state.global_step == 1:
                 answer = self.about | {"first_step_seconds": seconds}
             reports.write(json.dumps(answer) + "\n")
@@ -199,7 +203,8 @@ def watch(setting: Setting, reports) -> None:
             line = sys.stdin.readline()
             if not line:
                 os._exit(0)
-            self.left, waited, self.began = int(line), 0.0, time.perf_counter()
+            self.left, waited = int(line), 0.0
+            self.began, self.began_cpu = time.perf_counter(), time.process_time()
 
     Trainer.get_batch_samples = timed
     transformers.trainer.DEFAULT_CALLBACKS.append(Turns)

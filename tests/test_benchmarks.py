@@ -41,7 +41,8 @@ def test_step_table_pairs_ratios_and_takes_shares_of_the_matrix_rate():
     step = importlib.import_module("step")
 
     def turns(*speeds):
-        return [{"tokens_per_second": s, "waiting": 0.25, "peak": 2e9, "step_memory": 5e8} for s in speeds]
+        common = {"waiting": 0.25, "peak": 2e9, "step_memory": 5e8}
+        return [common | {"tokens_per_second": s, "tokens_per_cpu_second": s**0.5} for s in speeds]
 
     case = {
         "names": ["tiny L128 ours", "tiny L128 stock"],
@@ -52,9 +53,9 @@ def test_step_table_pairs_ratios_and_takes_shares_of_the_matrix_rate():
     }
     failed = {"names": ["a", "large ours"], "micro_batch": 1, "error": "out of memory"}
     ours, stock, broken = cells(step.table([case, failed]))
-    assert ours == ["tiny L128 ours", "600", "", "100%", "25.0%", "2,000", "500"]
+    assert ours == ["tiny L128 ours", "600", "", "", "100%", "25.0%", "2,000", "500"]
     assert stock[2] == "6.00, 2.00, 3.00: 3.00x"
-    assert stock[3] == "33%"
+    assert stock[3:5] == ["1.73x", "33%"]
     assert broken[:2] == ["large ours", "failed: out of memory"]
     assert "at most 900 tokens/s" in step.notes([case, failed])
 
