@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Every benchmark of pre-training on this machine, some 30 minutes on two idle cores; one table a program, JSON beside it.
+# Every benchmark of pre-training on this machine, one table a program, JSON beside it: an estimated 30 minutes on two
+# idle cores.
 #
 #   bash benchmarks/run.sh                              the built-in corpus, results in data/benchmarks/results
 #   DATASET=my_corpus/ MEGABYTES="10 50 150" bash benchmarks/run.sh
@@ -23,7 +24,8 @@ common=(--dataset "$DATASET" --work "$WORK")
 for name in $ONLY; do
     args=("benchmarks/$name.py" --output "$OUTPUT/$name.json")
     case $name in
-        step | loader | start) args+=("${common[@]}") ;;
+        step) args+=("${common[@]}" --steps 2) ;;
+        loader | start) args+=("${common[@]}") ;;
         prepare) args+=("${common[@]}" --megabytes "${megabytes[@]}") ;;
         glue)
             args+=(--model "${MODEL:?set it to a checkpoint folder}")
