@@ -32,11 +32,12 @@ def permute(index: np.ndarray, size: np.ndarray | int, key: np.ndarray | int) ->
     value = np.array(index, dtype=np.uint64, ndmin=1)
     keys = np.broadcast_to(np.asarray(key, dtype=np.uint64), value.shape)
     rounds = np.arange(1, FEISTEL_ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    round_keys = mix(keys + rounds[:, None])  # once: a walk has some five laps
     outside = np.ones(value.shape, dtype=bool)
     while outside.any():
-        left, right, row_keys = value[outside] >> half, value[outside] & mask, keys[outside]
-        for constant in rounds:
-            left, right = right, left ^ (mix(mix(row_keys + constant) ^ right) & mask)
+        left, right = value[outside] >> half, value[outside] & mask
+        for row_keys in round_keys[:, outside]:
+            left, right = right, left ^ (mix(row_keys ^ right) & mask)
         value[outside] = (left << half) | right
         outside = value >= np.uint64(size)
     return value.astype(np.int64).reshape(np.shape(index))

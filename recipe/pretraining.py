@@ -25,6 +25,7 @@ from recipe.checkpoints import (
 )
 from recipe.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, UserError
 from recipe.hub import require_hub
+from recipe.memory import keep_freed_memory
 from recipe.model import HEADS, check_length, check_tokenizer, fit_to_tokenizer, is_causal, load_config, set_dropout
 from recipe.prepare import corpus_of, prepared_dir, tokenizer_of, tokens_of
 from recipe.quiet import quiet_libraries
@@ -51,6 +52,8 @@ def begin(args: PretrainArguments, data: DataArguments) -> Callable[..., None]:
     """Checks what needs neither text nor model, and returns `print` for the first process, silence for the others."""
     say = print if args.process_index == 0 else (lambda *_, **__: None)
     quiet_libraries()
+    if args.device.type == "cpu":
+        keep_freed_memory()
     if not (args.do_train or args.do_eval):
         raise UserError("found neither --do_train nor --do_eval: pass what to do")
     require_room(Path(args.output_dir))

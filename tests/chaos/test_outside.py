@@ -165,6 +165,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.timeout(1800)
 def test_r22_the_tests_notice(tmp_path, record):
     copy = tmp_path / "copy"
     shutil.copytree(REPOSITORY, copy, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "data", "wandb"))

@@ -87,15 +87,15 @@ def test_r18_a_sweep_beside_a_training(bench, record, tmp_path, monkeypatch):
 
     real = sweep.candidates
 
-    def look(runs):
+    def look(*args):
         looks[bench.now()] += 1
-        return real(runs)
+        return real(*args)
 
     monkeypatch.setitem(sweep.ENGINES, "processes", Inline)
     monkeypatch.setattr(sweep, "candidates", look)
     monkeypatch.setattr(sweep, "on_stop_signals", lambda handler: None)
     monkeypatch.setattr(sweep, "WATCH_SECONDS", 0.01)
-    monkeypatch.setattr("recipe.scores.draw", lambda frame, cells, file: None)
+    monkeypatch.setattr("recipe.scores.draw", lambda *_, **__: None)
     argv = flags(run, glue, tmp_path, "--watch", "true", "--num_train_epochs", "1", tasks="rte", seeds="1")
     argv[argv.index("48")] = "30"  # what the live model has room for
     monkeypatch.setattr(sys, "argv", ["recipe.sweep", *argv])
