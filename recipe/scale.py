@@ -89,9 +89,9 @@ def network_bytes(
 ) -> float:
     """What a device sends over the network in an optimizer step, in bytes.
 
-    DDP reduces fp32 gradients once a step. DeepSpeed's ZeRO-1 and 2 reduce them to all devices, too, each of which keeps
-    its part (its default, use_multi_rank_bucket_allreduce), and gather the weights once a step; ZeRO-1 reduces once a
-    step, ZeRO-2 in every micro-batch. ZeRO-3 scatters gradients, and gathers the weights for forward and for backward,
+    DDP reduces fp32 gradients once a step. DeepSpeed's ZeRO-1 and 2 reduce them to all devices, too, each of which
+    keeps its part (its default, use_multi_rank_bucket_allreduce), and gather the weights once a step; ZeRO-1 reduces
+    once a step, ZeRO-2 in every micro-batch. ZeRO-3 scatters gradients, and gathers the weights for forward and for backward,
     in every micro-batch.
     """
     share = (devices - 1) / devices
