@@ -91,8 +91,8 @@ def network_bytes(
 
     DDP reduces fp32 gradients once a step. DeepSpeed's ZeRO-1 and 2 reduce them to all devices, too, each of which
     keeps its part (its default, use_multi_rank_bucket_allreduce), and gather the weights once a step; ZeRO-1 reduces
-    once a step, ZeRO-2 in every micro-batch. ZeRO-3 scatters gradients, and gathers the weights for forward and for backward,
-    in every micro-batch.
+    once a step, ZeRO-2 in every micro-batch. ZeRO-3 scatters gradients, and gathers the weights for forward and for
+    backward, in every micro-batch.
     """
     share = (devices - 1) / devices
     buffer = parameters(config) * (2 if bf16 and stage > 0 else 4) * share
