@@ -1,39 +1,21 @@
 """Where text comes from: files, folders, globs, archives, here or elsewhere, hub datasets or the built-in corpus, as a
 stream of documents; or where token ids come from that somebody made of it already."""
 
-import ast
-import codecs
-import csv
 import glob
-import gzip
-import importlib.metadata
-import importlib.util
-import io
-import json
-import sys
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-import pyarrow
 
+from recipe.docstrings import docstrings, versions
 from recipe.errors import SourceBroken, UserError
 from recipe.hub import require_hub
 from recipe.remote import PREPARED, bring, is_archive, is_remote
-from recipe.rows import COLUMNAR, IDS, columns_of, read_column, read_ids, saved_dataset
-
-FORMATS = (".txt", ".jsonl", ".json", ".csv", ".tsv", *COLUMNAR)
-COMPRESSIONS = (".gz", ".zst")
-# A paragraph or a line of more characters than this is cut, so that memory stays bounded whatever a file holds.
-MAX_TEXT_CHARACTERS = 1_000_000
+from recipe.rows import COLUMNAR, IDS, columns_of, read_ids, saved_dataset
+from recipe.text_files import FORMATS, format_of, read_documents, text_of, unknown_column
 
 DOCSTRINGS = "docstrings"
-DOCSTRING_PACKAGES = ("numpy", "scipy", "sklearn", "pandas")
-DOCSTRING_MIN_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -99,7 +81,7 @@ def open_corpus(
         options["keep_linebreaks"] = False
     validation = None
     if dataset == DOCSTRINGS:
-        corpus_name, train = DOCSTRINGS, _docstring_source()
+        corpus_name, train = (DOCSTRINGS, Source("train", {"docstrings": versions()}, lambda: iter(docstrings())))
     elif train_file or _looks_local(dataset):
         path, corpus_name, origin = _bring(train_file or dataset, downloads, token)
         if (Path(path) / PREPARED).exists():
@@ -149,30 +131,23 @@ def _looks_local(dataset: str) -> bool:
         or glob.has_magic(dataset)
         or dataset.startswith((".", "/", "~"))
         or dataset.count("/") > 1
-        or _format_of(Path(dataset)) is not None
+        or format_of(Path(dataset)) is not None
     )
 
 
 # ---- files
 
 
-def _format_of(path: Path) -> str | None:
-    suffixes = path.suffixes
-    if suffixes and suffixes[-1] in COMPRESSIONS:
-        suffixes = suffixes[:-1]
-    return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else None
-
-
 def _find_files(path: str) -> list[Path]:
     path = str(Path(path).expanduser())
     if Path(path).is_dir():
-        found = [file for file in sorted(Path(path).rglob("*")) if file.is_file() and _format_of(file)]
+        found = [file for file in sorted(Path(path).rglob("*")) if file.is_file() and format_of(file)]
     elif Path(path).is_file():
         found = [Path(path)]
-        if _format_of(found[0]) is None:
+        if format_of(found[0]) is None:
             raise UserError(f"{path} has an unknown format: expected one of {' '.join(FORMATS)}, plain or .gz or .zst")
     else:
-        found = [Path(name) for name in sorted(glob.iglob(path, recursive=True)) if _format_of(Path(name))]
+        found = [Path(name) for name in sorted(glob.iglob(path, recursive=True)) if format_of(Path(name))]
     if not found:
         raise UserError(
             f"found no text at {path}: expected a file, a folder or a glob of {' '.join(FORMATS)} files, "
@@ -218,9 +193,9 @@ def _file_source(
 
     def documents() -> Iterator[str]:
         for path in paths[1:]:  # a file of another kind is found now, not hours later
-            next(_read_file(path, **options), None)
+            next(read_documents(path, **options), None)
         for path in paths:
-            yield from _read_file(path, **options)
+            yield from read_documents(path, **options)
 
     def rows() -> Iterator[np.ndarray]:
         for path in paths:
@@ -232,136 +207,6 @@ def _file_source(
     if paths[0].suffix in COLUMNAR and IDS in columns_of(paths[0]):
         return Source(name, {**described, "column": IDS, "join_rows": join_rows}, rows, True, join_rows)
     return Source(name, {**described, **options}, documents)
-
-
-def _read_file(path: Path, text_column: str, line_by_line: bool, keep_linebreaks: bool = True) -> Iterator[str]:
-    kind = _format_of(path)
-    try:
-        if kind in COLUMNAR:
-            yield from _read_columnar(path, text_column)
-            return
-        with _open_binary(path) as stream:
-            if kind == ".txt":
-                yield from _read_text(path, stream, line_by_line, "\n" if keep_linebreaks else " ")
-            elif kind in (".csv", ".tsv"):
-                yield from _read_csv(path, stream, text_column, "," if kind == ".csv" else "\t")
-            else:
-                yield from _read_json_lines(path, stream, text_column)
-    except (csv.Error, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}: mend the file") from error
-    except (EOFError, OSError, zlib.error) as error:
-        if path.suffix in COMPRESSIONS and getattr(error, "errno", None) is None:
-            raise UserError(f"{path} is not a whole compressed file ({error}): make or download it again") from error
-        raise UserError(f"cannot read {path}: {error.strerror if isinstance(error, OSError) else error}") from error
-
-
-def _open_binary(path: Path) -> BinaryIO:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")
-    if path.suffix == ".zst":
-        return io.BufferedReader(pyarrow.input_stream(path, compression="zstd"))
-    return path.open("rb")
-
-
-def _lines(path: Path, stream: BinaryIO) -> Iterator[tuple[int, str]]:
-    """(number, text) of each line, at most MAX_TEXT_CHARACTERS bytes of it at a time, never inside a UTF-8 letter."""
-    number, carried = 1, b""
-    while raw := stream.readline(MAX_TEXT_CHARACTERS):
-        raw = (carried + raw).removeprefix(codecs.BOM_UTF8) if number == 1 else carried + raw
-        if b"\0" in raw:
-            raise UserError(f"{path}, line {number}: found a zero byte, expected UTF-8 text: this file is binary")
-        try:
-            text, carried = raw.decode("utf-8"), b""
-        except UnicodeDecodeError as error:
-            if not raw.endswith(b"\n") and error.reason == "unexpected end of data" and len(raw) >= MAX_TEXT_CHARACTERS:
-                text, carried = raw[: error.start].decode("utf-8"), raw[error.start :]
-            else:
-                raise UserError(
-                    f"{path}, line {number}: byte 0x{raw[error.start]:02x} is not UTF-8: "
-                    "convert the file, for example with iconv -f latin1 -t utf-8"
-                ) from error
-        yield number, text
-        number += raw.endswith(b"\n")
-    if carried:
-        raise UserError(f"{path}, line {number}: the file ends inside a UTF-8 character: it is cut short")
-
-
-def _read_text(path: Path, stream: BinaryIO, line_by_line: bool, between_lines: str) -> Iterator[str]:
-    """Documents are separated by blank lines, or are single lines."""
-    paragraph, size = [], 0
-    for _, line in _lines(path, stream):
-        text = line.strip()
-        if text:
-            paragraph.append(text)
-            size += len(text)
-        cut_short = not line.endswith("\n")  # a piece of a very long line, or the last one
-        if paragraph and (not text or line_by_line or cut_short or size >= MAX_TEXT_CHARACTERS):
-            yield between_lines.join(paragraph)
-            paragraph, size = [], 0
-    if paragraph:
-        yield between_lines.join(paragraph)
-
-
-def _read_json_lines(path: Path, stream: BinaryIO, column: str) -> Iterator[str]:
-    parts: list[str] = []
-    for number, line in _lines(path, stream):
-        parts.append(line)
-        if not line.endswith("\n") and len(line) >= MAX_TEXT_CHARACTERS // 4:
-            continue  # a piece of a very long line
-        text = "".join(parts)
-        parts.clear()
-        if text.strip():
-            yield from _text_of_json(path, number, text, column)
-    if parts:
-        yield from _text_of_json(path, number, "".join(parts), column)
-
-
-def _text_of_json(path: Path, number: int, line: str, column: str) -> Iterator[str]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise UserError(
-            f"{path}, line {number}: not JSON ({error}): expected one object a line, such as "
-            f'{{"{column}": "..."}}; mend or remove the line'
-        ) from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path}, line {number}: found a {type(record).__name__}, expected one JSON object a line")
-    if column not in record:
-        raise UserError(_unknown_column(f"{path}, line {number}", column, record))
-    yield from _text_of(f"{path}, line {number}", column, record[column])
-
-
-def _read_csv(path: Path, stream: BinaryIO, column: str, delimiter: str) -> Iterator[str]:
-    csv.field_size_limit(sys.maxsize)
-    reader = csv.DictReader((line for _, line in _lines(path, stream)), delimiter=delimiter)
-    if column not in (reader.fieldnames or []):
-        raise UserError(_unknown_column(path, column, reader.fieldnames or []))
-    for row in reader:
-        if row[column] is None:
-            raise UserError(f"{path}, line {reader.line_num}: found fewer fields than the header names: mend the line")
-        yield from _text_of(f"{path}, line {reader.line_num}", column, row[column])
-
-
-def _read_columnar(path: Path, column: str) -> Iterator[str]:
-    if column not in (names := columns_of(path)):
-        raise UserError(_unknown_column(path, column, names))
-    for values in read_column(path, column):
-        for value in values.to_pylist():
-            yield from _text_of(path, column, value)
-
-
-def _unknown_column(where: object, column: str, columns) -> str:
-    names = ", ".join(map(str, columns)) or "none"
-    return f"{where}: found no column {column!r}, only {names}: pass --text_column NAME"
-
-
-def _text_of(where: object, column: str, value: object) -> Iterator[str]:
-    if value is None:
-        return
-    if not isinstance(value, str):
-        raise UserError(f"{where}: column {column!r} holds a {type(value).__name__}, expected text: pass --text_column")
-    if text := value.strip():
-        yield text
 
 
 # ---- the hub
@@ -391,8 +236,8 @@ def _hub_sources(dataset: str, config: str | None, column: str, cache_dir: str |
             try:
                 for row in splits[split]:
                     if column not in row:
-                        raise UserError(_unknown_column(dataset, column, row))
-                    yield from _text_of(dataset, column, row[column])
+                        raise UserError(unknown_column(dataset, column, row))
+                    yield from text_of(dataset, column, row[column])
             except UserError:
                 raise
             except Exception as error:
@@ -404,44 +249,3 @@ def _hub_sources(dataset: str, config: str | None, column: str, cache_dir: str |
         return Source(split, description, documents)
 
     return source("train"), source("validation") if "validation" in splits else None
-
-
-# ---- the built-in corpus
-
-
-def _docstring_source() -> Source:
-    distributions = {"sklearn": "scikit-learn"}
-    versions = {name: importlib.metadata.version(distributions.get(name, name)) for name in DOCSTRING_PACKAGES}
-    return Source("train", {"docstrings": versions}, lambda: iter(_docstrings()))
-
-
-@cache
-def _docstrings() -> list[str]:
-    """The documentation of the packages this project installs: about 12 million characters of English prose.
-
-    One document a docstring, longer than DOCSTRING_MIN_CHARACTERS, each once, tests left out. Takes some 13 s.
-    """
-    found: dict[str, None] = {}
-    for package in DOCSTRING_PACKAGES:
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            raise UserError(f"the built-in corpus needs {package}: run pip install -r requirements.txt")
-        for path in sorted(Path(spec.origin).parent.rglob("*.py")):
-            if "tests" in path.parts:
-                continue
-            source = path.read_text(encoding="utf-8", errors="replace")
-            if '"""' in source:
-                found.update(dict.fromkeys(_docstrings_of(source)))
-    return list(found)
-
-
-def _docstrings_of(source: str) -> Iterator[str]:
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:  # a template that only looks like Python
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            text = ast.get_docstring(node)
-            if text and len(text) > DOCSTRING_MIN_CHARACTERS:
-                yield text

@@ -7,8 +7,9 @@ import pandas
 import pyarrow
 import pytest
 
-from recipe.corpus import MAX_TEXT_CHARACTERS, SourceBroken, open_corpus
-from recipe.errors import UserError
+from recipe.corpus import open_corpus
+from recipe.errors import SourceBroken, UserError
+from recipe.text_files import MAX_TEXT_CHARACTERS
 
 TEXTS = ["first document,\nof two lines", "second: naïve “quotes”", "third"]
 
