@@ -49,8 +49,8 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
             raise
         reason = str(error).strip().splitlines()[0]
         print(f"error: lost contact with another rank ({reason}): run the same command again", file=sys.stderr)
-        code = INTERRUPTED_EXIT_CODE
-        os._exit(code)  # the others cannot be waited for
+        sys.stdout.flush()
+        os._exit(INTERRUPTED_EXIT_CODE)  # the others cannot be waited for
     _leave_together(code)
     sys.exit(code)
 
