@@ -13,13 +13,20 @@ or [CLS]; a document ends with </s> or [SEP], which is predicted, too. eval_perp
 
 from dataclasses import dataclass
 
-from transformers import set_seed
-
 from recipe.arguments import DataArguments, ModelArguments, PretrainArguments, option, parse
 from recipe.batches import Blocks, NextTokens
 from recipe.errors import UserError, run_script
-from recipe.model import build_model, load_model, make_causal, require_causal, use_next_token_head
-from recipe.pretraining import Sequences, begin, config_of, pretrain, sequences_of, text_of, what_the_run_means
+from recipe.model import make_causal, require_causal, use_next_token_head
+from recipe.pretraining import (
+    Sequences,
+    begin,
+    config_of,
+    model_of,
+    pretrain,
+    sequences_of,
+    text_of,
+    what_the_run_means,
+)
 from recipe.summary import report
 from recipe.tokenizer import block_ends
 from recipe.xla import join_xla_ranks
@@ -54,13 +61,7 @@ def main() -> int:
     tokenizer, prepared = text_of(model_args, data, name, config, say, causal.keep_linebreaks)
     sequences = next_tokens(prepared, tokenizer, data, args)
 
-    set_seed(args.seed)
-    if model_args.model_name_or_path:
-        model = load_model(model_args.model_name_or_path, config, **model_args.hub_options())
-    else:
-        model = build_model(config)
-    use_next_token_head(model)
-
+    model = use_next_token_head(model_of(model_args, config, args.seed))
     meaning = what_the_run_means(config, data, args, prepared, tokenizer, {"objective": "clm"})
     fresh = not model_args.model_name_or_path
     return pretrain(model, tokenizer, prepared, sequences, args, meaning, report, say, fresh)

@@ -10,15 +10,22 @@ with them. Run the same command again and it continues from the newest whole che
 
 from dataclasses import asdict
 
-from transformers import set_seed
-
 from recipe.arguments import DataArguments, ModelArguments, ObjectiveArguments, PretrainArguments, parse
 from recipe.batches import Blocks, MaskedSequences
 from recipe.errors import UserError, run_script
 from recipe.masked_spans import Spans
 from recipe.masking import Masking
-from recipe.model import build_model, load_model, require_masked, use_masked_only_head
-from recipe.pretraining import Sequences, begin, config_of, pretrain, sequences_of, text_of, what_the_run_means
+from recipe.model import require_masked, use_masked_only_head
+from recipe.pretraining import (
+    Sequences,
+    begin,
+    config_of,
+    model_of,
+    pretrain,
+    sequences_of,
+    text_of,
+    what_the_run_means,
+)
 from recipe.stages import FallingRate
 from recipe.summary import report
 from recipe.tokenizer import block_ends
@@ -41,13 +48,7 @@ def main() -> int:
     tokenizer, prepared = text_of(model_args, data, name, config, say)
     sequences = masked_sequences(prepared, tokenizer, data, objective, args)
 
-    set_seed(args.seed)
-    if model_args.model_name_or_path:
-        model = load_model(model_args.model_name_or_path, config, **model_args.hub_options())
-    else:
-        model = build_model(config)
-    use_masked_only_head(model)
-
+    model = use_masked_only_head(model_of(model_args, config, args.seed))
     meaning = what_the_run_means(config, data, args, prepared, tokenizer, {"objective": "mlm", **asdict(objective)})
     fresh = not model_args.model_name_or_path
     return pretrain(model, tokenizer, prepared, sequences, args, meaning, report, say, fresh)

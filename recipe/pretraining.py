@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from recipe.arguments import DataArguments, ModelArguments, PretrainArguments, epochs_to_steps, sequences_a_step
@@ -26,7 +26,17 @@ from recipe.checkpoints import (
 from recipe.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, UserError
 from recipe.hub import require_hub
 from recipe.memory import keep_freed_memory
-from recipe.model import HEADS, check_length, check_tokenizer, fit_to_tokenizer, is_causal, load_config, set_dropout
+from recipe.model import (
+    HEADS,
+    build_model,
+    check_length,
+    check_tokenizer,
+    fit_to_tokenizer,
+    is_causal,
+    load_config,
+    load_model,
+    set_dropout,
+)
 from recipe.prepare import corpus_of, prepared_dir, tokenizer_of, tokens_of
 from recipe.quiet import quiet_libraries
 from recipe.run import record_run, require_agreement
@@ -83,6 +93,14 @@ def config_of(model: ModelArguments) -> tuple[str, PreTrainedConfig]:
     if model.dropout is not None:
         set_dropout(config, model.dropout)
     return name, config
+
+
+def model_of(model: ModelArguments, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """The model to train: a checkpoint's, or a new one with weights drawn from `seed`."""
+    set_seed(seed)
+    if model.model_name_or_path:
+        return load_model(model.model_name_or_path, config, **model.hub_options())
+    return build_model(config)
 
 
 def text_of(
