@@ -62,19 +62,11 @@ def check(data: GlueArguments, args: FineTuneArguments) -> None:
 
 def describe(work: GlueTuning, say) -> None:
     """Says what is about to be computed, and shows one example so that a wrong tokenizer is seen at once."""
-    data, args, origin = work.data, work.args, work.origin
     sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in work.rows.splits.items())
-    step = "" if origin.step is None else f", step {origin.step:,}"
-    say(f"checkpoint {origin.name}{step}, {work.trainer.model.num_parameters():,} parameters")
-    say(f"task       {data.title}: {sizes}")
-    if args.do_train:
-        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        say(
-            f"training   {args.max_steps:,} steps of {batch} examples, peak learning rate {args.learning_rate:g}, "
-            f"seed {args.seed}"
-        )
-        sample = work.tokenizer.decode(work.trainer.train_dataset.row(0)[:60])
-        say(f"sample     {' '.join(sample.split())}")
+    say(work.about_the_model())
+    say(f"task       {work.data.title}: {sizes}")
+    for line in work.about_the_training("examples") if work.args.do_train else ():
+        say(line)
 
 
 def predict(work: GlueTuning) -> list[Path]:

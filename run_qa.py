@@ -57,22 +57,14 @@ def check(args: QaTrainingArguments) -> None:
 
 def describe(work: QaTuning, say) -> None:
     """Says what is about to be computed, and shows one window so that a wrong tokenizer is seen at once."""
-    data, args, origin = work.data, work.args, work.origin
-    step = "" if origin.step is None else f", step {origin.step:,}"
-    say(f"checkpoint {origin.name}{step}, {work.trainer.model.num_parameters():,} parameters")
     sizes = (f"{len(rows):,} {split}" for split, rows in work.rows.items())
-    say(f"data       {data.title}: {', '.join(sizes)} questions")
+    say(work.about_the_model())
+    say(f"data       {work.data.title}: {', '.join(sizes)} questions")
     for split, windows in work.windows.items():
         cut = f", {windows.cut:,} questions cut" if windows.cut else ""
-        say(f"windows    {split}: {len(windows):,} of at most {data.max_seq_length} tokens{cut}")
-    if args.do_train:
-        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        say(
-            f"training   {args.max_steps:,} steps of {batch} windows, peak learning rate {args.learning_rate:g}, "
-            f"seed {args.seed}"
-        )
-        sample = work.tokenizer.decode(work.trainer.train_dataset.row(0)[:60])
-        say(f"sample     {' '.join(sample.split())} ...")
+        say(f"windows    {split}: {len(windows):,} of at most {work.data.max_seq_length} tokens{cut}")
+    for line in work.about_the_training("windows") if work.args.do_train else ():
+        say(line)
 
 
 def carry_out(work: QaTuning, say) -> int:

@@ -23,6 +23,7 @@ from recipe.saving import WholeCheckpoints
 from recipe.trainer import NonFiniteError
 from recipe.tuning_arguments import SETTINGS, FineTuneArguments, StartArguments
 
+SAMPLE_TOKENS = 60  # of the first example, shown on the console
 PACKAGES = ("torch", "transformers", "tokenizers", "evaluate", "scikit-learn", "scipy", "numpy")
 
 
@@ -179,6 +180,23 @@ class FineTuning:
     def write_more(self, folder: Path) -> list[Path]:
         """Writes what else came of the evaluation into `folder`, if anything; returns the files."""
         return []
+
+    def about_the_model(self) -> str:
+        """The checkpoint in a line for the console."""
+        step = "" if self.origin.step is None else f", step {self.origin.step:,}"
+        return f"checkpoint {self.origin.name}{step}, {self.trainer.model.num_parameters():,} parameters"
+
+    def about_the_training(self, unit: str) -> list[str]:
+        """What is about to be computed, `unit` by `unit`, and one sample, so that a wrong tokenizer is seen at once."""
+        args = self.args
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        row = self.trainer.train_dataset.row(0)
+        more = " ..." if len(row) > SAMPLE_TOKENS else ""
+        return [
+            f"training   {args.max_steps:,} steps of {batch} {unit}, peak learning rate {args.learning_rate:g}, "
+            f"seed {args.seed}",
+            f"sample     {' '.join(self.tokenizer.decode(row[:SAMPLE_TOKENS]).split())}{more}",
+        ]
 
     def record(self, scores: dict[str, dict[str, float]]) -> dict:
         """What the number is, so that nobody has to guess: task, checkpoint, seed, metrics, data and settings."""
