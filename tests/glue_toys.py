@@ -1,6 +1,7 @@
 """Toy GLUE data in the official layout, a toy tokenizer and toy checkpoints, all made in seconds."""
 
 import json
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import numpy as np
 import torch
 from transformers import RobertaConfig, RobertaForMaskedLM
 
+from recipe import sweep
 from recipe.checkpoints import commit
 from recipe.glue import TASKS
 from recipe.jobs import run_job
+from recipe.plan import Planner, candidates, parse_sweep
 from recipe.tokenizer import train_tokenizer
 
 torch.set_num_threads(1)  # models of width 16 are not worth a second core, and threads that wait for each other spin
@@ -195,3 +198,30 @@ class Inline:
 
     def close(self):
         pass
+
+
+def sweep_here(monkeypatch):
+    """main(argv) -> (exit code, engine): runs whole sweeps in this process."""
+    engines = []
+    monkeypatch.setitem(sweep.ENGINES, "processes", lambda *_: engines.append(Inline()) or engines[-1])
+    monkeypatch.setattr(sweep, "on_stop_signals", lambda handler: None)
+
+    def main(argv):
+        monkeypatch.setattr(sys, "argv", ["recipe.sweep", *argv])
+        return sweep.main(), engines[-1] if engines else None
+
+    return main
+
+
+def planned(argv) -> list:
+    """The jobs of a sweep's command line."""
+    arguments, rest = parse_sweep(argv)
+    models, _ = candidates(arguments.runs, arguments.newest)
+    planner = Planner(arguments, rest, models)
+    return [job for model in models for job in planner.jobs_of(model)]
+
+
+def as_flags(settings: dict) -> list[str]:
+    """A command line: True stands alone, None is left out."""
+    given = [(key, value) for key, value in settings.items() if value is not None]
+    return [part for k, v in given for part in ((f"--{k}",) if v is True else (f"--{k}", str(v)))]

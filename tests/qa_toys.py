@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from glue_toys import NOUNS, VERBS
+from transformers import TrainerCallback
 
 COLOURS = ["red", "blue", "green", "white", "black", "grey"]
 
@@ -55,3 +56,12 @@ def write_squad(folder: Path, train: int = 12, dev: int = 4, negatives: bool = F
         made = with_negatives(made) if negatives else made
         (folder / f"{stem}-{version}.json").write_text(json.dumps(squad_of(made, version)))
     return folder
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt

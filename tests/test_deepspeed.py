@@ -9,8 +9,8 @@ import pytest
 import torch
 from ranks import run_ranks
 from safetensors.torch import load_file
-from test_trainer import Recorder, make_trainer
 from toy import REPOSITORY
+from toy_trainers import Recorder, make_trainer
 from transformers import AutoModelForMaskedLM
 
 from recipe.checkpoints import checkpoints, damage

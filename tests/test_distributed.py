@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from ranks import run_ranks
-from test_trainer import CHANGES, Recorder, make_trainer, resume_point, weights_and_optimizer
+from toy_trainers import CHANGES, Recorder, make_trainer, resume_point, weights_and_optimizer
 from transformers import TrainerCallback
 
 from recipe.checkpoints import checkpoints, damage

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from glue_toys import toy_checkpoint, toy_run, toy_tokenizer, write_glue
+from glue_toys import as_flags, toy_checkpoint, toy_run, toy_tokenizer, write_glue
 from safetensors.torch import load_file, save_file
 from toy import config_settings
 from transformers import AutoConfig, AutoModelForMaskedLM, TrainerCallback
@@ -54,8 +54,7 @@ def flags(glue, run, tmp_path):
             "use_cpu": "true",
             "seed": 5,
         } | changes
-        given = [(key, value) for key, value in settings.items() if value is not None]
-        return [part for k, v in given for part in ((f"--{k}",) if v is True else (f"--{k}", str(v)))]
+        return as_flags(settings)
 
     return make
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_trainer import Recorder, make_trainer
 from toy import toy_documents
+from toy_trainers import Recorder, make_trainer
 
 from recipe.tokenizer import train_tokenizer
 

@@ -1,4 +1,4 @@
-"""recipe.qa, run_qa.py and finetune_qa.sh: law 1, resume, what is written, and what is refused."""
+"""recipe.qa and run_qa.py: law 1, resume, what is written, and what is refused."""
 
 import json
 import os
@@ -9,26 +9,20 @@ import sys
 import time
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from glue_toys import toy_config, toy_run, toy_tokenizer
-from qa_toys import paragraphs, squad_of, write_squad
+from glue_toys import as_flags, toy_run
+from qa_toys import StopAt, paragraphs, squad_of, write_squad
 from safetensors.torch import load_file
 from toy import REPOSITORY
 from transformers import BertConfig, BertForMaskedLM, TrainerCallback
 
 import run_qa
-from recipe import jobs, sweep
 from recipe.arguments import parse
 from recipe.checkpoints import checkpoints, newest_whole, step_of
 from recipe.errors import INTERRUPTED_EXIT_CODE, UserError
-from recipe.jobs import run_job
-from recipe.plan import Planner, candidates, parse_sweep
 from recipe.qa import prepare
 from recipe.qa_arguments import QaArguments, QaTrainingArguments
-from recipe.results import read_results, result_file, write_json
-from recipe.scores import rebuild
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +59,7 @@ def flags(squad, run, tmp_path):
             "use_cpu": "true",
             "seed": 5,
         } | changes
-        given = [(key, value) for key, value in settings.items() if value is not None]
-        return [part for k, v in given for part in ((f"--{k}",) if v is True else (f"--{k}", str(v)))]
+        return as_flags(settings)
 
     return make
 
@@ -145,15 +138,6 @@ def test_scores_are_kept_where_their_tokens_lie(work):
         place = job.windows["validation"].tokens(window)
         np.testing.assert_allclose(together[place, 0], alone.start_logits[0], atol=1e-5)
         np.testing.assert_allclose(together[place, 1], alone.end_logits[0], atol=1e-5)
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 class Steps(TrainerCallback):
@@ -327,237 +311,6 @@ def test_mistakes_are_one_line_and_leave_nothing(monkeypatch, flags, changes, me
     with pytest.raises(UserError, match=message) as error:
         script(monkeypatch, flags(**changes))
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
-
-
-# ---- the sweep
-
-
-@pytest.fixture
-def swept(flags, run, squad, tmp_path):
-    """The command line of a sweep over three starting points."""
-    shutil.rmtree(run / "qa", ignore_errors=True)
-    reference = shutil.copytree(run / "checkpoint-10", tmp_path / "reference", ignore=shutil.ignore_patterns("m*.json"))
-
-    def make(*more, seeds="1 2"):
-        return [
-            "--runs", str(run), str(reference), f"random:{run}", "--newest", "true", "--tasks", "squad", "--seeds",
-            *seeds.split(), "--dataset_name", str(squad), "--prepared_dir", str(tmp_path / "prepared"),
-            "--max_seq_length", "48", "--doc_stride", "8", "--max_steps", "3", "--use_cpu", "true", *more,
-        ]  # fmt: skip
-
-    return make
-
-
-def planned(argv):
-    arguments, rest = parse_sweep(argv)
-    models, _ = candidates(arguments.runs, arguments.newest)
-    planner = Planner(arguments, rest, models)
-    return [job for model in models for job in planner.jobs_of(model)]
-
-
-@pytest.fixture
-def do(monkeypatch):
-    """Runs a whole sweep in this process."""
-
-    class Inline:
-        width, jobs = 1, ()
-
-        def __init__(self, *_):
-            self.outcomes = []
-
-        def room(self):
-            return not self.outcomes
-
-        def submit(self, job, since):
-            self.outcomes.append(run_job(job, since))
-
-        def wait(self, seconds):
-            finished, self.outcomes = self.outcomes, []
-            return finished
-
-        def close(self):
-            pass
-
-    monkeypatch.setitem(sweep.ENGINES, "processes", Inline)
-    monkeypatch.setattr(sweep, "on_stop_signals", lambda handler: None)
-
-    def main(argv):
-        monkeypatch.setattr(sys, "argv", ["recipe.sweep", *argv])
-        return sweep.main()
-
-    return main
-
-
-def test_three_starting_points_in_one_table(do, swept, run, capsys):
-    assert do(swept()) == 0
-    table = (run / "qa" / "qa.md").read_text()
-    assert table in capsys.readouterr().out
-    lines = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")
-    ]
-    assert lines[0] == ["checkpoint", "step", "tokens", "SQuAD EM", "SQuAD F1"]
-    assert [line[0] for line in lines[2:]] == ["random:toy", "reference", "toy/checkpoint-20"]
-    assert "± " in lines[4][4] and lines[4][1] == "20"
-    assert "Only part of the official training examples: squad 22." in table and "GLUE" not in table
-    results = read_results(run / "qa")
-    assert len(results) == 6
-    f1s = [r["metrics"]["validation"]["f1"] for r in results if r["checkpoint"]["name"] == "toy/checkpoint-20"]
-    assert lines[4][4].startswith(f"{np.mean(f1s):.1f} ± ")  # percent is not made of percent again
-    assert {path.name for path in (run / "qa").iterdir() if path.name[0] != "."} == {
-        "jobs", "qa.csv", "qa.md", "qa.png", "run.json",
-    }  # fmt: skip
-    answers = sorted((run / "qa" / "jobs" / "toy-checkpoint-20").iterdir())
-    assert [path.name for path in answers if path.name[0] != "."] == [
-        "squad-seed1", "squad-seed1.json", "squad-seed2", "squad-seed2.json",
-    ]  # fmt: skip
-    assert (answers[-2] / "eval_nbest_predictions.json").exists()
-    card = (run / "checkpoint-20" / "README.md").read_text()
-    assert (
-        "## SQuAD" in card
-        and "type: question-answering" in card
-        and "rajpurkar/squad" in card
-        and "## GLUE" not in card
-    )
-
-
-def squad_record(run):
-    """A job's JSON as recipe.qa writes it."""
-    from test_scores import record
-
-    made = record("rte", step=20) | {
-        "task": "squad",
-        "headline": {"metric": "f1", "split": "validation", "value": 61.5},
-        "metrics": {"validation": {"exact_match": 48.5, "f1": 61.5, "loss": 2.0}},
-        "examples": {
-            "train": {"used": 8_198, "official": 87_599, "subset": True},
-            "validation": {"used": 10_570, "official": 10_570, "subset": False},
-        },
-    }
-    made["checkpoint"]["path"] = str(run / "checkpoint-20")
-    return made
-
-
-def test_a_card_and_a_table_with_both(run, monkeypatch, capsys):
-    from test_scores import every_task, record
-
-    from recipe import scores
-
-    shutil.rmtree(run / "qa", ignore_errors=True)
-    monkeypatch.setattr("recipe.scores.draw", lambda frame, cells, file: None)
-    asked = squad_record(run)
-    stale = every_task(step=20)  # GLUE was scored before the run was moved; and there is a score of other weights
-    stale.append(record("rte", step=20, seed=2, value=0.9))
-    stale[-1]["checkpoint"]["sha256"] = "1" * 64
-    for suite, results in (("glue", stale), ("qa", [asked])):
-        for made in results:
-            write_json(result_file(run / suite / "jobs" / "toy-checkpoint-20", made["task"], made["seed"]), made)
-    monkeypatch.setattr(sys, "argv", ["recipe.scores", str(run)])
-    assert scores.main() == 0
-    header, _, row = (line for line in capsys.readouterr().out.splitlines() if line.startswith("|"))
-    cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (header, row)), strict=True))
-    assert (cells["CoLA"], cells["average"], cells["SQuAD EM"], cells["SQuAD F1"]) == ("50.0", "50.0", "48.5", "61.5")
-    card = (run / "checkpoint-20" / "README.md").read_text()
-    assert card.index("## GLUE") < card.index("## SQuAD") and "- glue" in card and "- squad" in card
-    assert "Only part of the official training examples: squad 8,198." in card
-    assert (run / "scores.md").exists() and "SQuAD" not in (run / "glue" / "glue.md").read_text()
-    assert pytest.approx(0.615) == pd.read_csv(run / "qa" / "qa.csv")["score"][0]
-    shutil.rmtree(run / "glue")
-
-
-def test_the_job_and_the_score_in_wandb(run, tmp_path, monkeypatch):
-    from test_scores import history_of, read_wandb
-
-    from recipe.glue_tracker import log_job
-
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
-    monkeypatch.setattr("recipe.scores.draw", lambda frame, cells, file: None)
-    made = squad_record(run)
-    write_json(result_file(tmp_path / "qa" / "jobs" / "toy-checkpoint-20", "squad", 1), made)
-    rebuild(tmp_path / "qa", tracker=True)
-    (file,) = tmp_path.glob("qa/wandb/offline-run-*/*.wandb")
-    (row,) = [row for row in history_of(read_wandb(file)) if "qa/squad_f1" in row]
-    assert (row["train/global_step"], row["qa/squad_em"], row["qa/squad_f1"]) == (20, 48.5, 61.5)
-    assert not any(name.startswith("glue/") for name in row)
-    log_job({"group": "toy", "folder": str(tmp_path / "job")}, made, [{"step": 1, "loss": 3.0}])
-    (file,) = tmp_path.glob("job/wandb/offline-run-*/*.wandb")
-    described = next(r.run for r in read_wandb(file) if r.HasField("run"))
-    assert (described.job_type, described.display_name) == ("qa", "toy/checkpoint-20/squad/1")
-
-
-def test_a_job_that_was_killed_continues(swept, run, monkeypatch, tmp_path):
-    more = ("--save_steps", "1", "--max_steps", "5")
-    job, whole = (
-        planned(swept(*more, seeds="1"))[0],
-        planned(swept(*more, "--results_dir", str(tmp_path / "w"), seeds="1"))[0],
-    )
-    assert run_job(whole, 0).state == "done"
-    original = jobs.prepare
-
-    def killed(data, args):
-        work = original(data, args)
-        work.trainer.add_callback(StopAt(4))
-        return work
-
-    monkeypatch.setattr(jobs, "prepare", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run_job(job, 0)
-    begun = []
-
-    def watched(data, args):
-        work = original(data, args)
-        train = work.trainer.train
-        work.trainer.train = lambda resume_from_checkpoint: (
-            begun.append(resume_from_checkpoint) or train(resume_from_checkpoint)
-        )
-        return work
-
-    monkeypatch.setattr(jobs, "prepare", watched)
-    assert run_job(job, 0).state == "done"
-    assert begun[0].endswith("checkpoint-3") and not job.work.exists()
-    first, second = (json.loads(j.result.read_text()) for j in (job, whole))
-    assert first["metrics"] == second["metrics"]
-    # What was begun by another command is not continued.
-    other = planned(swept(*more, "--learning_rate", "1e-3", seeds="1"))[0]
-    shutil.copytree(run / "checkpoint-20", job.work / "checkpoint-1")
-    (job.work / "job.json").write_text(json.dumps({"argv": list(job.argv), "sha256": job.sha256}))
-    assert jobs.begun(job).endswith("checkpoint-1") and jobs.begun(other) is None and not list(job.work.glob("ch*"))
-
-
-def test_tasks_of_two_suites_are_two_sweeps(swept):
-    with pytest.raises(UserError, match="two sweeps"):
-        parse_sweep(swept("--tasks", "squad", "rte"))
-    with pytest.raises(UserError, match="unknown task 'squad3'"):
-        parse_sweep(swept("--tasks", "squad3"))
-
-
-def test_fresh_weights_of_a_run_that_is_not_over(run, tmp_path):
-    assert not (run / "config.json").exists()
-    assert candidates([f"random:{run}"])[0][0].source == f"random:{run / 'checkpoint-20'}"
-    assert [model.name for model in candidates([str(run)], newest=True)[0]] == ["toy/checkpoint-20"]
-    assert toy_config().hidden_size == 16 and toy_tokenizer()
-
-
-def test_the_door_prints_what_it_would_run(run, squad):
-    environment = {
-        **os.environ, "DRY_RUN": "1", "RUN": str(run), "REFERENCE": "roberta-base", "SEEDS": "1 2", "EPOCHS": "2",
-        "SQUAD_DATA": str(squad), "LEARNING_RATES": "1e-4 3e-4", "PYTHON": sys.executable,
-    }  # fmt: skip
-    door = ["bash", str(REPOSITORY / "finetune_qa.sh"), "--bf16", "true"]
-    done = subprocess.run(door, env=environment, capture_output=True, text=True)
-    command = done.stdout.split()
-    assert done.returncode == 0 and command[1:4] == ["-m", "recipe.sweep", "--runs"]
-    arguments, rest = parse_sweep(command[3:])
-    assert arguments.runs == [str(run), "roberta-base", f"random:{run}"] and arguments.newest
-    assert arguments.seeds == [1, 2] and arguments.learning_rates == [1e-4, 3e-4] and arguments.tasks == ["squad"]
-    assert rest == ["--max_seq_length", "384", "--doc_stride", "128", "--dataset_name", str(squad),
-                    "--num_train_epochs", "2", "--bf16", "true"]  # fmt: skip
-    environment["RANDOM_INIT"] = ""
-    alone = subprocess.run(door, env=environment, capture_output=True, text=True).stdout
-    assert "random:" not in alone
-    del environment["RUN"]
-    done = subprocess.run(door, env=environment, capture_output=True, text=True)
-    assert done.returncode != 0 and "name what to evaluate" in done.stderr
 
 
 @pytest.mark.slow

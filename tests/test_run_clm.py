@@ -7,17 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_trainer import (
-    CHANGES,
-    Killed,
-    Recorder,
-    kill,
-    losses_and_norms,
-    make_trainer,
-    resume_point,
-    weights_and_optimizer,
-)
 from toy import TOKENIZERS, flat_tokens, next_tokens_of
+from toy_trainers import CHANGES, losses_and_norms, make_trainer, train_and_kill, weights_and_optimizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import run_clm
@@ -129,13 +120,7 @@ def test_the_first_loss_is_the_mean_over_the_tokens_of_the_step(tmp_path, bpe, d
 def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path, bpe, documents, more):
     options = {"micro": 16, "accumulation": 2, "steps": 8, "dropout": 0.1, "causal": True, **more}
     make_trainer(tmp_path / "whole", bpe, documents, **options).train()
-    folder = tmp_path / "killed"
-    for at_step in (3, 7):
-        with pytest.raises(Killed):
-            make_trainer(folder, bpe, documents, callbacks=[Recorder(at_step, kill)], **options).train(
-                resume_from_checkpoint=resume_point(folder)
-            )
-    make_trainer(folder, bpe, documents, **options).train(resume_from_checkpoint=resume_point(folder))
+    train_and_kill(tmp_path / "killed", bpe, documents, (3, 7), **options)
     ends = [weights_and_optimizer(tmp_path / run / "checkpoint-8") for run in ("whole", "killed")]
     assert ends[0] == ends[1]
 

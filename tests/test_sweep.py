@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from glue_toys import Inline, toy_checkpoint, toy_run, write_glue, write_tsv
+from glue_toys import planned, sweep_here, toy_checkpoint, toy_run, write_glue, write_tsv
 
 from recipe import jobs, sweep
 from recipe.engines import Processes, visible_devices
 from recipe.errors import UserError
 from recipe.jobs import BUSY, DONE, FAILED, fail, run_job
-from recipe.plan import Planner, candidates, meaning_of, parse_sweep
+from recipe.plan import candidates, meaning_of, parse_sweep
 from recipe.results import read_results
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,23 +54,7 @@ def no_pictures(monkeypatch, request):
 
 @pytest.fixture
 def do(monkeypatch):
-    """Runs a whole sweep in this process; returns its exit code and engine."""
-    engines = []
-    monkeypatch.setitem(sweep.ENGINES, "processes", lambda *_: engines.append(Inline()) or engines[-1])
-    monkeypatch.setattr(sweep, "on_stop_signals", lambda handler: None)
-
-    def main(argv):
-        monkeypatch.setattr(sys, "argv", ["recipe.sweep", *argv])
-        return sweep.main(), engines[-1] if engines else None
-
-    return main
-
-
-def planned(argv):
-    arguments, rest = parse_sweep(argv)
-    models, _ = candidates(arguments.runs)
-    planner = Planner(arguments, rest, models)
-    return [job for model in models for job in planner.jobs_of(model)]
+    return sweep_here(monkeypatch)
 
 
 def scores_of(folder):

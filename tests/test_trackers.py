@@ -5,7 +5,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from test_trainer import make_trainer
+from toy_trainers import make_trainer
 from transformers import TrainerCallback
 
 from recipe import trackers

@@ -1,130 +1,36 @@
 """Laws 1, 4, 6 and 8 on the training loop itself: one process, toy model, every cut and every interruption."""
 
-import hashlib
 import json
 import math
-from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from toy import TOKENIZERS, config_settings, next_tokens_of, sequences_of
-from transformers import AutoConfig, TrainerCallback
-from transformers.trainer_callback import PrinterCallback
+from toy import TOKENIZERS
+from toy_trainers import (
+    CHANGES,
+    LENGTH,
+    Killed,
+    Recorder,
+    kill,
+    losses_and_norms,
+    make_trainer,
+    resume_point,
+    train_and_kill,
+    weights_and_optimizer,
+)
+from transformers import TrainerCallback
 
 import recipe.saving
-from recipe.arguments import PretrainArguments, sequences_a_step
-from recipe.callbacks import JsonLog, Progress, RankSeed
 from recipe.checkpoints import checkpoints, damage, newest_whole
 from recipe.errors import UserError
 from recipe.masked_spans import Spans
-from recipe.model import HEADS, build_model, make_causal, set_dropout, use_masked_only_head, use_next_token_head
+from recipe.model import HEADS
 from recipe.schedules import WITHOUT_AN_END, time_is_up
 from recipe.stages import FallingRate, stages_of
 from recipe.trainer import NonFiniteError, PretrainTrainer
 from recipe.unigram import UnigramBaseline
 
-LENGTH = 32  # tokens a toy sequence
-
-
-class Recorder(TrainerCallback):
-    """The gradient norm of each step as logged, and an optional call at a step's end."""
-
-    def __init__(self, at_step=None, action=None):
-        self.logs, self.at_step, self.action = [], at_step, action
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        self.logs.append({"step": state.global_step, **logs})
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.at_step:
-            self.action(control)
-
-
-class Killed(BaseException):
-    pass
-
-
-def kill(control):
-    raise Killed
-
-
-def make_trainer(
-    folder,
-    tokenizer,
-    documents,
-    *,
-    family="roberta",
-    micro=8,
-    accumulation=1,
-    steps=6,
-    dropout=0.0,
-    callbacks=(),
-    masking=None,
-    causal=False,
-    **more,
-):
-    config = AutoConfig.for_model(**config_settings(family))
-    set_dropout(config, dropout)
-    torch.manual_seed(0)
-    if causal:
-        make_causal(config, "toy")
-    model = (use_next_token_head if causal else use_masked_only_head)(build_model(config))
-    settings = {
-        "output_dir": str(folder),
-        "max_steps": steps,
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": accumulation,
-        "learning_rate": 1e-2,
-        "logging_steps": 1,
-        "save_steps": 2,
-        "disable_tqdm": True,
-        "do_train": True,
-        "use_cpu": True,
-    }
-    args = PretrainArguments(**(settings | more))
-    toy = next_tokens_of if causal else partial(sequences_of, **(masking or {}))
-    train = toy(tokenizer, documents)
-    short = args.short_seq_length
-    trainer = PretrainTrainer(
-        model=model,
-        args=args,
-        train_dataset=train,
-        short_dataset=toy(tokenizer, documents, length=short) if short else None,
-        stages=stages_of_toy(args),
-        eval_dataset=(next_tokens_of if causal else sequences_of)(tokenizer, documents[:30], order_seed=None),
-        processing_class=tokenizer,
-        callbacks=[
-            Progress(stages_of_toy(args), len(train) * LENGTH), RankSeed(), JsonLog(folder / "log.jsonl"), *callbacks
-        ],
-    )  # fmt: skip
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def stages_of_toy(args):
-    return stages_of(
-        args.max_steps, LENGTH, sequences_a_step(args), short_length=args.short_seq_length,
-        short_share=args.short_seq_share, warmup_start=args.batch_warmup_start, warmup_steps=args.batch_warmup_steps,
-    )  # fmt: skip
-
-
-def weights_and_optimizer(folder: Path) -> str:
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes())
-    optimizer = torch.load(folder / "optimizer.pt", weights_only=True)
-    for state in optimizer["state"].values():
-        for value in state.values():
-            digest.update(value.numpy().tobytes())
-    return digest.hexdigest()
-
-
 # ---- law 1
-
-
-def losses_and_norms(folder, tokenizer, documents, **cut):
-    recorder = Recorder()
-    make_trainer(folder, tokenizer, documents, callbacks=[recorder], save_strategy="no", **cut).train()
-    return [(log["loss"], log["grad_norm"]) for log in recorder.logs if "loss" in log]
 
 
 @pytest.mark.parametrize("family", list(HEADS))
@@ -174,11 +80,7 @@ def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, bpe, documents, fa
     expected = weights_and_optimizer(tmp_path / "whole" / "checkpoint-9")
 
     folder = tmp_path / "killed"
-    for at_step in (1, 3, 4, 7):
-        trainer = make_trainer(folder, bpe, documents, callbacks=[Recorder(at_step, kill)], **options)
-        with pytest.raises(Killed):
-            trainer.train(resume_from_checkpoint=resume_point(folder))
-    make_trainer(folder, bpe, documents, **options).train(resume_from_checkpoint=resume_point(folder))
+    train_and_kill(folder, bpe, documents, (1, 3, 4, 7), **options)
     assert weights_and_optimizer(folder / "checkpoint-9") == expected
     logs = [[json.loads(line) for line in (tmp_path / run / "log.jsonl").open()] for run in ("whole", "killed")]
     for kind in ("loss", "eval_loss"):
@@ -186,7 +88,6 @@ def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, bpe, documents, fa
         assert curves[0] == curves[1]
 
 
-CHANGES = {"short_seq_length": 16, "short_seq_share": 0.6, "batch_warmup_start": 8, "batch_warmup_steps": 3}
 # What a run may do beyond the plain one: its arguments, and how its blocks are masked.
 OBJECTIVES = {
     "lengths": ({"short_seq_length": 16, "short_seq_share": 0.6}, {}),
@@ -206,12 +107,7 @@ def test_whatever_the_objective_a_killed_run_ends_with_the_same_bits(tmp_path, b
     make_trainer(tmp_path / "whole", bpe, documents, **options).train()
     expected = weights_and_optimizer(tmp_path / "whole" / "checkpoint-8")
     folder = tmp_path / "killed"
-    for at_step in (3, 7):
-        with pytest.raises(Killed):
-            make_trainer(folder, bpe, documents, callbacks=[Recorder(at_step, kill)], **options).train(
-                resume_from_checkpoint=resume_point(folder)
-            )
-    make_trainer(folder, bpe, documents, **options).train(resume_from_checkpoint=resume_point(folder))
+    train_and_kill(folder, bpe, documents, (3, 7), **options)
     assert weights_and_optimizer(folder / "checkpoint-8") == expected
     logs = [[json.loads(line) for line in (tmp_path / run / "log.jsonl").open()] for run in ("whole", "killed")]
     curves = [[(log["loss"], log["tokens_seen"], log["epoch"]) for log in lines if "loss" in log] for lines in logs]
@@ -276,11 +172,6 @@ def test_every_stage_sees_its_own_sequences(tmp_path, bpe, documents):
         data = trainer.train_dataset if stage.length == LENGTH else trainer.short_dataset
         expected = data.__getitems__(numbers)["input_ids"]
         assert torch.equal(torch.cat([batch["input_ids"] for batch in batches[2 * step : 2 * step + 2]]), expected)
-
-
-def resume_point(folder):
-    checkpoint = newest_whole(folder)
-    return str(checkpoint) if checkpoint else None
 
 
 def test_a_resumed_run_sees_the_blocks_and_masks_it_would_have_seen(tmp_path, bpe, documents):

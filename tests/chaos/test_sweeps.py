@@ -9,7 +9,7 @@ import time
 from collections import Counter
 
 import pytest
-from glue_toys import Inline, toy_run, write_glue
+from glue_toys import sweep_here, toy_run, write_glue
 from harness import alive, wait
 from toy import REPOSITORY
 
@@ -91,20 +91,16 @@ def test_r18_a_sweep_beside_a_training(bench, record, tmp_path, monkeypatch):
         looks[bench.now()] += 1
         return real(*args)
 
-    monkeypatch.setitem(sweep.ENGINES, "processes", Inline)
     monkeypatch.setattr(sweep, "candidates", look)
-    monkeypatch.setattr(sweep, "on_stop_signals", lambda handler: None)
     monkeypatch.setattr(sweep, "WATCH_SECONDS", 0.01)
     monkeypatch.setattr("recipe.scores.draw", lambda *_, **__: None)
     argv = flags(run, glue, tmp_path, "--watch", "true", "--num_train_epochs", "1", tasks="rte", seeds="1")
     argv[argv.index("48")] = "30"  # what the live model has room for
-    monkeypatch.setattr(sys, "argv", ["recipe.sweep", *argv])
-
     pid = bench.start("live", before=slow_disk, max_steps=steps, save_steps=2, eval_strategy="no")
     while not (run / "run.json").exists():
         assert alive(pid), (bench.folder / "live.log").read_text()
         time.sleep(0.01)
-    code, trained = sweep.main(), wait(pid)
+    code, trained = sweep_here(monkeypatch)(argv)[0], wait(pid)
     shown = {r["checkpoint"]["step"]: r["checkpoint"]["sha256"] for r in read_results(run / "glue")}
     saved = {
         step_of(folder): json.loads((folder / MANIFEST).read_text())["files"]["model.safetensors"]["sha256"]
