@@ -2,13 +2,12 @@
 signal, continues, reports, and is evaluated by itself."""
 
 import json
-import os
 import signal
 import subprocess
 import time
 
 import pytest
-from toy import REPOSITORY, config_settings, toy_documents
+from toy import REPOSITORY, pretrain_command
 from transformers import AutoModelForMaskedLM
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -17,21 +16,11 @@ ENGINES = ["", *sorted(f"ds_config/{path.name}" for path in (REPOSITORY / "ds_co
 
 @pytest.fixture
 def pretrain(tmp_path):
-    text, config = tmp_path / "corpus.txt", tmp_path / "roberta.json"
-    text.write_text("\n\n".join(toy_documents(220)))
-    config.write_text(json.dumps(config_settings("roberta", 400)))
-
     def start(engine: str, run: str, *flags: str) -> subprocess.Popen:
-        settings = {
-            "MODEL": config, "DATASET": text, "TOKENIZER": "train", "VOCAB_SIZE": 300, "RECIPE": "demo",
-            "SEQ_LENGTH": 32, "GLOBAL_BATCH_SIZE": 16, "MICRO_BATCH_SIZE": 4, "MAX_STEPS": 40, "WARMUP_STEPS": 4,
-            "SAVE_STEPS": 10, "EVAL_STEPS": 20, "LOGGING_STEPS": 1, "OUTPUT_DIR": tmp_path / run, "DS_CONFIG": engine,
-            "OMP_NUM_THREADS": 1, "NPROC_PER_NODE": 2,
-        }  # fmt: skip
-        more = ["--prepared_dir", tmp_path / "data", "--use_cpu", "true", "--ddp_timeout", "60"]
-        more += ["--bf16"] * bool(engine)
-        command = ["bash", str(REPOSITORY / "pretrain.sh"), *map(str, more), *flags]
-        environment = os.environ | {name: str(value) for name, value in settings.items()}
+        more = ["--ddp_timeout", 60, *["--bf16"] * bool(engine), *flags]
+        command, environment = pretrain_command(
+            tmp_path, run, *more, MAX_STEPS=40, SAVE_STEPS=10, DS_CONFIG=engine, NPROC_PER_NODE=2
+        )
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     return start

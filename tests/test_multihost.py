@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from toy import REPOSITORY, config_settings, toy_documents
+from toy import pretrain_command
 
 from recipe.checkpoints import checkpoints, damage
 from recipe.errors import INTERRUPTED_EXIT_CODE
@@ -61,27 +61,16 @@ def hosts():
 
 @pytest.fixture
 def pretrain(tmp_path):
-    text, config = tmp_path / "corpus.txt", tmp_path / "roberta.json"
-    text.write_text("\n\n".join(toy_documents(220)))
-    config.write_text(json.dumps(config_settings("roberta", 400)))
-
     def start(run: str, host: str | None = None, cable: str = "", processes: int = 1) -> subprocess.Popen:
-        settings = {
-            "MODEL": config, "DATASET": text, "TOKENIZER": "train", "VOCAB_SIZE": 300, "RECIPE": "demo",
-            "SEQ_LENGTH": 32, "GLOBAL_BATCH_SIZE": 16, "MICRO_BATCH_SIZE": 4, "MAX_STEPS": STEPS, "WARMUP_STEPS": 4,
-            "SAVE_STEPS": 5, "EVAL_STEPS": 20, "LOGGING_STEPS": 1, "OUTPUT_DIR": tmp_path / run, "DS_CONFIG": "",
-            "OMP_NUM_THREADS": 1, "NPROC_PER_NODE": processes,
-        }  # fmt: skip
+        settings = {"MAX_STEPS": STEPS, "SAVE_STEPS": 5, "DS_CONFIG": "", "NPROC_PER_NODE": processes}
         inside = []
         if host:
             inside = ["ip", "netns", "exec", host]
             rank = list(HOSTS).index(host)
             settings |= {"NNODES": 2, "NODE_RANK": rank, "MASTER_ADDR": HOSTS["recipe-a"], "GLOO_SOCKET_IFNAME": cable}
-        flags = ["--prepared_dir", tmp_path / "data", "--use_cpu", "true", "--ddp_timeout", TIMEOUT]
-        command = [*inside, "bash", str(REPOSITORY / "pretrain.sh"), *map(str, flags)]
-        environment = os.environ | {name: str(value) for name, value in settings.items()}
+        command, environment = pretrain_command(tmp_path, run, "--ddp_timeout", TIMEOUT, **settings)
         log = (tmp_path / f"{run}-{host}.log").open("a")
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        return subprocess.Popen([*inside, *command], env=environment, stdout=log, stderr=log)
 
     return start
 

@@ -9,12 +9,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 import pytest
+import toy
 from glue_toys import toy_run, write_glue
 from toy import REPOSITORY, config_settings
 
@@ -104,11 +105,7 @@ def answers(port: int) -> bool:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
-def until(happens, seconds=400):
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
+until = partial(toy.until, seconds=400, pause=0.2)
 
 
 def log_of(run):

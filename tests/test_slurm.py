@@ -6,8 +6,10 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
+import toy
 from glue_toys import toy_run, write_glue
 from toy import REPOSITORY, config_settings
 
@@ -68,11 +70,7 @@ def cluster(tmp_path_factory):
     cluster.stop()
 
 
-def until(happens, seconds=150):
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.5)
+until = partial(toy.until, seconds=150, pause=0.5)
 
 
 def lines_of(run):

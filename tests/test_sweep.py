@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from glue_toys import planned, sweep_here, toy_checkpoint, toy_run, write_glue, write_tsv
+from toy import until
 
 from recipe import jobs, sweep
 from recipe.engines import Processes, visible_devices
@@ -328,13 +329,6 @@ def begin(argv, **environment):
     command = [sys.executable, "-m", "recipe.sweep", *argv]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
     return subprocess.Popen(command, cwd=ROOT, env=settings, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def until(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def alive(process_id):

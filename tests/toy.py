@@ -1,5 +1,8 @@
 """Toy text and toy models, made here: no network, no files of anyone's."""
 
+import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +68,27 @@ def sequences_of(tokenizer, documents, length=32, seed=7, order_seed=3, **maskin
     specials = tuple(tokenizer.all_special_ids)
     mask = Masking(len(tokenizer), tokenizer.mask_token_id, tokenizer.pad_token_id, specials, seed, **masking)
     return MaskedSequences(blocks, mask, order_seed)
+
+
+def until(happens, seconds: float = 120, pause: float = 0.02) -> None:
+    """Waits until `happens()`, asked every `pause` seconds, for at most `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(pause)
+
+
+def pretrain_command(folder: Path, run: str, *flags, **settings) -> tuple[list[str], dict[str, str]]:
+    """(command, environment) of a bash pretrain.sh on CPU processes: toy text and model in `folder`, 16 sequences of 32
+    tokens a step, outputs in folder/run. `settings` are the script's variables."""
+    text, config = folder / "corpus.txt", folder / "roberta.json"
+    if not text.exists():
+        text.write_text("\n\n".join(toy_documents(220)))
+        config.write_text(json.dumps(config_settings("roberta", 400)))
+    settings = {
+        "MODEL": config, "DATASET": text, "TOKENIZER": "train", "VOCAB_SIZE": 300, "RECIPE": "demo", "SEQ_LENGTH": 32,
+        "GLOBAL_BATCH_SIZE": 16, "MICRO_BATCH_SIZE": 4, "WARMUP_STEPS": 4, "EVAL_STEPS": 20, "LOGGING_STEPS": 1,
+        "OUTPUT_DIR": folder / run, "OMP_NUM_THREADS": 1,
+    } | settings  # fmt: skip
+    command = ["bash", REPOSITORY / "pretrain.sh", "--prepared_dir", folder / "data", "--use_cpu", "true", *flags]
+    return list(map(str, command)), os.environ | {name: str(value) for name, value in settings.items()}
