@@ -11,7 +11,7 @@ import numpy as np
 from recipe.docstrings import docstrings, versions
 from recipe.errors import SourceBroken, UserError
 from recipe.hub import require_hub
-from recipe.remote import PREPARED, bring, is_archive, is_remote
+from recipe.remote import PREPARED, bring, is_archive, is_remote, slug
 from recipe.rows import COLUMNAR, IDS, columns_of, read_ids, saved_dataset
 from recipe.text_files import FORMATS, format_of, read_documents, text_of, unknown_column
 
@@ -96,7 +96,7 @@ def open_corpus(
         if validation_paths:
             validation = _file_source("validation", validation_paths, options, origin, join_rows)
     else:
-        corpus_name = _slug("-".join(filter(None, (dataset, config))))
+        corpus_name = slug("-".join(filter(None, (dataset, config))))
         train, validation = _hub_sources(dataset, config, text_column, cache_dir, token)
     if validation_file:
         path, _, origin = _bring(validation_file, downloads, token)
@@ -112,15 +112,11 @@ def _bring(path: str, downloads: Path, token: str | None) -> tuple[str, str, dic
         brought = bring(path, downloads, token)
         return str(brought.path), brought.name, brought.description
     local = Path(path).expanduser()
-    return str(local), _slug(local.parent.name if glob.has_magic(path) else local.name), None
+    return str(local), slug(local.parent.name if glob.has_magic(path) else local.name), None
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80] or "corpus"
 
 
 def _looks_local(dataset: str) -> bool:

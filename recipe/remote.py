@@ -77,6 +77,8 @@ def bring(source: str, downloads: Path, token: str | None = None) -> Brought:
     expected = checksum[1].lower() if checksum else None
     system, root = _open(address, token)
     local, archive = isinstance(system, LocalFileSystem), is_archive(address)
+    if archive and not hasattr(tarfile, "data_filter"):
+        raise UserError("this Python unpacks archives without a filter: use 3.10.12, 3.11.4, 3.12 or newer")
     name = _plain_name(address)
     if local and not archive:
         if expected and Path(root).is_file():
@@ -293,6 +295,11 @@ def _plain_name(address: str) -> str:
     for suffix in ARCHIVES:
         if name.lower().endswith(suffix):
             name = name[: -len(suffix)]
+    return slug(name)
+
+
+def slug(name: str) -> str:
+    """`name` as part of a file's name, whatever characters it has."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80] or "corpus"
 
 
@@ -301,8 +308,6 @@ def _plain_name(address: str) -> str:
 
 def _unpack(archive: Path, folder: Path, address: str) -> None:
     """Unpacks a tar archive of files and folders into the new `folder`; anything else in it is refused."""
-    if not hasattr(tarfile, "data_filter"):
-        raise UserError("this Python unpacks archives without a filter: use 3.10.12, 3.11.4, 3.12 or newer")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     unpacked = 0
