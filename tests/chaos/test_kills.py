@@ -38,13 +38,17 @@ def test_r1_the_same_command_twice(bench, whole, record):
 
 def test_r2_r4_r5_killed_at_random_moments(bench, whole, record):
     phases, redone, equal, curves_equal = Counter(), [], 0, 0
-    for number, moment in enumerate(moments(KILLS, whole, seed=2)):
+    for number, moment in enumerate(moments(4 * KILLS, whole, seed=2)):
+        if sum(phases.values()) == KILLS:
+            break
         run = bench.folder / "killed"
         shutil.rmtree(run, ignore_errors=True)
         pid = bench.start("killed")
         killed = kill_after(pid, moment)
-        phases[bench.now() if killed else "after the end"] += 1
         wait(pid)
+        if not killed:  # the run was over: no kill
+            continue
+        phases[bench.now()] += 1
         reached = max((step for step, _, _ in curve_of(run)), default=0) if (run / "log.jsonl").exists() else 0
         saved = max((step_of(folder) for folder in checkpoints(run) if damage(folder) is None), default=0)
         redone.append(max(0, reached - saved))
@@ -59,7 +63,7 @@ def test_r2_r4_r5_killed_at_random_moments(bench, whole, record):
         f"{curves_equal}/{KILLS} equal, line by line",
     )
     record("R5", "steps redone after a kill, save_steps 5", f"at most {max(redone)}")
-    assert equal == curves_equal == KILLS and max(redone) <= 5
+    assert sum(phases.values()) == equal == curves_equal == KILLS and max(redone) <= 5
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -86,20 +90,23 @@ def test_r3_resumed_from_every_checkpoint(bench, whole, record, workers):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_r6_stop_signals(bench, whole, record, name):
     codes, phases, equal, whole_saves, count = Counter(), Counter(), 0, 0, 10
-    for moment in moments(count, whole, seed=6):
+    for moment in moments(4 * count, whole, seed=6):
+        if sum(phases.values()) == count:
+            break
         run = bench.folder / "stopped"
         shutil.rmtree(run, ignore_errors=True)
         pid = bench.start("stopped")
         # Before step 1 nothing is there to save: those die of the signal. After it, 75, and the newest save is whole.
-        sent = kill_after(pid, moment, getattr(signal, name))
+        if not kill_after(pid, moment, getattr(signal, name)):  # the run was over
+            wait(pid)
+            continue
         phase = bench.now()
-        phases[phase] += sent
-        if sent:
-            time.sleep(0.02)
-            kill_after(pid, 0, getattr(signal, name))  # twice
+        phases[phase] += 1
+        time.sleep(0.02)
+        kill_after(pid, 0, getattr(signal, name))  # twice
         code = wait(pid)
         codes[code] += 1
-        if sent and phase not in ("set-up", "end"):
+        if phase not in ("set-up", "end"):
             # In a step, in accumulation, evaluating or saving alike; 0 if its last step was taken already.
             assert code in (75, 0), (phase, code)
         whole_saves += all(damage(folder) is None for folder in checkpoints(run))
@@ -113,7 +120,7 @@ def test_r6_stop_signals(bench, whole, record, name):
         f"{name} twice at {count} random moments ({where}); exit codes {shown}",
         f"{equal}/{count} same bits",
     )
-    assert equal == whole_saves == count and set(codes) <= {0, 75, -getattr(signal, name)}
+    assert sum(phases.values()) == equal == whole_saves == count and set(codes) <= {0, 75, -getattr(signal, name)}
 
 
 def test_r9_killed_while_rotating(bench, whole, record):
