@@ -58,7 +58,7 @@ class Cluster:
                 *common,
             )
         ]
-        until(lambda: answers(dashboard), 60)
+        until(lambda: answers(dashboard), seconds=60)
         self.nodes.append(self.node("--address", self.address, *common))
 
     def node(self, *flags) -> subprocess.Popen:
