@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import Dataset
 
 from recipe.masking import IGNORED, Masking
-from recipe.order import blocks_of
+from recipe.order import blocks_in
 
 
 class Blocks:
@@ -57,8 +57,10 @@ class OrderedBlocks(Dataset):
 
     def block_ids(self, sequences: range) -> np.ndarray:
         """The block id of each sequence."""
-        n = np.arange(sequences.start, sequences.stop)
-        places = n if self.order_seed is None else blocks_of(n, self.count, self.order_seed)
+        if self.order_seed is None:
+            places = np.arange(sequences.start, sequences.stop)
+        else:
+            places = blocks_in(sequences, self.count, self.order_seed)
         return places * len(self.blocks) // self.count
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:

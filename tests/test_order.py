@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from recipe.order import MicroBatches, blocks_of, permute
+from recipe.order import WINDOW, MicroBatches, blocks_in, blocks_of, permute
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000, 65537])
@@ -42,6 +42,14 @@ def test_seed_decides_the_order():
 def test_order_is_known_far_out_without_walking_there():
     far = blocks_of(np.arange(10**15, 10**15 + 4), 250_000_000, seed=1)
     assert ((far >= 0) & (far < 250_000_000)).all()
+
+
+@pytest.mark.parametrize(
+    "sequences", [range(3), range(WINDOW - 2, WINDOW + 3), range(5 * WINDOW, 6 * WINDOW), range(7, 3 * WINDOW)]
+)
+def test_a_range_has_the_blocks_of_its_sequences(sequences):
+    assert blocks_in(sequences, 3001, seed=1).tolist() == blocks_of(np.array(sequences), 3001, seed=1).tolist()
+    assert blocks_in(sequences, 3001, seed=2).tolist() == blocks_of(np.array(sequences), 3001, seed=2).tolist()
 
 
 def step_sequences(micro_batch, accumulation, ranks, step):
