@@ -322,11 +322,11 @@ def dense_head() -> None:
     import recipe.model
 
     def use_dense_head(model):
-        head = recipe.model.HEADS[model.config.model_type](model)
+        head, decoder = recipe.model.HEADS[model.config.model_type](model), model.get_output_embeddings()
 
         def forward(self, input_ids, masked_positions, labels, attention_mask=None):
             dense = torch.full_like(input_ids, -100).scatter(1, masked_positions, labels)
-            logits = head(self.base_model(input_ids, attention_mask=attention_mask)[0].flatten(0, 1)).float()
+            logits = decoder(head(self.base_model(input_ids, attention_mask=attention_mask)[0].flatten(0, 1))).float()
             return {"loss": functional.cross_entropy(logits, dense.flatten(), ignore_index=-100, reduction="sum")}
 
         model.forward = types.MethodType(forward, model)

@@ -26,13 +26,14 @@ from transformers import (
 from recipe.errors import UserError
 from recipe.hub import is_local, require_hub, require_local_path
 
-# A model family is one line: where its vocabulary projection is, as a function of hidden states [n, width].
-HEADS: dict[str, Callable[[PreTrainedModel], Callable[[torch.Tensor], torch.Tensor]]] = {
-    "roberta": lambda model: model.lm_head,
-    "bert": lambda model: model.cls,
-    "modernbert": lambda model: nn.Sequential(model.head, model.decoder),
+# A model family is one line: what its head does to hidden states [n, width] before the vocabulary projection.
+HEADS: dict[str, Callable[[PreTrainedModel], nn.Module]] = {
+    "roberta": lambda model: nn.Sequential(model.lm_head.dense, nn.GELU(), model.lm_head.layer_norm),
+    "bert": lambda model: model.cls.predictions.transform,
+    "modernbert": lambda model: model.head,
 }
 EMBEDDING_MULTIPLE = 64  # rows of the vocabulary projection: a multiple keeps GPU matrix kernels on their fast path
+LOGITS_BYTES = 128 << 20  # of logits that a training step on a CPU holds at a time
 # How many positions a family's table loses before the first token: RoBERTa counts from pad_token_id + 1.
 POSITION_OFFSET: dict[str, Callable[[PreTrainedConfig], int]] = {"roberta": lambda config: config.pad_token_id + 1}
 
@@ -211,12 +212,12 @@ def use_masked_only_head(model: PreTrainedModel) -> PreTrainedModel:
     and, in evaluation, correct, how many of them the model ranks first. Loss and gradients are those of the dense
     head to rounding.
     """
-    head = HEADS[model.config.model_type](model)
+    head, decoder = HEADS[model.config.model_type](model), model.get_output_embeddings()
 
     def forward(self, input_ids, masked_positions, labels, attention_mask=None):
         hidden = self.base_model(input_ids, attention_mask=attention_mask)[0]
         index = masked_positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
-        return _summed(head(hidden.gather(1, index).flatten(0, 1)), labels, self.training)
+        return _scored(head(hidden.gather(1, index).flatten(0, 1)), decoder, labels.flatten(), self.training)
 
     model.forward = types.MethodType(forward, model)
     return model
@@ -225,22 +226,45 @@ def use_masked_only_head(model: PreTrainedModel) -> PreTrainedModel:
 def use_next_token_head(model: PreTrainedModel) -> PreTrainedModel:
     """Gives a causal `model` a training forward (in place) that takes input_ids [batch, length] and labels
     [batch, length], each the token after its input's or -100, and returns what that of `use_masked_only_head` does."""
-    head = HEADS[model.config.model_type](model)
+    head, decoder = HEADS[model.config.model_type](model), model.get_output_embeddings()
 
     def forward(self, input_ids, labels):
         hidden = self.base_model(input_ids, use_cache=False)[0]
-        return _summed(head(hidden.flatten(0, 1)), labels, self.training)
+        return _scored(head(hidden.flatten(0, 1)), decoder, labels.flatten(), self.training)
 
     model.forward = types.MethodType(forward, model)
     return model
 
 
-def _summed(logits: torch.Tensor, labels: torch.Tensor, training: bool) -> dict[str, torch.Tensor]:
-    logits, labels = logits.float(), labels.flatten()
+def _scored(
+    features: torch.Tensor, decoder: nn.Linear, labels: torch.Tensor, training: bool
+) -> dict[str, torch.Tensor]:
+    """The summed cross-entropy of features [n, width] projected onto the vocabulary; in evaluation, also the hits."""
+    if training and _piecewise(features, decoder):
+        rows = max(1, LOGITS_BYTES // (4 * decoder.out_features))
+        options = nn.LinearCrossEntropyOptions(batch_chunk_size=rows)
+        loss = functional.linear_cross_entropy(
+            features, decoder.weight, labels, linear_bias=decoder.bias, reduction="sum", options=options
+        )
+        return {"loss": loss}
+    logits = decoder(features).float()
     loss = functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
     if training:
         return {"loss": loss}
     return {"loss": loss, "correct": (logits.argmax(-1) == labels).sum()}
+
+
+def _piecewise(features: torch.Tensor, decoder: nn.Linear) -> bool:
+    """Whether torch's chunked loss computes the same: eagerly on a CPU, in fp32, with the weights at hand (ZeRO-3
+    has them elsewhere), from torch 2.13 on."""
+    return (
+        hasattr(functional, "linear_cross_entropy")
+        and features.device.type == "cpu"
+        and features.dtype == decoder.weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not hasattr(decoder.weight, "ds_id")
+    )
 
 
 @contextmanager

@@ -29,7 +29,11 @@ def toy_model(write_config, family, vocab_size, **more):
 
 @pytest.mark.parametrize("family", list(HEADS))
 @pytest.mark.parametrize("which", ["full", "short"])
-def test_loss_and_every_gradient_equal_the_dense_heads(family, which, write_config, documents, request):
+@pytest.mark.parametrize("rows_at_a_time", [3, 1000])
+def test_loss_and_every_gradient_equal_the_dense_heads(
+    family, which, rows_at_a_time, write_config, documents, request, monkeypatch
+):
+    monkeypatch.setattr("recipe.model.LOGITS_BYTES", rows_at_a_time * 4 * 320)
     tokenizer = request.getfixturevalue(TOKENIZERS[family])
     sequences = sequences_of(tokenizer, documents, order_seed=None)
     last = len(sequences)
@@ -65,13 +69,22 @@ def test_what_is_saved_is_the_plain_class(family, write_config, tmp_path):
 
 
 @pytest.mark.parametrize("family", list(HEADS))
-def test_the_head_runs_on_masked_positions_alone(family, write_config, documents, request):
+def test_the_head_runs_on_masked_positions_alone(family, write_config, documents, request, monkeypatch):
     tokenizer = request.getfixturevalue(TOKENIZERS[family])
     model = use_masked_only_head(toy_model(write_config, family, len(tokenizer)))
-    seen = []
-    model.get_output_embeddings().register_forward_hook(lambda module, args, output: seen.append(output.shape))
-    model(**sequences_of(tokenizer, documents).__getitems__(range(4)))
-    assert seen == [(4 * 5, len(tokenizer))]
+    batch = sequences_of(tokenizer, documents).__getitems__(range(4))
+    projected = []
+    project = functional.linear_cross_entropy
+
+    def projecting(features, *args, **kwargs):
+        projected.append(features.shape)
+        return project(features, *args, **kwargs)
+
+    monkeypatch.setattr(functional, "linear_cross_entropy", projecting)
+    model(**batch)
+    model.get_output_embeddings().register_forward_hook(lambda module, args, output: projected.append(args[0].shape))
+    model.eval()(**batch)
+    assert projected == [(4 * 5, model.config.hidden_size)] * 2
 
 
 @pytest.mark.parametrize("family", list(HEADS))

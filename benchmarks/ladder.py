@@ -1,0 +1,199 @@
+#!/usr/bin/env python3
+"""A ladder of small runs: one change at a time, each scored by its loss on held-out text in nats a byte.
+
+    python benchmarks/ladder.py --dataset wiki_books/                                    every rung
+    python benchmarks/ladder.py --dataset wiki_books/ --rungs base mask_30 --seeds 1 2   where a difference decides
+    python benchmarks/ladder.py --dataset wiki_books/ --table                            what is there by now
+
+Each rung is BASE with what RUNGS says of it, trained by run_mlm.py in a process of its own (one thread; so many at once
+as --at_once says) and then evaluated on the whole validation text with 15 % of its tokens hidden the usual way,
+whatever the rung trained on. A loss a token doesn't compare between tokenizers; times tokens and divided by the bytes
+of the text, it does. Run it again and it goes on where it was. Rungs see the same number of tokens; another model size
+gets as many as cost the same time (steps from the speeds that the table shows).
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from measuring import ROOT, markdown, publish
+
+sys.path.insert(0, str(ROOT))
+
+BASE = {
+    "--config_name": "configs/roberta_tiny.json",
+    "--tokenizer_name": "train",
+    "--vocab_size": 8192,
+    "--max_seq_length": 128,
+    "--per_device_train_batch_size": 32,
+    "--max_steps": 1000,
+    "--warmup_steps": 100,
+    "--lr_scheduler_type": "linear",
+    "--learning_rate": 3e-3,
+    "--adam_beta2": 0.98,
+    "--adam_epsilon": 1e-6,
+    "--weight_decay": 0.01,
+    "--dropout": 0,
+    "--mlm_probability": 0.15,
+}
+RUNGS = {
+    "base": {},
+    "lr_1e-3": {"--learning_rate": 1e-3},
+    "lr_6e-3": {"--learning_rate": 6e-3},
+    "batch_16": {"--per_device_train_batch_size": 16, "--max_steps": 2000, "--warmup_steps": 200},
+    "batch_64": {"--per_device_train_batch_size": 64, "--max_steps": 500, "--warmup_steps": 50},
+    "length_64": {"--max_seq_length": 64, "--per_device_train_batch_size": 64},
+    "mask_30": {"--mlm_probability": 0.3},
+    "mask_all": {"--mask_replace_prob": 1.0, "--random_replace_prob": 0.0},
+    "dropout_10": {"--dropout": 0.1},
+    "cosine": {"--lr_scheduler_type": "cosine"},
+    "muon": {"--optim": "muon"},
+    "vocab_4096": {"--vocab_size": 4096},
+    "vocab_16384": {"--vocab_size": 16384},
+    "layers_4": {"--config_overrides": "num_hidden_layers=4"},
+    "mini": {"--config_name": "configs/roberta_mini.json", "--learning_rate": 1e-3},
+    "modernbert": {"--config_name": "configs/modernbert_tiny.json"},
+}
+EVALUATION = {"--mlm_probability": 0.15, "--mask_replace_prob": 0.8, "--random_replace_prob": 0.1}
+COLUMNS = ("rung", "seed", "change", "tokens", "cpu_minutes", "tokens_per_cpu_second", "nats_a_token", "bytes_a_token",
+           "nats_a_byte")  # fmt: skip
+
+
+def main() -> None:
+    options = parsed()
+    asked = [(rung, seed) for seed in options.seeds for rung in options.rungs]
+    if not options.table:
+        with ThreadPoolExecutor(options.at_once) as pool:
+            for done in pool.map(lambda one: climbed(options, *one), asked):
+                print(done, file=sys.stderr, flush=True)
+    files = sorted(options.work.glob("*/rung.json"), key=lambda file: _place(file.parent.name))
+    found = [json.loads(file.read_text()) for file in files]
+    if options.csv:
+        options.csv.parent.mkdir(parents=True, exist_ok=True)
+        with options.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(found)
+    publish("Small runs, one change at a time", table(found), found, options.output)
+
+
+def parsed():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, help="with validation text of its own, or 5 %% of it is split off")
+    parser.add_argument("--rungs", nargs="+", choices=list(RUNGS), default=list(RUNGS), metavar="RUNG")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1])
+    parser.add_argument("--steps_for", type=json.loads, default={}, help='steps of a rung, as JSON: {"mini": 250}')
+    parser.add_argument("--at_once", type=int, default=os.cpu_count(), help="processes of one thread each")
+    parser.add_argument("--prepared_dir", type=Path, default=Path("data"))
+    parser.add_argument("--work", type=Path, default=Path("runs/ladder"), help="a folder a rung and seed")
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--csv", type=Path, help="a line a rung and seed")
+    parser.add_argument("--output", type=Path, help="JSON with every figure")
+    return parser.parse_args()
+
+
+def _place(name: str) -> tuple[int, int]:
+    rung, _, seed = name.rpartition("-s")
+    return list(RUNGS).index(rung), int(seed)
+
+
+def climbed(options, rung: str, seed: int) -> dict:
+    """Trains and scores a rung, or reads what an earlier call found."""
+    folder = options.work / f"{rung}-s{seed}"
+    record = folder / "rung.json"
+    if record.exists():
+        return json.loads(record.read_text())
+    data = {"--dataset_name": options.dataset, "--prepared_dir": options.prepared_dir, "--use_cpu": True}
+    flags = BASE | RUNGS[rung] | data
+    if rung in options.steps_for:
+        flags["--max_steps"] = options.steps_for[rung]
+        flags["--warmup_steps"] = max(1, options.steps_for[rung] // 10)
+    saving = {"--output_dir": folder, "--seed": seed, "--save_steps": 500, "--save_total_limit": 1}
+    seconds = run(["--do_train"], flags | saving | {"--logging_steps": 100}, folder / "training.txt")
+    scored = flags | EVALUATION | {
+        "--model_name_or_path": folder,
+        "--tokenizer_name": folder,
+        "--output_dir": folder / "evaluation",
+        "--per_device_eval_batch_size": 64,
+    }  # fmt: skip
+    for name in ("--config_name", "--config_overrides", "--dropout", "--optim", "--vocab_size"):
+        scored.pop(name, None)
+    run(["--do_eval"], scored, folder / "evaluation.txt")
+    loss = json.loads((folder / "evaluation" / "eval_results.json").read_text())["eval_loss"]
+    tokens = flags["--max_steps"] * flags["--per_device_train_batch_size"] * flags["--max_seq_length"]
+    size = bytes_a_token(folder, options.dataset)
+    found = {
+        "rung": rung,
+        "seed": seed,
+        "change": " ".join(f"{name} {value}" for name, value in flags.items() if BASE.get(name) != value
+                           and name not in data) or "none",
+        "tokens": tokens,
+        "cpu_minutes": round(seconds / 60, 2),
+        "tokens_per_cpu_second": round(tokens / seconds),
+        "nats_a_token": round(loss, 4),
+        "bytes_a_token": round(size, 4),
+        "nats_a_byte": round(loss / size, 5),
+    }  # fmt: skip
+    record.write_text(json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def run(goals: list[str], flags: dict, said: Path) -> float:
+    """Runs run_mlm.py; returns the CPU seconds that it took."""
+    said.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "run_mlm.py", *goals, "--disable_tqdm", "true"]
+    command += [str(part) for pair in flags.items() for part in pair]
+    with said.open("a") as output:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)}\nended with {os.waitstatus_to_exitcode(status)}: see {said}")
+    return used.ru_utime + used.ru_stime
+
+
+def bytes_a_token(tokenizer: Path, dataset: str) -> float:
+    """UTF-8 bytes of the validation text a token of it, the end token of each document included."""
+    from recipe.corpus import open_corpus
+    from recipe.fertility import fertility
+    from recipe.tokenizer import load_tokenizer
+
+    corpus = open_corpus(dataset)
+    texts = list((corpus.validation or corpus.train).texts())
+    counts = fertility(load_tokenizer(str(tokenizer)), texts)
+    return counts.bytes / (counts.tokens + len(texts))
+
+
+def table(found: list[dict]) -> str:
+    """A line a rung, means over its seeds, and how far it is from the base."""
+    rungs: dict[str, list[dict]] = {}
+    for one in found:
+        rungs.setdefault(one["rung"], []).append(one)
+    if "base" not in rungs:
+        return "no base yet"
+    base = {one["seed"]: one["nats_a_byte"] for one in rungs["base"]}
+    lines = []
+    for rung, ones in rungs.items():
+        each = ", ".join(f"{one['nats_a_byte']:.4f}" for one in ones)
+        apart = [one["nats_a_byte"] - base[one["seed"]] for one in ones if one["seed"] in base]
+        lines.append([
+            rung,
+            f"`{ones[0]['change']}`" if ones[0]["change"] != "none" else "",
+            f"{ones[0]['tokens'] / 1e6:.1f}",
+            f"{statistics.mean(one['tokens_per_cpu_second'] for one in ones):,.0f}",
+            f"{statistics.mean(one['nats_a_token'] for one in ones):.3f}",
+            each,
+            "" if rung == "base" else ", ".join(f"{one:+.4f}" for one in apart),
+        ])  # fmt: skip
+    header = ["rung", "change", "M tokens", "tokens a CPU second", "nats a token", "nats a byte, each seed", "to base"]
+    return markdown(header, lines)
+
+
+if __name__ == "__main__":
+    main()
