@@ -42,6 +42,7 @@ esac
 ADAM_BETA1=${ADAM_BETA1:-0.9} ADAM_BETA2=${ADAM_BETA2:-0.98} ADAM_EPSILON=${ADAM_EPSILON:-1e-6}
 WEIGHT_DECAY=${WEIGHT_DECAY:-0.01} # none on biases and LayerNorm
 SEED=${SEED:-42}
+SAVE_AT=${SAVE_AT:-} # further steps to save after, which --save_total_limit leaves out: 250 500 1000 2000
 MAX_HOURS=${MAX_HOURS:-} # train for so many hours in place of MAX_STEPS: the schedule ends when they do
 VOCAB_SIZE=${VOCAB_SIZE:-8192} # of TOKENIZER=train
 corpus=${DATASET%%#sha256=*}
@@ -88,7 +89,7 @@ args=(
     "${precision[@]}" ${DS_CONFIG:+--deepspeed "$DS_CONFIG"}
 
     --eval_strategy steps --eval_steps "$EVAL_STEPS" --max_eval_samples "$EVAL_BLOCKS"
-    --save_steps "$SAVE_STEPS" --logging_steps "$LOGGING_STEPS"
+    --save_steps "$SAVE_STEPS" ${SAVE_AT:+--save_at $SAVE_AT} --logging_steps "$LOGGING_STEPS"
     --report_to "$REPORT_TO" --run_name "$WANDB_NAME"
 )
 

@@ -6,7 +6,9 @@
 
 Each round starts every engine once by `python -m recipe.launch run_mlm.py` on the same prepared data. Memory is the
 largest resident size of a process, imports included (on a GPU: see nvidia-smi). Traffic is what /proc/net/dev counts on
-the loopback device, so it is right only where nothing else uses it; beside it stands recipe.scale's figure.
+the loopback device, so it is right only where nothing else uses it; beside it stands recipe.scale's figure. So do the
+tokens a second that recipe.scale predicts from two measurements: the speed of one process, and the bytes a second that
+each of the processes sends while they do nothing but reduce gradients.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -25,10 +28,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from recipe.model import load_config  # noqa: E402
-from recipe.scale import network_bytes  # noqa: E402
+from recipe.scale import Device, network_bytes, parameters, step_flops, step_seconds  # noqa: E402
 
 STAGES = {"one process": None, "DDP": 0, "ZeRO-1": 1, "ZeRO-2": 2, "ZeRO-3": 3}
 FEW, MANY = 4, 24  # steps of the two runs whose difference in traffic is that of MANY - FEW steps
+REDUCTIONS = 20  # all-reduces of a model's gradients that a link's rate is the mean of
 
 
 def main() -> None:
@@ -51,9 +55,43 @@ def main() -> None:
             for name, stage in STAGES.items():
                 found[name].append(measured(options, stage, Path(folder) / f"{number}-{name}"))
                 print(name, found[name][-1], file=sys.stderr)
-    print(table(options, found))
+        link = link_rate(options, Path(folder) / "link")
+    print(table(options, found, link))
     if options.output:
-        options.output.write_text(json.dumps({"options": vars(options) | {"output": None}, "found": found}, indent=2))
+        saved = {"options": vars(options) | {"output": None}, "found": found, "link": link}
+        options.output.write_text(json.dumps(saved, indent=2))
+
+
+def config_of(options):
+    config = load_config(str(ROOT / options.model) if not Path(options.model).exists() else options.model)
+    config.vocab_size = 8192
+    return config
+
+
+def link_rate(options, folder: Path) -> float:
+    """Bytes a second that each process sends while all of them reduce a model's gradients, by gloo or NCCL."""
+    folder.mkdir()
+    torch.multiprocessing.spawn(_reduce, (options.processes, parameters(config_of(options)), folder), options.processes)
+    return statistics.mean(float(file.read_text()) for file in folder.glob("rate-*"))
+
+
+def _reduce(rank: int, ranks: int, count: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    gpus = torch.cuda.is_available()
+    device = torch.device("cuda", rank) if gpus else torch.device("cpu")
+    torch.distributed.init_process_group(
+        "nccl" if gpus else "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=ranks
+    )
+    gradients = torch.ones(count, device=device)
+    for number in range(REDUCTIONS + 1):
+        if number == 1:  # the first one makes the connections
+            torch.distributed.barrier()
+            began = time.perf_counter()
+        torch.distributed.all_reduce(gradients)
+    torch.distributed.barrier()
+    sent = REDUCTIONS * 4 * count * 2 * (ranks - 1) / ranks
+    (folder / f"rate-{rank}").write_text(str(sent / (time.perf_counter() - began)))
+    torch.distributed.destroy_process_group()
 
 
 def measured(options, stage: int | None, folder: Path) -> dict:
@@ -119,19 +157,23 @@ def loopback_bytes() -> int:
     return next((int(line.split()[1]) for line in lines if line.split()[0] == "lo:"), 0)
 
 
-def table(options, found: dict[str, list[dict]]) -> str:
-    config = load_config(str(ROOT / options.model) if not Path(options.model).exists() else options.model)
-    config.vocab_size = 8192
+def table(options, found: dict[str, list[dict]], link: float) -> str:
+    config = config_of(options)
+    tokens = options.global_batch_size * options.length
+    alone = statistics.median(one["tokens_per_second"] for one in found["one process"])
+    device = Device("measured", 0.0, alone * step_flops(config, 1, options.length), link, link)
     accumulation = options.global_batch_size // (options.micro_batch_size * options.processes)
     bf16 = options.bf16 != "false"
     lines = [
         f"{options.model}, vocabulary 8,192, length {options.length}, {options.global_batch_size} sequences a step in "
         f"micro-batches of {options.micro_batch_size}, {options.processes} processes of "
         f"{os.environ.get('OMP_NUM_THREADS', '1')} thread, {'bf16' if bf16 else 'fp32'}, {platform.machine()}, "
-        f"torch {torch.__version__}, {options.rounds} rounds, medians",
+        f"torch {torch.__version__}, {options.rounds} rounds, medians; a "
+        f"process that only reduces gradients sends {link / 1e6:,.0f} MB/s",
         "",
-        "| | tokens/s | against DDP, each round | peak MB a process | sent MB a process and step | predicted |",
-        "|---|---|---|---|---|---|",
+        "| | tokens/s | predicted | against DDP, each round | peak MB a process | sent, MB a process and step "
+        "| predicted |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, stage in STAGES.items():
         rounds = found[name]
@@ -141,9 +183,12 @@ def table(options, found: dict[str, list[dict]]) -> str:
         predicted = (
             network_bytes(config, stage, options.processes, accumulation, bf16) / 1e6 if stage is not None else 0
         )
+        sizes = (options.global_batch_size, options.micro_batch_size, options.length, device, bf16)
+        speed = tokens / step_seconds(config, stage, options.processes, *sizes) if stage is not None else alone
         middle = {key: statistics.median(one[key] for one in rounds) for key in ("tokens_per_second", "bytes", "sent")}
         lines.append(
-            f"| {name} | {middle['tokens_per_second']:,.0f} | {', '.join(f'{ratio:.2f}' for ratio in ratios)} "
+            f"| {name} | {middle['tokens_per_second']:,.0f} | {speed:,.0f} "
+            f"| {', '.join(f'{ratio:.2f}' for ratio in ratios)} "
             f"| {middle['bytes'] / 1e6:,.0f} | {middle['sent'] / 1e6:.1f} | {predicted:.1f} |"
         )
     return "\n".join(lines)

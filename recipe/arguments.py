@@ -191,6 +191,12 @@ class PretrainArguments(TrainingArguments):
         None, "Begin with so many sequences a step; they double in equal intervals up to the global batch."
     )
     batch_warmup_steps: int = option(0, "The step at which the global batch is reached.")
+    save_at: list[int] = field(
+        default_factory=list,
+        metadata={
+            "help": "Steps to save after, beside --save_steps: 250 500 1000. --save_total_limit leaves them out."
+        },
+    )
     max_hours: float | None = option(
         None, "Train for so many hours and let the learning rate's schedule end there; ends earlier with --max_steps."
     )
@@ -228,6 +234,8 @@ class PretrainArguments(TrainingArguments):
             self.gradient_accumulation_steps = derive_accumulation(
                 self.global_batch_size, self.per_device_train_batch_size, world
             )
+        if self.save_at and min(self.save_at) < 1:
+            raise UserError(f"found --save_at {min(self.save_at)}, expected steps from 1 on")
         if self.nonfinite not in ("stop", "skip"):
             raise UserError(f"found --nonfinite {self.nonfinite}, expected stop or skip")
         if self.deepspeed and not self.do_train:

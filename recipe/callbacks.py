@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -50,6 +51,17 @@ class RankSeed(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         torch.manual_seed(args.seed + 1_000_003 * args.process_index)
+
+
+class SaveAt(TrainerCallback):
+    """Saves a checkpoint after each of these steps, whatever --save_steps says."""
+
+    def __init__(self, steps: Collection[int]):
+        self.steps = frozenset(steps)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step in self.steps:
+            control.should_save = True
 
 
 class TrueEpoch(TrainerCallback):

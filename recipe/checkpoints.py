@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -127,8 +127,9 @@ def newest_whole(run: Path, warn=print) -> Path | None:
     return None
 
 
-def rotate(run: Path, limit: int | None, newest: Path) -> None:
-    """Keeps `newest`, which was just committed, and the whole checkpoints before it up to `limit` in all.
+def rotate(run: Path, limit: int | None, newest: Path, to_keep: Collection[int] = ()) -> None:
+    """Keeps `newest`, which was just committed, and the whole checkpoints before it up to `limit` in all; those of the
+    steps `to_keep` stay, too, and don't count.
 
     What bears a manifest counts as whole. Folders without one go first, and whatever has a higher step than `newest`
     is what a run that was set back left behind: it goes, too. A deletion that is cut short leaves a folder without a
@@ -138,7 +139,8 @@ def rotate(run: Path, limit: int | None, newest: Path) -> None:
         return
     others = [folder for folder in checkpoints(run) if folder.resolve() != newest.resolve()]
     before = [f for f in others if (f / MANIFEST).exists() and step_of(f) < step_of(newest)]
-    kept = before[-(limit - 1) :] if limit > 1 else []
+    passing = [folder for folder in before if step_of(folder) not in to_keep]
+    kept = {folder for folder in before if folder not in passing} | set(passing[-(limit - 1) :] if limit > 1 else ())
     for folder in others:
         if folder not in kept:
             (folder / MANIFEST).unlink(missing_ok=True)

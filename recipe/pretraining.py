@@ -13,7 +13,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from recipe.arguments import DataArguments, ModelArguments, PretrainArguments, epochs_to_steps, sequences_a_step
 from recipe.batches import Blocks, OrderedBlocks
-from recipe.callbacks import Console, JsonLog, PlainConsole, Progress, RankSeed, StopSignals
+from recipe.callbacks import Console, JsonLog, PlainConsole, Progress, RankSeed, SaveAt, StopSignals
 from recipe.checkpoints import (
     checkpoints,
     damage,
@@ -242,6 +242,7 @@ def pretrain(
             callbacks=[
                 Progress(sequences.stages, len(sequences.train) * sequences.train.length),
                 RankSeed(),
+                SaveAt(args.save_at),
                 JsonLog(run / "log.jsonl"),
                 stop,
             ],

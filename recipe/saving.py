@@ -78,7 +78,7 @@ class WholeCheckpoints:
             if self.args.should_save:
                 shutil.rmtree(run / STAGING, ignore_errors=True)
         if self.args.should_save:
-            rotate(run, limit, newest=run / name)
+            rotate(run, limit, newest=run / name, to_keep=getattr(self.args, "save_at", ()))
         self.accelerator.wait_for_everyone()
 
     def _why_not_saved(self, run: Path, name: str, error: Exception) -> Exception:

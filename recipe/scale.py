@@ -73,8 +73,8 @@ def activation_bytes(
 
     A layer keeps, a token, its input, query, key, value, attention's output, the normalised sum, and both sides of the
     GELU: 8 widths and 2 inner widths (attention keeps no length x length matrix: SDPA recomputes it). The head keeps a
-    masked token's logits, their log-softmax and their gradient in fp32. LayerNorm's are fp32 under autocast. Dropout's
-    masks are not counted.
+    masked token's logits, their log-softmax and their gradient in fp32 (less on a CPU). LayerNorm's are fp32 under
+    autocast. Dropout's masks are not counted.
     """
     bytes_a_number = 2 if bf16 else 4
     tokens = micro_batch * length
@@ -121,6 +121,7 @@ def step_seconds(
     micro_batch: int,
     length: int,
     device: Device = H100,
+    bf16: bool = True,
 ) -> float:
     """Seconds a step: compute at the device's rate, and the part of the communication that backward doesn't hide.
 
@@ -131,7 +132,7 @@ def step_seconds(
     if devices == 1:
         return compute
     link = device.in_node if devices <= device.a_node else device.between_nodes
-    return compute + (1 - OVERLAP) * network_bytes(config, stage, devices, accumulation) / link
+    return compute + (1 - OVERLAP) * network_bytes(config, stage, devices, accumulation, bf16) / link
 
 
 def tables(name: str) -> str:

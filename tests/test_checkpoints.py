@@ -103,6 +103,13 @@ def test_rotation_keeps_the_newest(tmp_path, limit, left):
     assert [step_of(folder) for folder in checkpoints(tmp_path)] == left
 
 
+def test_rotation_leaves_the_steps_that_are_to_stay_and_does_not_count_them(tmp_path):
+    for step in range(1, 7):
+        make(tmp_path, step)
+        rotate(tmp_path, 2, newest=tmp_path / f"checkpoint-{step}", to_keep=[1, 2, 4, 8])
+    assert [step_of(folder) for folder in checkpoints(tmp_path)] == [1, 2, 4, 5, 6]
+
+
 def test_rotation_never_takes_the_checkpoint_that_was_just_saved(tmp_path):
     """A damaged newest one was passed over, the run went on from the one before, and saves with a limit of one."""
     make(tmp_path, 500)

@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainerCallback, p
 
 import run_mlm
 from recipe import pretraining
-from recipe.checkpoints import checkpoints
+from recipe.checkpoints import checkpoints, step_of
 from recipe.classifier import progress_of
 from recipe.errors import UserError
 from recipe.model import HEADS
@@ -90,6 +90,11 @@ def test_every_objective_and_schedule_at_once_and_none_may_change_on_the_way(run
         with pytest.raises(UserError, match=f"begun with {name} "):
             run(*changed)
     assert "is done: 4 steps" in run(*EVERYTHING)[1]
+
+
+def test_steps_to_save_at_are_saved_and_stay(run, tmp_path):
+    assert run("--save_at", "1", "3", "--save_steps", "2", "--save_total_limit", "1")[0] == 0
+    assert [step_of(folder) for folder in checkpoints(tmp_path / "run")] == [1, 3, 4]
 
 
 def test_a_run_of_some_hours_ends_and_says_that_it_is_done(run, tmp_path):
@@ -229,6 +234,7 @@ def test_when_no_checkpoint_is_whole_it_says_so_and_does_not_begin_anew(run, tmp
             "a multiple of 4, acc",
         ),
         (("--max_hours", "0"), "max_hours 0.0"),
+        (("--save_at", "0", "2"), "save_at 0, expected steps from 1 on"),
         (("--optim", "adam"), "adam"),
         (("--optim", "muon", "--optim_args", "beta=1"), "optim_args beta=1"),
         (("--lr_scheduler_type", "warmup_stable_decay"), "no num_decay_steps"),

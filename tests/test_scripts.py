@@ -78,6 +78,7 @@ def test_nodes_meet_at_the_master_and_flags_of_the_command_line_come_last():
     assert shlex.split(done.stdout)[-2:] == ["--mlm_probability", "0.3"]
     hours = flags_of(pretrain(MAX_HOURS="1.5").stdout)
     assert hours["--max_hours"] == "1.5" and "--max_steps" not in hours
+    assert "--save_at 250 500 1000 --logging_steps" in pretrain(SAVE_AT="250 500 1000").stdout
     missing = pretrain(NNODES="2")
     assert missing.returncode != 0 and "MASTER_ADDR: set it to" in missing.stderr
 
