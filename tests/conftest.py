@@ -49,8 +49,8 @@ def write_config(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, text_file, write_config, monkeypatch, capsys):
-    """Calls run_mlm.main(), or that of another `program`, with toy settings and `argv`; returns (exit code, what it
-    printed)."""
+    """Calls run_mlm.main(), or that of another `program`, with toy settings and `argv`, flags each followed by a value
+    or a tuple of them; returns (exit code, what it printed)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "none"))
@@ -73,7 +73,8 @@ def run(tmp_path, text_file, write_config, monkeypatch, capsys):
             "--disable_tqdm": "true",
         }
         settings |= dict(zip(argv[::2], argv[1::2], strict=True))
-        flat = [part for pair in settings.items() if pair[1] is not None for part in pair]
+        given = {flag: value if isinstance(value, tuple) else (value,) for flag, value in settings.items()}
+        flat = [part for flag, values in given.items() if values != (None,) for part in (flag, *values)]
         monkeypatch.setattr("sys.argv", [f"{program.__name__}.py", *flat, *["--do_train"] * do_train, "--do_eval"])
         capsys.readouterr()
         return program.main(), capsys.readouterr().out

@@ -93,7 +93,7 @@ def test_every_objective_and_schedule_at_once_and_none_may_change_on_the_way(run
 
 
 def test_steps_to_save_at_are_saved_and_stay(run, tmp_path):
-    assert run("--save_at", "1", "3", "--save_steps", "2", "--save_total_limit", "1")[0] == 0
+    assert run("--save_at", ("1", "3"), "--save_steps", "2", "--save_total_limit", "1")[0] == 0
     assert [step_of(folder) for folder in checkpoints(tmp_path / "run")] == [1, 3, 4]
 
 
@@ -234,7 +234,7 @@ def test_when_no_checkpoint_is_whole_it_says_so_and_does_not_begin_anew(run, tmp
             "a multiple of 4, acc",
         ),
         (("--max_hours", "0"), "max_hours 0.0"),
-        (("--save_at", "0", "2"), "save_at 0, expected steps from 1 on"),
+        (("--save_at", ("0", "2")), "save_at 0, expected steps from 1 on"),
         (("--optim", "adam"), "adam"),
         (("--optim", "muon", "--optim_args", "beta=1"), "optim_args beta=1"),
         (("--lr_scheduler_type", "warmup_stable_decay"), "no num_decay_steps"),
