@@ -31,7 +31,7 @@ from recipe.rows import TokenisedRows
 from recipe.tokenizer import block_ends, fingerprint, plain_backend
 
 FORMAT = 1  # raised when the same inputs would give other files
-BATCH_CHARACTERS = 4_000_000  # text in memory at a time; 10 000 documents of 400 letters, or one book
+BATCH_CHARACTERS = 1_000_000  # text encoded at a time, at some hundred bytes a letter; or one book
 BATCH_DOCUMENTS = 20_000
 SECONDS_BETWEEN_NOTES = 5.0
 CHUNK_TOKENS = 1 << 24
