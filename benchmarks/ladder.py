@@ -26,6 +26,8 @@ from measuring import ROOT, markdown, publish
 
 sys.path.insert(0, str(ROOT))
 
+from recipe.checkpoints import newest_whole, step_of
+
 BASE = {
     "--config_name": "configs/roberta_tiny.json",
     "--tokenizer_name": "train",
@@ -114,6 +116,7 @@ def climbed(options, rung: str, seed: int) -> dict:
     if rung in options.steps_for:
         flags["--max_steps"] = options.steps_for[rung]
         flags["--warmup_steps"] = max(1, options.steps_for[rung] // 10)
+    begun = newest_whole(folder)  # by a call that was stopped
     saving = {"--output_dir": folder, "--seed": seed, "--save_steps": 500, "--save_total_limit": 1}
     seconds = run(["--do_train"], flags | saving | {"--logging_steps": 100}, folder / "training.txt")
     scored = flags | EVALUATION | {
@@ -126,7 +129,9 @@ def climbed(options, rung: str, seed: int) -> dict:
         scored.pop(name, None)
     run(["--do_eval"], scored, folder / "evaluation.txt")
     loss = json.loads((folder / "evaluation" / "eval_results.json").read_text())["eval_loss"]
-    tokens = flags["--max_steps"] * flags["--per_device_train_batch_size"] * flags["--max_seq_length"]
+    tokens_a_step = flags["--per_device_train_batch_size"] * flags["--max_seq_length"]
+    tokens = flags["--max_steps"] * tokens_a_step
+    speed = (tokens - (step_of(begun) if begun else 0) * tokens_a_step) / seconds
     size = bytes_a_token(folder, options.dataset)
     found = {
         "rung": rung,
@@ -134,8 +139,8 @@ def climbed(options, rung: str, seed: int) -> dict:
         "change": " ".join(f"{name} {value}" for name, value in flags.items() if BASE.get(name) != value
                            and name not in data) or "none",
         "tokens": tokens,
-        "cpu_minutes": round(seconds / 60, 2),
-        "tokens_per_cpu_second": round(tokens / seconds),
+        "cpu_minutes": round(tokens / speed / 60, 2),
+        "tokens_per_cpu_second": round(speed),
         "nats_a_token": round(loss, 4),
         "bytes_a_token": round(size, 4),
         "nats_a_byte": round(loss / size, 5),
