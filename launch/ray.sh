@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# pretrain.sh or finetune_glue.sh on a Ray cluster, or on one of this machine alone.
+# pretrain.sh, finetune_glue.sh or finetune_qa.sh on a Ray cluster, or on one of this machine alone.
 #
 #   NUM_WORKERS=2 bash launch/ray.sh pretrain.sh                        a cluster of this machine, ended with the run
 #   RAY_ADDRESS=http://HEAD:8265 NUM_WORKERS=4 GPUS_PER_WORKER=8 OUTPUT_DIR=/mnt/runs/first PREPARED_DIR=/mnt/data \

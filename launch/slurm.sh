@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# pretrain.sh or finetune_glue.sh as a SLURM job that comes back by itself: preempted, out of time or on a dead node.
+# pretrain.sh, finetune_glue.sh or finetune_qa.sh as a SLURM job that comes back by itself: preempted, out of time or on a dead node.
 #
 #   NODES=4 GPUS_PER_NODE=8 bash launch/slurm.sh pretrain.sh                   one run on 32 GPUs
 #   ARRAY=8 GPUS_PER_NODE=1 RUN=$PWD/runs/first bash launch/slurm.sh finetune_glue.sh   eight tasks share one sweep
@@ -51,8 +51,8 @@ if [[ ${1:-} == --in-the-job ]]; then
 fi
 
 cd "$(dirname "$0")/.."
-script=${1:?name the script to run: pretrain.sh or finetune_glue.sh}
-[[ -f $script ]] || { echo "error: found no $script here: name pretrain.sh or finetune_glue.sh first, then its flags" >&2 && exit 2; }
+script=${1:?name the script to run: pretrain.sh, finetune_glue.sh or finetune_qa.sh}
+[[ -f $script ]] || { echo "error: found no $script here: name pretrain.sh, finetune_glue.sh or finetune_qa.sh first, then its flags" >&2 && exit 2; }
 [[ -z $ARRAY || $NODES == 1 ]] || { echo "error: found ARRAY=$ARRAY with NODES=$NODES: an array's tasks have one node each" >&2 && exit 2; }
 
 submit=(

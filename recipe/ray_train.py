@@ -1,4 +1,4 @@
-"""pretrain.sh and finetune_glue.sh on a Ray cluster; launch/ray.sh is the front door.
+"""pretrain.sh and the sweeps, finetune_glue.sh and finetune_qa.sh, on a Ray cluster; launch/ray.sh is the front door.
 
 RAY_ADDRESS=http://HOST:8265 submits the command as a job, which then runs it on the cluster. There pre-training is a
 Ray Train run whose workers each are a node of torchrun: they run `bash pretrain.sh`, as a SLURM node does. When one
@@ -21,7 +21,8 @@ from recipe.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, USER_ERROR
 from recipe.processes import end_with_parent
 from recipe.ray_cluster import connect, require_answer, require_ray
 
-SCRIPTS = ("pretrain.sh", "finetune_glue.sh")
+TRAINING = "pretrain.sh"
+SCRIPTS = (TRAINING, "finetune_glue.sh", "finetune_qa.sh")
 LAUNCH_SETTINGS = ("NUM_WORKERS", "GPUS_PER_WORKER", "CPUS_PER_WORKER", "MAX_FAILURES")
 # What a machine decides for itself, and what is of the launch and not of the run.
 NOT_SETTINGS = {
@@ -59,10 +60,10 @@ def main() -> int:
         return submit(address, command)
     if os.environ.get("DRY_RUN"):
         where = f"the cluster at {address}" if address else "a cluster of this machine, ended with the run"
-        what = f"{workers} x {resources}, up to {failures} restarts" if command[0] == "pretrain.sh" else "ENGINE=ray"
+        what = f"{workers} x {resources}, up to {failures} restarts" if command[0] == TRAINING else "ENGINE=ray"
         print(f"on {where}: {what}: bash {shlex.join(command)}")
         return 0
-    if command[0] == "finetune_glue.sh":
+    if command[0] != TRAINING:
         os.environ["ENGINE"] = "ray"
         os.execvp("bash", ["bash", *command])
     return pretrain(command, workers, resources, failures)
@@ -79,7 +80,7 @@ def number(name: str, default: int, least: int) -> int:
 def require_shared_paths(script: str) -> None:
     """Raises UserError unless the run's folder is named by its place on a disk that the cluster shares: a relative one
     would be in the job's own copy of the working directory."""
-    name = "OUTPUT_DIR" if script == "pretrain.sh" else "RUN"
+    name = "OUTPUT_DIR" if script == TRAINING else "RUN"
     for path in os.environ.get(name, "").split() or [""]:
         if not path.startswith(("/", "random:")):
             raise UserError(

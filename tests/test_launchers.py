@@ -79,6 +79,7 @@ def test_settings_that_travel_are_those_the_scripts_read(monkeypatch):
     assert {"MODEL", "TOKENIZER", "DATASET", "MAX_STEPS", "PREPARED_DIR", "OUTPUT_DIR", "DS_CONFIG"} <= names
     assert not names & {"PATH", "HOME", "PYTHON", "MASTER_ADDR", "DRY_RUN", "WANDB_API_KEY"}
     assert {"RUN", "TASKS", "SEEDS", "GLUE_DATA"} <= set(settings_of("finetune_glue.sh"))
+    assert {"RUN", "REFERENCE", "SEEDS", "SQUAD_DATA"} <= set(settings_of("finetune_qa.sh"))
 
 
 def test_a_ray_that_does_not_answer_is_found_in_time(monkeypatch):

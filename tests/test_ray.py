@@ -17,6 +17,7 @@ import psutil
 import pytest
 import toy
 from glue_toys import toy_run, write_glue
+from qa_toys import write_squad
 from toy import REPOSITORY, config_settings
 
 pytestmark = [
@@ -223,6 +224,15 @@ def test_the_sweep_uses_the_same_cluster(cluster, tmp_path):
     subprocess.run(by_hand, env=cluster.environment, cwd=REPOSITORY, check=True, timeout=280, stdout=subprocess.DEVNULL)
     values = [score_of(results), score_of(tmp_path / "again" / "jobs")]
     assert values[0] == values[1]
+
+
+def test_squad_uses_it_too(cluster, tmp_path):
+    run = toy_run(tmp_path / "run")
+    exports = {"RUN": str(run), "SQUAD_DATA": str(write_squad(tmp_path / "squad")), "SEQ_LENGTH": "32"}
+    job = cluster.launch("finetune_qa.sh", "--max_steps", "3", **exports, DOC_STRIDE="8", REPORT_TO="none")
+    said, _ = job.communicate(timeout=600)
+    assert job.returncode == 0, said[-4000:]
+    assert len(list((run / "qa" / "jobs").rglob("*-seed?.json"))) == 2  # the newest checkpoint, and random
 
 
 def score_of(folder: Path) -> dict:
