@@ -23,8 +23,8 @@ find_python() {
 }
 
 install_packages() {
-    if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-        echo "found $(python3 --version 2>&1 || true), expected Python 3.10 or newer: install it, or set PYTHON to one that has the packages" >&2
+    if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        echo "found $(python3 --version 2>&1 || true), expected Python 3.11 or newer: install it, or set PYTHON to one that has the packages" >&2
         exit 2
     fi
     echo "The packages are not importable: installing the pins of requirements.txt into .venv (about 2 GB, once) ..." >&2

@@ -6,7 +6,7 @@
 #   DATASET=my.txt RECIPE=demo bash pretrain.sh         your text, by the demonstration's settings
 #   MODEL=configs/roberta_medium.json TOKENIZER=roberta-base DATASET=JackBAI/bert_pretrain_datasets bash pretrain.sh
 #   OBJECTIVE=clm bash pretrain.sh                      a causal model of the same config (run_clm.py)
-#   DRY_RUN=1 bash pretrain.sh                          prints the command and runs nothing
+#   DRY_RUN=1 bash pretrain.sh                          prints the command (once the packages are there)
 #
 # What follows the script's name goes to run_mlm.py or run_clm.py as it is, and wins: bash pretrain.sh --mlm_probability 0.3
 set -euo pipefail
@@ -21,11 +21,11 @@ export OBJECTIVE=${OBJECTIVE:-mlm}                # mlm: fill blanks; clm: predi
 export RECIPE=${RECIPE:-$([[ $DATASET == docstrings ]] && echo demo || echo roberta)}
 
 case $RECIPE in
-    demo) #   3 M tokens, a laptop: 32 sequences x 128 tokens = 4,096 tokens a step
+    demo) #   5 M tokens, a laptop: 32 sequences x 128 tokens = 4,096 tokens a step
         : "${SEQ_LENGTH:=128}" "${GLOBAL_BATCH_SIZE:=32}" "${MICRO_BATCH_SIZE:=32}"
         : "${MAX_STEPS:=1200}" "${WARMUP_STEPS:=200}" "${PEAK_LR:=3e-3}"
         : "${SAVE_STEPS:=150}" "${EVAL_STEPS:=150}" "${LOGGING_STEPS:=25}" "${EVAL_BLOCKS:=400}"
-        : "${DROPOUT:=0}" # one pass over the text cannot be learned by heart
+        : "${DROPOUT:=0}" # a pass or two over the text cannot be learned by heart
         ;;
     roberta) # 126 G tokens, a node of GPUs: 8,192 sequences x 512 tokens = 4.2 M tokens a step
         : "${SEQ_LENGTH:=512}" "${GLOBAL_BATCH_SIZE:=8192}" "${MICRO_BATCH_SIZE:=64}"
@@ -42,7 +42,7 @@ esac
 ADAM_BETA1=${ADAM_BETA1:-0.9} ADAM_BETA2=${ADAM_BETA2:-0.98} ADAM_EPSILON=${ADAM_EPSILON:-1e-6}
 WEIGHT_DECAY=${WEIGHT_DECAY:-0.01} # none on biases and LayerNorm
 SEED=${SEED:-42}
-SAVE_AT=${SAVE_AT:-} # further steps to save after, which --save_total_limit leaves out: 250 500 1000 2000
+SAVE_AT=${SAVE_AT:-} # further steps to save after, 250 500 1000; --save_total_limit neither counts nor deletes these
 MAX_HOURS=${MAX_HOURS:-} # train for so many hours in place of MAX_STEPS: the schedule ends when they do
 VOCAB_SIZE=${VOCAB_SIZE:-8192} # of TOKENIZER=train
 corpus=${DATASET%%#sha256=*}

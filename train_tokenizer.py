@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains a tokenizer on a corpus: byte-level BPE with RoBERTa's special tokens, or WordPiece with BERT's.
+"""Trains a tokenizer on a corpus: byte-level BPE or unigram with RoBERTa's special tokens, or WordPiece with BERT's.
 
 Text streams through; memory is bounded by the corpus's distinct words. A corpus is read as far as --max_characters;
 --sample_share takes documents from all over it. At the end stands what the tokenizer costs on text that it hasn't seen.

@@ -4,11 +4,11 @@
     python benchmarks/engines.py                                    two CPU processes, in turn, three rounds
     python benchmarks/engines.py --processes 8 --bf16 true --model configs/roberta_base.json    on a node of GPUs
 
-Each round starts every engine once by `python -m recipe.launch run_mlm.py` on the same prepared data. Memory is the
-largest resident size of a process, imports included (on a GPU: see nvidia-smi). Traffic is what /proc/net/dev counts on
-the loopback device, so it is right only where nothing else uses it; beside it stands recipe.scale's figure. So do the
-tokens a second that recipe.scale predicts from two measurements: the speed of one process, and the bytes a second that
-each of the processes sends while they do nothing but reduce gradients.
+Each round starts every engine twice, for 4 and for 24 steps, by `python -m recipe.launch run_mlm.py` on the same
+prepared data. Memory is the largest resident size of a process, imports included (on a GPU: see nvidia-smi). Traffic is
+what /proc/net/dev counts on the loopback device, so it is right only where nothing else uses it; beside it stands
+recipe.scale's figure. So do the tokens a second that recipe.scale predicts from two measurements: the speed of one
+process, and the bytes a second that each of the processes sends while they do nothing but reduce gradients.
 """
 
 import argparse
@@ -161,7 +161,7 @@ def table(options, found: dict[str, list[dict]], link: float) -> str:
     config = config_of(options)
     tokens = options.global_batch_size * options.length
     alone = statistics.median(one["tokens_per_second"] for one in found["one process"])
-    device = Device("measured", 0.0, alone * step_flops(config, 1, options.length), link, link)
+    device = Device("measured", alone * step_flops(config, 1, options.length), link, link)
     accumulation = options.global_batch_size // (options.micro_batch_size * options.processes)
     bf16 = options.bf16 != "false"
     lines = [
@@ -184,10 +184,10 @@ def table(options, found: dict[str, list[dict]], link: float) -> str:
             network_bytes(config, stage, options.processes, accumulation, bf16) / 1e6 if stage is not None else 0
         )
         sizes = (options.global_batch_size, options.micro_batch_size, options.length, device, bf16)
-        speed = tokens / step_seconds(config, stage, options.processes, *sizes) if stage is not None else alone
+        speed = "" if stage is None else f"{tokens / step_seconds(config, stage, options.processes, *sizes):,.0f}"
         middle = {key: statistics.median(one[key] for one in rounds) for key in ("tokens_per_second", "bytes", "sent")}
         lines.append(
-            f"| {name} | {middle['tokens_per_second']:,.0f} | {speed:,.0f} "
+            f"| {name} | {middle['tokens_per_second']:,.0f} | {speed} "
             f"| {', '.join(f'{ratio:.2f}' for ratio in ratios)} "
             f"| {middle['bytes'] / 1e6:,.0f} | {middle['sent'] / 1e6:.1f} | {predicted:.1f} |"
         )

@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-export PYTHON=${PYTHON:-python3}
+export PYTHON=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)} # it installs nothing
 export DATASET=${DATASET:-docstrings}
 export WORK=${WORK:-data/benchmarks}
 export OUTPUT=${OUTPUT:-$WORK/results}

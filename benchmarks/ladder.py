@@ -8,8 +8,8 @@
 Each rung is BASE with what RUNGS says of it, trained by run_mlm.py in a process of its own (one thread; so many at once
 as --at_once says) and then evaluated on the whole validation text with 15 % of its tokens hidden the usual way,
 whatever the rung trained on. A loss a token doesn't compare between tokenizers; times tokens and divided by the bytes
-of the text, it does. Run it again and it goes on where it was. Rungs see the same number of tokens; another model size
-gets as many as cost the same time (steps from the speeds that the table shows).
+of the text, it does. Run it again and it goes on where it was. Rungs see the same number of tokens, unless --steps_for
+gives another model size as many as cost the same time (from the speeds that the table shows).
 """
 
 import argparse
@@ -116,9 +116,14 @@ def climbed(options, rung: str, seed: int) -> dict:
     if rung in options.steps_for:
         flags["--max_steps"] = options.steps_for[rung]
         flags["--warmup_steps"] = max(1, options.steps_for[rung] // 10)
-    begun = newest_whole(folder)  # by a call that was stopped
     saving = {"--output_dir": folder, "--seed": seed, "--save_steps": 500, "--save_total_limit": 1}
-    seconds = run(["--do_train"], flags | saving | {"--logging_steps": 100}, folder / "training.txt")
+    tokens_a_step = flags["--per_device_train_batch_size"] * flags["--max_seq_length"]
+    timed = folder / "speed.json"
+    if not timed.exists():
+        begun = newest_whole(folder)  # by a call that was stopped
+        seconds = run(["--do_train"], flags | saving | {"--logging_steps": 100}, folder / "training.txt")
+        steps = flags["--max_steps"] - (step_of(begun) if begun else 0)
+        timed.write_text(json.dumps(steps * tokens_a_step / seconds))
     scored = flags | EVALUATION | {
         "--model_name_or_path": folder,
         "--tokenizer_name": folder,
@@ -129,9 +134,7 @@ def climbed(options, rung: str, seed: int) -> dict:
         scored.pop(name, None)
     run(["--do_eval"], scored, folder / "evaluation.txt")
     loss = json.loads((folder / "evaluation" / "eval_results.json").read_text())["eval_loss"]
-    tokens_a_step = flags["--per_device_train_batch_size"] * flags["--max_seq_length"]
-    tokens = flags["--max_steps"] * tokens_a_step
-    speed = (tokens - (step_of(begun) if begun else 0) * tokens_a_step) / seconds
+    tokens, speed = flags["--max_steps"] * tokens_a_step, json.loads(timed.read_text())
     size = bytes_a_token(folder, options.dataset)
     found = {
         "rung": rung,
@@ -164,13 +167,18 @@ def run(goals: list[str], flags: dict, said: Path) -> float:
 
 
 def bytes_a_token(tokenizer: Path, dataset: str) -> float:
-    """UTF-8 bytes of the validation text a token of it, the end token of each document included."""
+    """UTF-8 bytes a token, each document's end token included, of the first 5 M characters of the validation text (of
+    the training text, where there is none of its own)."""
     from recipe.corpus import open_corpus
-    from recipe.fertility import fertility
+    from recipe.fertility import MAX_CHARACTERS, fertility
     from recipe.tokenizer import load_tokenizer
 
-    corpus = open_corpus(dataset)
-    texts = list((corpus.validation or corpus.train).texts())
+    corpus, texts, left = open_corpus(dataset), [], MAX_CHARACTERS
+    for text in (corpus.validation or corpus.train).texts():
+        texts.append(text[:left])
+        left -= len(text)
+        if left <= 0:
+            break
     counts = fertility(load_tokenizer(str(tokenizer)), texts)
     return counts.bytes / (counts.tokens + len(texts))
 

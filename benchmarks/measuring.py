@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ def machine() -> dict:
         "processor": _processor(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),  # above the number of cores, others were at work, too
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
     }

@@ -2,7 +2,7 @@
 """Text to tokens: tokens a second, bytes a token on disk and peak memory, ours against stock map and group_texts.
 
     python benchmarks/prepare.py --dataset path/to/folder_of_parquet_or_txt --megabytes 10 50 150
-    python benchmarks/prepare.py --megabytes 5 10 20            the built-in corpus, which has some 37 MB
+    python benchmarks/prepare.py --megabytes 3 6 12             the built-in corpus, which has some 12 MB
 
 Each row is a process of its own on the same parquet file, the first so many megabytes of the corpus; the sides take
 turns. The clock starts when the imports are done; CPU time is what all cores spent, without what others do on the

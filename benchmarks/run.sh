@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 export DATASET=${DATASET:-docstrings}           # a file, a folder or a hub id
 export WORK=${WORK:-data/benchmarks}            # keeps the tokenizer of 50,265 tokens and the prepared tokens
 export OUTPUT=${OUTPUT:-$WORK/results}          # the JSON files
-export MEGABYTES=${MEGABYTES:-5 10 30}          # of text, for prepare.py; the built-in corpus has some 37
+export MEGABYTES=${MEGABYTES:-3 6 12}          # of text, for prepare.py; the built-in corpus has some 12
 export ONLY=${ONLY:-step loader prepare start}
 
 source environment.sh

@@ -30,7 +30,7 @@ DEFAULT_CASES = (("tiny", 128), ("mini", 128), ("medium", 128), ("medium", 512))
 TOKENS = 4096  # a micro-batch, where none is given
 WARM_UP_STEPS = 2
 REFERENCE_TOKENS = 30_000 * 8192 * 512  # the run this recipe starts from
-# What gpu.sh's second table turns back, by name: a change of the setting, or one of CHANGES.
+# What --gains turns back, by name: a change of the setting, or one of CHANGES.
 SETTINGS_BACK = {
     "fused optimizer": {"optim": "adamw_torch"},
     "dropout off": {"dropout": 0.1},

@@ -73,7 +73,9 @@ class DataArguments:
         "Hub id, file, folder, glob, .tar.gz or s3://..., gs://..., hf://...; `docstrings` is the built-in corpus.",
     )
     dataset_config_name: str | None = option(None, "Config of a hub dataset.")
-    train_file: str | None = option(None, "Training text: .txt .jsonl .csv .parquet, plain or .gz or .zst.")
+    train_file: str | None = option(
+        None, "Training text: .txt .jsonl .json .csv .tsv .parquet .arrow, plain or .gz or .zst."
+    )
     validation_file: str | None = option(None, "Validation text; without one, documents are split off.")
     text_column: str = option("text", "Column that holds the text.")
     line_by_line: bool = option(False, "Each line of a .txt is a document (by default: each blank-line paragraph).")
@@ -194,7 +196,8 @@ class PretrainArguments(TrainingArguments):
     save_at: list[int] = field(
         default_factory=list,
         metadata={
-            "help": "Steps to save after, beside --save_steps: 250 500 1000. --save_total_limit leaves them out."
+            "help": "Steps to save after, beside --save_steps: 250 500 1000. --save_total_limit leaves these "
+            "checkpoints alone."
         },
     )
     max_hours: float | None = option(

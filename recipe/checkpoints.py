@@ -37,14 +37,7 @@ def checkpoints(run: Path) -> list[Path]:
 def sha256_of(file: Path) -> str:
     """The hex sha256 of a file's bytes."""
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(stream)
-
-
-def _digest(stream) -> str:  # Python 3.10
-    digest = hashlib.sha256()
-    while chunk := stream.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def manifest_of(files: dict[str, Path]) -> str:
@@ -129,7 +122,7 @@ def newest_whole(run: Path, warn=print) -> Path | None:
 
 def rotate(run: Path, limit: int | None, newest: Path, to_keep: Collection[int] = ()) -> None:
     """Keeps `newest`, which was just committed, and the whole checkpoints before it up to `limit` in all; those of the
-    steps `to_keep` stay, too, and don't count.
+    steps `to_keep` stay, too, and don't count; `newest` always does.
 
     What bears a manifest counts as whole. Folders without one go first, and whatever has a higher step than `newest`
     is what a run that was set back left behind: it goes, too. A deletion that is cut short leaves a folder without a

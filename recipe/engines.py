@@ -1,5 +1,5 @@
-"""What runs the jobs of a sweep: worker processes of this machine, or Ray tasks. Both promise the same three things:
-room, submit and wait."""
+"""What runs the jobs of a sweep: worker processes of this machine, or Ray tasks. Both promise the same: width,
+jobs, room, submit, wait and close."""
 
 import multiprocessing
 import os

@@ -160,7 +160,7 @@ METRIC_NAMES = {
 }
 # What each average averages. `ours`: one headline metric for each of eight tasks, WNLI left out because its dev file
 # is built so that a model that learned from its train file scores below chance. `reference`: the columns of the table
-# of RoBERTa-medium and BERT-medium in the README, where CoLA stands apart.
+# that BiEchi/RoBERTa-Pretrain published of RoBERTa-medium and BERT-medium, where CoLA stands apart.
 AVERAGES: dict[str, tuple[str, ...]] = {
     "ours": ("CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI-m", "QNLI", "RTE"),
     "reference": ("SST-2", "MNLI-m", "MNLI-mm", "QNLI", "MRPC", "STS-B", "QQP", "RTE", "WNLI"),

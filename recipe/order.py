@@ -22,7 +22,7 @@ def mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def permute(index: np.ndarray, size: np.ndarray | int, key: np.ndarray | int) -> np.ndarray:
+def permute(index: np.ndarray, size: int, key: np.ndarray | int) -> np.ndarray:
     """Maps each `index` in [0, size) to its place under the permutation of [0, size) that `key` chooses.
 
     A Feistel network over the next even power of two, walked until it lands inside (Black and Rogaway, "Ciphers with

@@ -92,7 +92,7 @@ def require_shared_paths(script: str) -> None:
 def submit(address: str, command: list[str]) -> int:
     """Runs `command` as a Ray job, prints its log and returns its exit code. Stopping this leaves the job running."""
     entrypoint = f"bash launch/ray.sh {shlex.join(command)}"
-    environment = {name: os.environ[name] for name in settings_of(command[0]) if os.environ.get(name)}
+    environment = {name: os.environ[name] for name in settings_of(command[0]) if name in os.environ}
     if os.environ.get("DRY_RUN"):
         exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
         print(f"to {address}: {exports} {entrypoint}\nstays at home: {' '.join(STAYS_AT_HOME)} and what git ignores")

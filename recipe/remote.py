@@ -78,7 +78,7 @@ def bring(source: str, downloads: Path, token: str | None = None) -> Brought:
     system, root = _open(address, token)
     local, archive = isinstance(system, LocalFileSystem), is_archive(address)
     if archive and not hasattr(tarfile, "data_filter"):
-        raise UserError("this Python unpacks archives without a filter: use 3.10.12, 3.11.4, 3.12 or newer")
+        raise UserError("this Python unpacks archives without a filter: use 3.11.4, 3.12 or newer")
     name = _plain_name(address)
     if local and not archive:
         if expected and Path(root).is_file():

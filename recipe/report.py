@@ -14,7 +14,7 @@ import io
 import json
 import shlex
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -260,7 +260,7 @@ def report_of(run: Path, args: ReportArguments) -> str:
         samples=samples,
         settings=settings_of(record),
         commands=commands_of(run, record),
-        made=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+        made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
-from recipe.errors import run_script
+from recipe.errors import UserError, run_script
 from recipe.model import load_config
 
+FAMILIES = ("roberta", "bert")
 STAGES = {0: "DDP", 1: "ZeRO-1", 2: "ZeRO-2", 3: "ZeRO-3"}
 ADAM_BYTES = 8  # two fp32 moments a parameter
 OVERLAP = 0.5  # share of the communication that backward hides
@@ -21,19 +22,18 @@ OVERLAP = 0.5  # share of the communication that backward hides
 
 @dataclass(frozen=True)
 class Device:
-    """A device and its links: memory in bytes, the rate of its matrix products in FLOP/s as training reaches it, and
+    """A device and its links: the rate of its matrix products in FLOP/s as training reaches it, and
     bytes a second it sends to its neighbour of the ring, within a node and between nodes."""
 
     name: str
-    memory: float
     flops: float
     in_node: float
     between_nodes: float
     a_node: int = 8
 
 
-H100 = Device("H100 80 GB, NVLink, 400 Gb/s a GPU", 80e9, 0.40 * 989e12, 300e9, 40e9)
-PCIE = Device("RTX 6000 Ada 48 GB, PCIe, 25 Gb/s a node", 48e9, 0.35 * 364e12, 20e9, 0.4e9)
+H100 = Device("H100 80 GB, NVLink, 400 Gb/s a GPU", 0.40 * 989e12, 300e9, 40e9)
+PCIE = Device("RTX 6000 Ada 48 GB, PCIe, 25 Gb/s a node", 0.35 * 364e12, 20e9, 0.4e9)
 
 
 def parameters(config: PreTrainedConfig) -> int:
@@ -138,6 +138,8 @@ def step_seconds(
 def tables(name: str) -> str:
     """The tables of docs/scale.md for a config file, as markdown."""
     config, length, micro_batch, global_batch = load_config(name), 512, 32, 8192
+    if config.model_type not in FAMILIES:
+        raise UserError(f"{name} is a {config.model_type} model, the formulas are for {' and '.join(FAMILIES)}")
     activations = activation_bytes(config, micro_batch, length)
     lines = [
         f"## {name}: {parameters(config) / 1e6:.1f} M parameters, length {length}",

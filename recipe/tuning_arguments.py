@@ -34,7 +34,7 @@ class StartArguments(HubArguments):
     tokenizer_name: str | None = option(None, "Tokenizer, if it isn't the model's.")
     use_fast_tokenizer: bool = option(True, "Only fast tokenizers are supported.")
     ignore_mismatched_sizes: bool = option(False, "Draw weights afresh whose shapes don't fit.")
-    checkpoint_name: str | None = option(None, "The checkpoint's name in tables; by default its path's last part.")
+    checkpoint_name: str | None = option(None, "The checkpoint's name in tables; by default its path's last two.")
 
     def __post_init__(self):
         if not self.use_fast_tokenizer:

@@ -68,6 +68,7 @@ def test_ray_submits_the_same_command_with_the_scripts_own_exports_and_no_others
     assert "bash launch/ray.sh pretrain.sh --run_name 'a b'" in done.stdout
     for export in ("NUM_WORKERS=4", "OUTPUT_DIR=/mnt/runs/first", "MAX_STEPS=10"):
         assert f" {export} " in done.stdout
+    assert " DS_CONFIG='' " in launch("ray.sh", "pretrain.sh", **exports, DS_CONFIG="").stdout  # empty: plain DDP
     assert "hidden" not in done.stdout and "DRY_RUN" not in done.stdout and "PYTHON=" not in done.stdout
     done = launch("ray.sh", "pretrain.sh", **exports | {"OUTPUT_DIR": "runs/first"})
     assert done.returncode == 2 and "expected an absolute path" in done.stderr and done.stderr.count("\n") == 1

@@ -27,7 +27,7 @@ from recipe.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from recipe.tokens import load_prepared, prepare
 
 pytestmark = pytest.mark.skipif(
-    not hasattr(tarfile, "data_filter"), reason="this Python refuses archives: 3.10.12, 3.11.4, 3.12"
+    not hasattr(tarfile, "data_filter"), reason="this Python refuses archives: 3.11.4, 3.12"
 )
 
 
