@@ -67,6 +67,18 @@ def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     return backend
 
 
+def words_end_at_spaces(backend: Tokenizer) -> bool:
+    """Whether text cut by `pieces` has the tokens of the whole: so it is with byte-level BPE and with BERT's words,
+    which don't reach over a space, unless a token was added that does."""
+    words = backend.pre_tokenizer
+    known = isinstance(words, pre_tokenizers.BertPreTokenizer) or (
+        isinstance(words, pre_tokenizers.ByteLevel) and words.use_regex
+    )
+    letters = backend.normalizer
+    plain = letters is None or isinstance(letters, normalizers.BertNormalizer | normalizers.Lowercase)
+    return known and plain and all(token.special for token in backend.get_added_tokens_decoder().values())
+
+
 def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     """sha256 of everything that decides which ids a text gets."""
     ends = block_ends(tokenizer)

@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,14 @@ from recipe.locks import alone
 from recipe.order import mix
 from recipe.remote import PREPARED
 from recipe.rows import TokenisedRows
-from recipe.tokenizer import block_ends, fingerprint, plain_backend
+from recipe.tokenizer import block_ends, fingerprint, pieces, plain_backend, words_end_at_spaces
 
 FORMAT = 1  # raised when the same inputs would give other files
-BATCH_CHARACTERS = 1_000_000  # text encoded at a time, at some hundred bytes a letter; or one book
+BATCH_CHARACTERS = 1_000_000  # text encoded at a time, at some hundred bytes a letter
+PIECE_CHARACTERS = 1 << 16  # of a longer document, where that changes no token: threads share it, and memory is bounded
 BATCH_DOCUMENTS = 20_000
 SECONDS_BETWEEN_NOTES = 5.0
-CHUNK_TOKENS = 1 << 24
+CHUNK_TOKENS = 1 << 20
 SPLITS = ("train", "validation")
 
 
@@ -71,7 +73,8 @@ def prepare(
     Where the corpus has no validation text, each document goes to the validation split with a chance of
     `validation_percentage` in 100, decided by `seed` and the document's number. One process works while others that
     ask for the same wait; killed, the next call continues where the last note was taken. Memory is bounded by
-    BATCH_CHARACTERS. Raises UserError for unusable text, and leaves nothing behind then.
+    BATCH_CHARACTERS (by the longest document with a tokenizer whose words reach over spaces). Raises UserError for
+    unusable text, and leaves nothing behind then.
     """
     origin = {
         "format": FORMAT,
@@ -143,6 +146,7 @@ class _Preparation:
         self.partial = folder.with_name(folder.name + ".partial")
         self.notes = self.partial / "progress.json"
         self.backend = plain_backend(tokenizer)
+        self.cuts = words_end_at_spaces(self.backend)
         self.separator = block_ends(tokenizer)[1]
         self.vocabulary = len(tokenizer)
         self.dtype = np.uint16 if self.vocabulary <= 1 << 16 else np.uint32
@@ -221,8 +225,17 @@ class _Preparation:
         if isinstance(texts[0], np.ndarray):
             yield from (np.append(ids, self.separator).astype(self.dtype) for ids in texts)
             return
-        for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False):
-            yield np.array([*encoding.ids, self.separator], dtype=self.dtype)
+        cut = [list(pieces(text, PIECE_CHARACTERS)) if self.cuts else [text] for text in texts]
+        flat = [piece for parts in cut for piece in parts]
+        at_once = len(texts) + BATCH_CHARACTERS // PIECE_CHARACTERS  # all of a batch, a part of a single long document
+        encodings = (
+            encoding
+            for start in range(0, len(flat), at_once)
+            for encoding in self.backend.encode_batch_fast(flat[start : start + at_once], add_special_tokens=False)
+        )
+        for parts in cut:
+            ids = chain.from_iterable(encoding.ids for encoding in islice(encodings, len(parts)))
+            yield np.array([*ids, self.separator], dtype=self.dtype)
 
     def _note(self, files: dict, done: dict) -> None:
         for stream in files.values():
@@ -255,12 +268,13 @@ class _Preparation:
                 self._write_header(stream, done["tokens"][split])
                 stream.flush()
                 os.fsync(stream.fileno())
-            tokens = np.load(path, mmap_mode="r")
             digest, counts = hashlib.sha256(), np.zeros(self.vocabulary, dtype=np.int64)
-            for start in range(0, len(tokens), CHUNK_TOKENS):
-                chunk = np.ascontiguousarray(tokens[start : start + CHUNK_TOKENS])
-                digest.update(chunk)
-                counts += np.bincount(chunk, minlength=self.vocabulary)
+            with path.open("rb") as stream:
+                np.lib.format.read_magic(stream)
+                np.lib.format.read_array_header_1_0(stream)
+                while len(chunk := np.fromfile(stream, self.dtype, CHUNK_TOKENS)):
+                    digest.update(chunk)
+                    counts += np.bincount(chunk, minlength=self.vocabulary)
             if split == "train":
                 np.save(self.partial / "unigram.npy", counts)
             splits[split] = {
@@ -286,16 +300,14 @@ class _Preparation:
 
 
 def _batches(documents: Iterable[str], skip: int) -> Iterator[list[str]]:
-    """Lists of documents of about BATCH_CHARACTERS, after the first `skip` documents."""
+    """Lists of documents of up to BATCH_CHARACTERS, or of one that is longer, after the first `skip` documents."""
     batch, size = [], 0
-    for number, text in enumerate(documents):
-        if number < skip:
-            continue
-        batch.append(text)
-        size += len(text)
-        if size >= BATCH_CHARACTERS or len(batch) >= BATCH_DOCUMENTS:
+    for text in islice(documents, skip, None):
+        if batch and (size + len(text) > BATCH_CHARACTERS or len(batch) >= BATCH_DOCUMENTS):
             yield batch
             batch, size = [], 0
+        batch.append(text)
+        size += len(text)
     if batch:
         yield batch
 

@@ -8,7 +8,7 @@ import pytest
 import recipe.tokens
 from recipe.corpus import Corpus, Source, open_corpus
 from recipe.errors import UserError
-from recipe.tokenizer import plain_backend
+from recipe.tokenizer import KINDS, pieces, plain_backend, train_tokenizer
 from recipe.tokens import load_prepared, prepare
 
 
@@ -69,6 +69,28 @@ def test_made_once_and_made_anew_for_other_text_or_tokenizer(bpe, wordpiece, tex
     text_file.write_text(text_file.read_text() + "\n\none more document\n")
     changed = quiet(open_corpus(str(text_file)), bpe, tmp_path / "data")
     assert changed.folder != first.folder and changed.fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram", "a token with a space"])
+def test_long_documents_are_encoded_in_pieces_where_that_changes_no_token(kind, documents, tmp_path, monkeypatch):
+    texts = [" ".join(documents), "  two  spaces\n\nand\tlines ", *documents[:40], "語" * 300]
+    tokenizer = train_tokenizer(lambda: texts, kind=kind if kind in KINDS else "bpe", vocab_size=320, min_frequency=1)
+    if kind not in KINDS:
+        tokenizer.add_tokens(["the cat"])
+    corpus = Corpus("toy", Source("train", {}, lambda: iter(texts)), Source("validation", {}, lambda: iter(texts)))
+    whole = quiet(corpus, tokenizer, tmp_path / "whole").tokens("train")
+    assert documents_of(whole, tokenizer.sep_token_id) == expected(tokenizer, texts)
+    cut = []
+
+    def cutting(text, size):
+        cut.append(list(pieces(text, size)))
+        return cut[-1]
+
+    monkeypatch.setattr(recipe.tokens, "PIECE_CHARACTERS", 40)
+    monkeypatch.setattr(recipe.tokens, "BATCH_CHARACTERS", 400)
+    monkeypatch.setattr(recipe.tokens, "pieces", cutting)
+    assert quiet(corpus, tokenizer, tmp_path / "pieces").tokens("train").tolist() == whole.tolist()
+    assert max(map(len, cut), default=0) > 20 if kind in ("bpe", "wordpiece") else not cut
 
 
 class Killed(BaseException):
