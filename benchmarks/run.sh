@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Every benchmark of pre-training on this machine, one table a program, JSON beside it: an estimated 30 minutes on two
-# idle cores.
+# Every benchmark of pre-training on this machine, one table a program, JSON beside it: 18 minutes on two idle cores.
 #
 #   bash benchmarks/run.sh                              the built-in corpus, results in data/benchmarks/results
 #   DATASET=my_corpus/ MEGABYTES="10 50 150" bash benchmarks/run.sh
