@@ -304,7 +304,8 @@ def _show_with_others(sweep: Path, suite: str, results: list[dict], frame: pd.Da
     A checkpoint is where this sweep found it, and what others say of other weights by that name is left out."""
     own = {record["checkpoint"]["name"]: record["checkpoint"] for record in results}
     parts = {suite: results}
-    homes = dict.fromkeys([sweep.resolve().parent, *(run_folder(Path(path)) for path in frame["path"])])
+    folders = (Path(path) for path in frame["path"])  # random: and hub ids are none
+    homes = dict.fromkeys([sweep.resolve().parent, *(run_folder(folder) for folder in folders if folder.exists())])
     for other in TITLES.keys() - {suite}:
         beside = []
         for record in (record for home in homes for record in read_results(home / other)):
