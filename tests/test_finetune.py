@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -154,7 +155,7 @@ def test_record_of_run_glue(monkeypatch, flags, tmp_path, run):
     manifest = json.loads((run / "checkpoint-10" / "manifest.json").read_text())
     assert checkpoint["sha256"] == manifest["files"]["model.safetensors"]["sha256"]
     assert record["settings"]["max_steps"] == 6 and record["settings"]["learning_rate"] == 1e-2
-    assert record["versions"]["torch"] == torch.__version__
+    assert record["versions"]["torch"] == version("torch")
     assert (tmp_path / "out" / "all_results.json").exists() and (tmp_path / "out" / "eval_results.json").exists()
     predicted = (tmp_path / "out" / "RTE.tsv").read_text().splitlines()
     assert predicted[0] == "index\tprediction" and len(predicted) == 6
