@@ -2,6 +2,7 @@
 yet logged is kept with it (laws 6 and 7); DeepSpeed's are plain ones, too, and fit any number of ranks."""
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ class WholeCheckpoints:
     A full disk is a UserError that leaves the checkpoints before it as they were.
     """
 
+    steps_to_keep: Collection[int] = ()  # whose checkpoints stay, whatever save_total_limit says
     _saving = False
 
     def __init__(self, *args, **kwargs):
@@ -78,7 +80,7 @@ class WholeCheckpoints:
             if self.args.should_save:
                 shutil.rmtree(run / STAGING, ignore_errors=True)
         if self.args.should_save:
-            rotate(run, limit, newest=run / name, to_keep=getattr(self.args, "save_at", ()))
+            rotate(run, limit, newest=run / name, to_keep=self.steps_to_keep)
         self.accelerator.wait_for_everyone()
 
     def _why_not_saved(self, run: Path, name: str, error: Exception) -> Exception:

@@ -59,6 +59,7 @@ class PretrainTrainer(WholeCheckpoints, Trainer):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the labels of the global batch
         self._loss_shifts_labels = False  # or it would leave the first ones out for a causal model
+        self.steps_to_keep = self.args.save_at
         self.baseline = baseline
         self.short_dataset = short_dataset
         self.length = (self.train_dataset or self.eval_dataset).length
