@@ -1,10 +1,11 @@
-"""Fixtures out of tests/toy.py, and one thread for all."""
+"""Fixtures out of tests/toy.py and tests/qa_toys.py, and one thread for all."""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from qa_toys import write_squad
 from toy import config_settings, toy_documents
 
 import run_mlm
@@ -28,6 +29,12 @@ def bpe(documents):
 @pytest.fixture(scope="session")
 def wordpiece(documents):
     return train_tokenizer(lambda: documents, kind="wordpiece", vocab_size=100, min_frequency=1)
+
+
+@pytest.fixture(scope="module")
+def squad(tmp_path_factory):
+    """11 paragraphs to train on, 22 questions; long enough for two windows of 48 tokens each."""
+    return write_squad(tmp_path_factory.mktemp("squad"), train=11, dev=4, sentences=6)
 
 
 @pytest.fixture

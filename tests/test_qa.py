@@ -26,12 +26,6 @@ from recipe.qa_arguments import QaArguments, QaTrainingArguments
 
 
 @pytest.fixture(scope="module")
-def squad(tmp_path_factory):
-    """11 paragraphs to train on, 22 questions; long enough for two windows of 48 tokens each."""
-    return write_squad(tmp_path_factory.mktemp("squad"), train=11, dev=4, sentences=6)
-
-
-@pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return toy_run(tmp_path_factory.mktemp("runs") / "toy", steps=(10, 20))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from glue_toys import planned, sweep_here, toy_config, toy_run, toy_tokenizer
-from qa_toys import StopAt, write_squad
+from qa_toys import StopAt
 from toy import REPOSITORY
 
 from recipe import jobs
@@ -19,12 +19,6 @@ from recipe.jobs import run_job
 from recipe.plan import candidates, parse_sweep
 from recipe.results import read_results, result_file, write_json
 from recipe.scores import rebuild
-
-
-@pytest.fixture(scope="module")
-def squad(tmp_path_factory):
-    """11 paragraphs to train on, 22 questions; long enough for two windows of 48 tokens each."""
-    return write_squad(tmp_path_factory.mktemp("squad"), train=11, dev=4, sentences=6)
 
 
 @pytest.fixture(scope="module")
