@@ -74,7 +74,7 @@ class DataArguments:
     )
     dataset_config_name: str | None = option(None, "Config of a hub dataset.")
     train_file: str | None = option(
-        None, "Training text: .txt .jsonl .json .csv .tsv .parquet .arrow, plain or .gz or .zst."
+        None, "Training text: .txt .jsonl .json .csv .tsv .parquet .arrow; text also .gz or .zst."
     )
     validation_file: str | None = option(None, "Validation text; without one, documents are split off.")
     text_column: str = option("text", "Column that holds the text.")
