@@ -17,6 +17,7 @@ matplotlib.rcParams["text.parse_math"] = False  # a $ in a folder's name is a $
 
 PANEL = (4.2, 3.0)  # inches
 COLUMNS_A_ROW = 3
+LOG_FROM = 8  # times the first step: a last step beyond that puts the steps on a log scale
 LEAST_SPAN = 5.0  # percentage points an axis shows at least: noise must not look like a curve
 
 
@@ -107,6 +108,10 @@ def _panel(axis: Axes, panel, frame: pd.DataFrame, cells: pd.DataFrame, lines: d
     if top - bottom < LEAST_SPAN:
         middle = (top + bottom) / 2
         axis.set_ylim(middle - LEAST_SPAN / 2, middle + LEAST_SPAN / 2)
+    steps = about["step"][about["step"] > 0]
+    if len(steps) and steps.max() >= LOG_FROM * steps.min():
+        axis.set_xscale("log", base=2)  # margins are those of the doublings
+        axis.set_xticks(sorted(set(steps)), minor=False)
     axis.set_xlabel("pre-training steps", fontsize=8)
     axis.grid(alpha=0.25)
     axis.tick_params(labelsize=8)

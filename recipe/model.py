@@ -57,10 +57,7 @@ def load_config(name: str, overrides: str | None = None, **hub_options) -> PreTr
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"cannot load the config of {name}: {reason}: pass a hub id, a folder or a file") from error
     if overrides:
-        try:
-            config.update_from_string(overrides)
-        except ValueError as error:
-            raise UserError(f"--config_overrides {overrides!r}: {error}: expected key=value,key=value") from error
+        config = _overridden(config, overrides)
     if config.model_type not in HEADS:
         raise UserError(f"{name} is a {config.model_type} model, expected one of {', '.join(HEADS)}")
     if config.hidden_size % config.num_attention_heads:
@@ -75,6 +72,21 @@ def load_config(name: str, overrides: str | None = None, **hub_options) -> PreTr
             "config file, without layer_types, which follow from it"
         )
     return config
+
+
+def _overridden(config: PreTrainedConfig, overrides: str) -> PreTrainedConfig:
+    """`config` with "key=value,key=value" applied. The kinds of layers follow their number where they did before."""
+
+    def without_kinds() -> PreTrainedConfig:
+        return type(config).from_dict({key: value for key, value in config.to_dict().items() if key != "layer_types"})
+
+    kinds = getattr(config, "layer_types", None)
+    follow = kinds is not None and without_kinds().layer_types == kinds
+    try:
+        config.update_from_string(overrides)
+    except ValueError as error:
+        raise UserError(f"--config_overrides {overrides!r}: {error}: expected key=value,key=value") from error
+    return without_kinds() if follow and len(kinds) != config.num_hidden_layers else config
 
 
 def _config_from_file(file: Path, strict: bool) -> PreTrainedConfig:

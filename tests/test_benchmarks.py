@@ -16,7 +16,7 @@ from recipe.checkpoints import MANIFEST, commit, damage
 def benchmarks_on_path(monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
     yield
-    for name in ("step", "loader", "prepare", "start", "turns", "measuring"):
+    for name in ("step", "loader", "prepare", "start", "ladder", "turns", "measuring"):
         sys.modules.pop(name, None)
 
 
@@ -152,3 +152,26 @@ def test_a_restart_is_put_where_it_says(tmp_path):
 def test_matrix_rate_is_a_rate():
     rate = importlib.import_module("measuring").matrix_rate(torch.float32, size=64)
     assert np.isfinite(rate) and rate > 0
+
+
+def test_ladder_reads_its_table_and_compares_each_rung_with_what_it_stands_on(tmp_path, monkeypatch, capsys):
+    ladder = importlib.import_module("ladder")
+    flags = ladder.flags_of("modern_mask_30")  # base -> modernbert -> modern -> this
+    assert (flags["--config_name"], flags["--bf16"], flags["--mlm_probability"], flags["--max_steps"]) == (
+        "configs/modernbert_tiny.json", True, 0.3, 1000,
+    )  # fmt: skip
+    header = "rung,seed,on,change,tokens,cpu_minutes,tokens_per_cpu_second,nats_a_token,bytes_a_token,nats_a_byte\n"
+    table = tmp_path / "ladder.csv"
+    table.write_text(
+        header
+        + "mask_30,1,base,--mlm_probability 0.3,2000000,1,100,6.0,4.0,1.5\n"
+        + "base,1,,,2000000,1,100,6.4,4.0,1.6\n"
+        + "base,2,,,2000000,3,100,6.8,4.0,1.7\n"
+    )
+    argv = f"ladder.py --dataset none --csv {table} --work {tmp_path} --rungs base mask_30"
+    monkeypatch.setattr("sys.argv", argv.split())
+    ladder.main()  # everything that is asked for is there: nothing is trained
+    base, masked = cells(capsys.readouterr().out.partition("\n\n")[2])
+    assert base == ["base", "", "", "2.0", "2.0", "100", "6.600", "1.6000, 1.7000", ""]
+    assert masked[:3] == ["mask_30", "base", "`--mlm_probability 0.3`"] and masked[-1] == "-0.1000"
+    assert [line.split(",")[0] for line in table.read_text().splitlines()] == ["rung", "base", "base", "mask_30"]

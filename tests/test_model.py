@@ -169,8 +169,14 @@ def test_overrides(write_config):
     assert load_config(path, "hidden_dropout_prob=0.3,num_hidden_layers=1").num_hidden_layers == 1
     with pytest.raises(UserError, match="config_overrides"):
         load_config(path, "no_such_key=1")
+    modern = write_config("modernbert")
+    longer = load_config(str(modern), "num_hidden_layers=4,local_attention=8")
+    assert [kind == "full_attention" for kind in longer.layer_types] == [True, False, False, True]
+    assert longer.local_attention == 8
+    own = json.loads(modern.read_text()) | {"layer_types": ["sliding_attention", "full_attention"]}
+    modern.write_text(json.dumps(own))
     with pytest.raises(UserError, match="has 3 layers and 2 layer_types"):
-        load_config(str(write_config("modernbert")), "num_hidden_layers=3")
+        load_config(str(modern), "num_hidden_layers=3")
 
 
 @pytest.mark.parametrize("family", list(HEADS))

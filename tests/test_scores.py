@@ -154,9 +154,14 @@ def test_what_the_picture_shows(monkeypatch):
     (tokens,) = panels[1].child_axes
     figures[0].canvas.draw()
     assert tokens.get_xlim() == pytest.approx(tuple(64 * x for x in panels[1].get_xlim()))
+    assert panels[1].get_xscale() == "linear"
     half = frame[~((frame["task"] == "rte") & (frame["step"] == 20))]
     draw(half, cells_of(half), io.BytesIO())
     assert figures[1].axes[0].get_title() == "mean of 7 tasks (no GLUE average)"
+    far = frame.assign(step=frame["step"].replace(20, 80), tokens_seen=64 * frame["step"].replace(20, 80))
+    draw(far, cells_of(far), io.BytesIO())
+    assert figures[2].axes[0].get_xscale() == "log"
+    assert figures[2].axes[0].get_xticks().tolist() == [10, 80]  # the checkpoints
 
 
 def test_model_card(swept, no_picture):
