@@ -47,6 +47,8 @@ BASE = {
     "--mlm_probability": 0.15,
 }
 MODERN = {"--config_name": "configs/modernbert_tiny.json"}
+MINI = {"--config_name": "configs/modernbert_mini.json"}
+MIDDLE = "num_hidden_layers=4,hidden_size=192,num_attention_heads=3,intermediate_size=512"
 RUNGS: dict[str, tuple[str | None, dict]] = {  # the rung that it stands on, and what it changes
     "base": (None, {}),
     "lr_1e-3": ("base", {"--learning_rate": 1e-3}),
@@ -69,9 +71,12 @@ RUNGS: dict[str, tuple[str | None, dict]] = {  # the rung that it stands on, and
     "modern_cosine": ("modern", {"--lr_scheduler_type": "cosine"}),
     "modern_muon": ("modern", {"--optim": "muon"}),
     "modern_vocab_16384": ("modern", {"--vocab_size": 16384}),
-    "modern_window_32": ("modern", {"--config_overrides": "local_attention=32"}),
-    "modern_layers_4": ("modern", {"--config_overrides": "num_hidden_layers=4"}),
-    "modern_mini": ("modern", {"--config_name": "configs/modernbert_mini.json"}),
+    "both": ("modern_mask_30", {"--max_seq_length": 64, "--per_device_train_batch_size": 64}),
+    "both_mask_40": ("both", {"--mlm_probability": 0.4}),
+    # Sizes, four times as long: the steps are those that take tiny's time.
+    "long": ("modern_mask_30", {"--max_steps": 4000, "--warmup_steps": 200}),
+    "long_4x192": ("long", {"--config_overrides": MIDDLE, "--max_steps": 1500}),
+    "long_mini": ("long", MINI | {"--learning_rate": 2e-3, "--max_steps": 1000}),
 }
 EVALUATION = {"--mlm_probability": 0.15, "--mask_replace_prob": 0.8, "--random_replace_prob": 0.1}
 COLUMNS = ("rung", "seed", "on", "change", "tokens", "cpu_minutes", "tokens_per_cpu_second", "nats_a_token",

@@ -23,9 +23,9 @@ from recipe.checkpoints import (
     run_lock,
     step_of,
 )
+from recipe.cpu import keep_freed_memory, warning_of_slow_bf16
 from recipe.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, UserError
 from recipe.hub import require_hub
-from recipe.memory import keep_freed_memory
 from recipe.model import (
     HEADS,
     build_model,
@@ -64,6 +64,8 @@ def begin(args: PretrainArguments, data: DataArguments) -> Callable[..., None]:
     quiet_libraries()
     if args.device.type == "cpu":
         keep_freed_memory()
+        if args.bf16 and (slow := warning_of_slow_bf16()):
+            say(f"warning: {slow}")
     if not (args.do_train or args.do_eval):
         raise UserError("found neither --do_train nor --do_eval: pass what to do")
     require_room(Path(args.output_dir))

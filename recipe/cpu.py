@@ -1,6 +1,8 @@
-"""What the C library does with memory that a CPU training frees."""
+"""What makes a CPU fast or slow: freed memory that the C library keeps, and instructions for bf16."""
 
 import ctypes
+
+import torch
 
 # Parameters of mallopt(3); another C library than glibc has no such function, or passes over what it doesn't know.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -18,3 +20,14 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, TOP_PAD_BYTES)):
             mallopt(parameter, value)
+
+
+def warning_of_slow_bf16() -> str | None:
+    """A sentence where this CPU has no instructions for bf16; None where it has them, or nobody knows."""
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if known.get("architecture") != "x86_64" or known.get("avx512_bf16") or known.get("amx_bf16"):
+        return None
+    return (
+        "found --bf16 on a CPU without AVX512-BF16 and AMX, where matrix products in it can be 180 times slower than "
+        "in fp32: leave it out"
+    )

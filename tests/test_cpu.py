@@ -1,0 +1,20 @@
+"""A CPU that has no instructions for bf16 is warned of, and no other."""
+
+import pytest
+
+from recipe.cpu import warning_of_slow_bf16
+
+
+@pytest.mark.parametrize(
+    "capabilities, slow",
+    [
+        ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}, True),
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, False),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, False),
+        ({"architecture": "aarch64"}, False),
+        ({}, False),
+    ],
+)
+def test_only_a_cpu_known_to_lack_the_instructions_is_warned_of(capabilities, slow, monkeypatch):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+    assert bool(warning_of_slow_bf16()) is slow
