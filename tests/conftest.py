@@ -87,3 +87,10 @@ def run(tmp_path, text_file, write_config, monkeypatch, capsys):
         return program.main(), capsys.readouterr().out
 
     return call
+
+
+@pytest.fixture
+def no_curve(monkeypatch):
+    """Drawing panels takes seconds."""
+    for room in ("report", "scores"):
+        monkeypatch.setattr(f"recipe.{room}.draw", lambda frame, cells, file, **_: file.write(b"<svg/>"))

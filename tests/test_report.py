@@ -109,13 +109,6 @@ def copy(finished, tmp_path):
     return Path(shutil.copytree(finished, tmp_path / "toy"))
 
 
-@pytest.fixture
-def no_curve(monkeypatch):
-    """Drawing panels takes seconds; the run with everything has them."""
-    for room in ("report", "scores"):
-        monkeypatch.setattr(f"recipe.{room}.draw", lambda frame, cells, file, **_: file.write(b"<svg/>"))
-
-
 def no_blanks(**more):
     return ReportArguments(max_checkpoints=0, **more)
 
