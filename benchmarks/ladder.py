@@ -48,7 +48,6 @@ BASE = {
 }
 MODERN = {"--config_name": "configs/modernbert_tiny.json"}
 MINI = {"--config_name": "configs/modernbert_mini.json"}
-MIDDLE = "num_hidden_layers=4,hidden_size=192,num_attention_heads=3,intermediate_size=512"
 RUNGS: dict[str, tuple[str | None, dict]] = {  # the rung that it stands on, and what it changes
     "base": (None, {}),
     "lr_1e-3": ("base", {"--learning_rate": 1e-3}),
@@ -72,10 +71,9 @@ RUNGS: dict[str, tuple[str | None, dict]] = {  # the rung that it stands on, and
     "modern_muon": ("modern", {"--optim": "muon"}),
     "modern_vocab_16384": ("modern", {"--vocab_size": 16384}),
     "both": ("modern_mask_30", {"--max_seq_length": 64, "--per_device_train_batch_size": 64}),
-    "both_mask_40": ("both", {"--mlm_probability": 0.4}),
     # Sizes, four times as long: the steps are those that take tiny's time.
     "long": ("modern_mask_30", {"--max_steps": 4000, "--warmup_steps": 200}),
-    "long_4x192": ("long", {"--config_overrides": MIDDLE, "--max_steps": 1500}),
+    "long_layers_4": ("long", {"--config_overrides": "num_hidden_layers=4", "--max_steps": 2500}),
     "long_mini": ("long", MINI | {"--learning_rate": 2e-3, "--max_steps": 1000}),
 }
 EVALUATION = {"--mlm_probability": 0.15, "--mask_replace_prob": 0.8, "--random_replace_prob": 0.1}
