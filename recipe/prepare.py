@@ -21,6 +21,7 @@ SPLIT_SEED = 42  # one split for all seeds of a run, so that their eval losses c
 
 def corpus_of(data: DataArguments, hub: ModelArguments, keep_linebreaks: bool = True) -> Corpus:
     """The corpus that the arguments name; without `keep_linebreaks`, spaces take the place of those in a .txt."""
+    require_outside("--prepared_dir", data.prepared_dir, data)
     return open_corpus(
         data.dataset_name,
         config=data.dataset_config_name,
@@ -34,6 +35,16 @@ def corpus_of(data: DataArguments, hub: ModelArguments, keep_linebreaks: bool = 
         token=hub.token,
         downloads=prepared_dir(data) / "downloads",
     )
+
+
+def require_outside(flag: str, folder: str | Path, data: DataArguments) -> None:
+    """Raises UserError where `folder`, which a run writes to, lies in a folder that is read as text: the next run would
+    learn from the files of this one."""
+    inside = Path(folder).expanduser().resolve()
+    for name in (data.dataset_name, data.train_file, data.validation_file):
+        corpus = Path(name or "").expanduser()
+        if name and not is_remote(name) and corpus.is_dir() and inside.is_relative_to(corpus.resolve()):
+            raise UserError(f"found {flag} {folder} inside {name}, whose files are the text: name a folder elsewhere")
 
 
 def prepared_dir(data: DataArguments) -> Path:

@@ -37,7 +37,7 @@ from recipe.model import (
     load_model,
     set_dropout,
 )
-from recipe.prepare import corpus_of, prepared_dir, tokenizer_of, tokens_of
+from recipe.prepare import corpus_of, prepared_dir, require_outside, tokenizer_of, tokens_of
 from recipe.quiet import quiet_libraries
 from recipe.run import record_run, require_agreement
 from recipe.saving import CHECKPOINT_BYTES_A_PARAMETER
@@ -68,6 +68,7 @@ def begin(args: PretrainArguments, data: DataArguments) -> Callable[..., None]:
             say(f"warning: {slow}")
     if not (args.do_train or args.do_eval):
         raise UserError("found neither --do_train nor --do_eval: pass what to do")
+    require_outside("--output_dir", args.output_dir, data)
     require_room(Path(args.output_dir))
     if args.push_to_hub:
         require_hub("the repository to push to", "no --push_to_hub, and push the folder later")

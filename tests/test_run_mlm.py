@@ -248,6 +248,16 @@ def test_mistakes_are_named_before_anything_is_written(run, tmp_path, argv, mess
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
 
+@pytest.mark.parametrize("flag", ["--output_dir", "--prepared_dir"])
+def test_a_folder_of_text_is_not_written_into(run, tmp_path, text_file, flag):
+    (tmp_path / "text").mkdir()
+    text_file.rename(tmp_path / "text" / "train.txt")
+    (tmp_path / "link").symlink_to(tmp_path / "text")
+    with pytest.raises(UserError, match=f"found {flag} .*link/here inside .*text, whose files are the text"):
+        run("--train_file", str(tmp_path / "text"), flag, str(tmp_path / "link" / "here"))
+    assert [file.name for file in (tmp_path / "text").iterdir()] == ["train.txt"]
+
+
 def test_a_corpus_shorter_than_a_block_is_refused(run, tmp_path):
     (tmp_path / "train.txt").write_text("the cat\n\nsat")
     (tmp_path / "valid.txt").write_text("on a mat")
