@@ -106,9 +106,11 @@ def published(file: Path | None) -> list[dict]:
     """The rungs of a table that an earlier call wrote."""
     if not file or not file.exists():
         return []
-    words = {"rung": str, "on": str, "change": str, "seed": int, "tokens": int}
+    kinds = dict.fromkeys(("rung", "on", "change"), str) | dict.fromkeys(
+        ("seed", "tokens", "tokens_per_cpu_second"), int
+    )
     with file.open(newline="") as lines:
-        return [{name: words.get(name, float)(value) for name, value in row.items()} for row in csv.DictReader(lines)]
+        return [{name: kinds.get(name, float)(value) for name, value in row.items()} for row in csv.DictReader(lines)]
 
 
 def parsed():
