@@ -108,10 +108,11 @@ def _panel(axis: Axes, panel, frame: pd.DataFrame, cells: pd.DataFrame, lines: d
     if top - bottom < LEAST_SPAN:
         middle = (top + bottom) / 2
         axis.set_ylim(middle - LEAST_SPAN / 2, middle + LEAST_SPAN / 2)
-    steps = about["step"][about["step"] > 0]
-    if len(steps) and steps.max() >= LOG_FROM * steps.min():
-        axis.set_xscale("log", base=2)  # margins are those of the doublings
-        axis.set_xticks(sorted(set(steps)), minor=False)
+    steps = np.unique(about["step"][about["step"] > 0])
+    doublings = len(steps) > 0 and steps[-1] >= LOG_FROM * steps[0]
+    if doublings:
+        axis.set_xscale("log")
+        _only_ticks(axis, steps)
     axis.set_xlabel("pre-training steps", fontsize=8)
     axis.grid(alpha=0.25)
     axis.tick_params(labelsize=8)
@@ -119,6 +120,14 @@ def _panel(axis: Axes, panel, frame: pd.DataFrame, cells: pd.DataFrame, lines: d
     axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
     if ratio:  # runs of different batch sizes have no common second axis
         tokens_axis = axis.secondary_xaxis("top", functions=(lambda x: x * ratio, lambda x: x / ratio))
-        tokens_axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+        if doublings:
+            _only_ticks(tokens_axis, steps * ratio)
+        tokens_axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(places=0, sep=""))
         tokens_axis.set_xlabel("tokens", fontsize=8)
         tokens_axis.tick_params(labelsize=7)
+
+
+def _only_ticks(axis: Axes, places: np.ndarray) -> None:
+    """Ticks of a log axis at `places` alone: those of its own would write their labels over each other."""
+    axis.set_xticks(places)
+    axis.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
