@@ -252,9 +252,10 @@ def test_mistakes_are_named_before_anything_is_written(run, tmp_path, argv, mess
 def test_a_folder_of_text_is_not_written_into(run, tmp_path, text_file, flag):
     (tmp_path / "text").mkdir()
     text_file.rename(tmp_path / "text" / "train.txt")
-    (tmp_path / "link").symlink_to(tmp_path / "text")
-    with pytest.raises(UserError, match=f"found {flag} .*link/here inside .*text, whose files are the text"):
-        run("--train_file", str(tmp_path / "text"), flag, str(tmp_path / "link" / "here"))
+    for link in ("corpus", "results"):
+        (tmp_path / link).symlink_to(tmp_path / "text")
+    with pytest.raises(UserError, match=f"found {flag} .*results/here inside .*corpus, whose files are the text"):
+        run("--train_file", str(tmp_path / "corpus"), flag, str(tmp_path / "results" / "here"))
     assert [file.name for file in (tmp_path / "text").iterdir()] == ["train.txt"]
 
 
