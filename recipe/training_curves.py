@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 matplotlib.use("Agg")  # files only: no display is needed, none is opened
+matplotlib.rcParams["svg.hashsalt"] = "recipe"  # the same picture is the same file
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 

@@ -21,8 +21,10 @@ def test_what_is_kept_makes_the_same_page_without_weights_or_paths(tmp_path, mon
     sweep = {"command": [str(tmp_path / "recipe" / "sweep.py"), "--runs", str(run)]}
     (run / "glue" / "run.json").write_text(json.dumps(sweep))
     kept = Path("results/first")
-    for _ in range(2):  # again: replaced
-        publish(run, kept)
+    publish(run, kept)
+    first = {file: file.read_bytes() for file in kept.rglob("*") if file.is_file()}
+    publish(run, kept)  # again: replaced by the same
+    assert first == {file: file.read_bytes() for file in first}
     files = {str(file.relative_to(kept)) for file in kept.rglob("*") if file.is_file()}
     assert files == {
         "run.json", "log.jsonl", "loss.svg", "learning_rate.svg", "speed.svg",
