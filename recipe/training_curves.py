@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 matplotlib.use("Agg")  # files only: no display is needed, none is opened
-matplotlib.rcParams["svg.hashsalt"] = "recipe"  # the same picture is the same file
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+
+matplotlib.rcParams["svg.hashsalt"] = "recipe"  # the same picture is the same file
 
 SIZE = (5.0, 3.4)  # inches: its smallest letters can be read where the picture is 350 pixels wide
 OUTLIER = 4  # medians: speeds beyond that are cut off
