@@ -7,7 +7,6 @@ curves as SVG: less than a megabyte, from which python -m recipe.report makes th
 command runs is taken out of paths. Run it again and what is there is replaced.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from recipe.arguments import parse
@@ -18,11 +17,6 @@ from recipe.results import write_whole
 from recipe.run import RECORD
 from recipe.scores import JOINED
 from recipe.training_curves import pictures_of
-
-
-@dataclass
-class PublishArguments:
-    """There is nothing to choose."""
 
 
 def evidence_of(run: Path) -> list[Path]:
@@ -51,7 +45,7 @@ def publish(run: Path, folder: Path) -> list[Path]:
 
 
 def main() -> None:
-    _, (run, folder) = parse((PublishArguments,), description=__doc__, positional=("run", "folder"))
+    ((run, folder),) = parse((), description=__doc__, positional=("run", "folder"))
     run, folder = Path(run).expanduser(), Path(folder).expanduser()
     files = publish(run, folder)
     size = sum((folder / file).stat().st_size for file in files)
