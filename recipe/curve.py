@@ -122,7 +122,8 @@ def _panel(axis: Axes, panel, frame: pd.DataFrame, cells: pd.DataFrame, lines: d
         tokens_axis = axis.secondary_xaxis("top", functions=(lambda x: x * ratio, lambda x: x / ratio))
         if doublings:
             _only_ticks(tokens_axis, steps * ratio)
-        tokens_axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(places=0, sep=""))
+        places = 0 if doublings else None  # checkpoints' tokens are no round numbers
+        tokens_axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(places=places, sep=""))
         tokens_axis.set_xlabel("tokens", fontsize=8)
         tokens_axis.tick_params(labelsize=7)
 

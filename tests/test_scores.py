@@ -155,6 +155,8 @@ def test_what_the_picture_shows(monkeypatch):
     figures[0].canvas.draw()
     assert tokens.get_xlim() == pytest.approx(tuple(64 * x for x in panels[1].get_xlim()))
     assert panels[1].get_xscale() == "linear"
+    ticks = [tick.get_text() for tick in tokens.get_xticklabels()]
+    assert len(set(ticks)) == len(ticks) > 2  # not rounded to the same
     half = frame[~((frame["task"] == "rte") & (frame["step"] == 20))]
     draw(half, cells_of(half), io.BytesIO())
     assert figures[1].axes[0].get_title() == "mean of 7 tasks (no GLUE average)"
