@@ -12,6 +12,7 @@ import string
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from math import isfinite
 from pathlib import Path
 
 from recipe.errors import UserError, run_script
@@ -89,26 +90,29 @@ def score_with_negative(
             metrics[part + metric] = _percent(right)
         metrics[f"{part}total"] = len(names)
     for metric, scores in (("exact", exacts), ("f1", f1s)) if odds else ():
-        best, at = best_threshold(scores, answerable, odds)
+        best, at = best_threshold(scores, predictions, answerable, odds)
         metrics |= {f"best_{metric}": best, f"best_{metric}_thresh": at}
     return metrics
 
 
 def best_threshold(
-    scores: dict[str, float], answerable: dict[str, bool], null_odds: dict[str, float]
+    scores: dict[str, float], predictions: dict[str, str], answerable: dict[str, bool], null_odds: dict[str, float]
 ) -> tuple[float, float]:
-    """(the best score in percent, the null odds at which it is reached): a question whose odds are at most that is
-    answered, every other is left unanswered. One pass over the questions from the lowest odds up."""
-    order = sorted(scores, key=lambda name: null_odds.get(name, 0.0))
+    """(the best score in percent, the null odds at which it is reached) by the rule of the official script: questions
+    are answered one after the other from the lowest null odds up, those of equal odds in the order of `null_odds`, and
+    the best score on the way counts. With tied odds no threshold may reach that score, since it would answer all of
+    them or none.
+    """
+    odds = null_odds | {name: 0.0 for name in scores if name not in null_odds}
     current = best = float(sum(not has for has in answerable.values()))  # nothing is answered
     at = 0.0
-    for place, name in enumerate(order):
-        # An answer gains its score where there is one, and loses the point of silence where there is none.
-        current += scores[name] if answerable[name] else scores[name] - 1.0
-        odds = null_odds.get(name, 0.0)
-        last_of_these_odds = place + 1 == len(order) or null_odds.get(order[place + 1], 0.0) != odds
-        if last_of_these_odds and current > best:
-            best, at = current, odds
+    for name in sorted((name for name in odds if name in scores), key=odds.__getitem__):
+        if answerable[name]:
+            current += scores[name]
+        elif predictions.get(name):  # any text loses the point of silence, one without words, too
+            current -= 1.0
+        if current > best:
+            best, at = current, odds[name]
     return 100.0 * best / len(scores), at
 
 
@@ -125,7 +129,8 @@ def main() -> int:
     if len(sys.argv) not in (3, 4):
         raise UserError(f"found {len(sys.argv) - 1} files, expected SQuAD's, the predictions, and maybe the null odds")
     questions = read_file(Path(sys.argv[1]))
-    predictions, *odds = (_object(Path(name)) for name in sys.argv[2:])
+    predictions = _object(Path(sys.argv[2]), str, "answer")
+    odds = [_object(Path(name), float, "null odds") for name in sys.argv[3:]]
     golds = golds_by_id(questions)
     if odds or not all(golds.values()):
         metrics = score_with_negative(predictions, golds, odds[0] if odds else None)
@@ -140,13 +145,20 @@ def main() -> int:
     return 0
 
 
-def _object(file: Path) -> dict:
+def _object(file: Path, kind: type, what: str) -> dict:
+    """The JSON object {id: `what`} of a file, each value a text (`kind` str) or a finite number (float)."""
+    expected = f"{{id: {what}}}"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {file}: {str(error).splitlines()[0]}: expected JSON, {{id: answer}}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {file}: {str(error).splitlines()[0]}: expected JSON, {expected}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{file} holds a {type(content).__name__}, expected one object, {{id: answer}}")
+        raise UserError(f"{file} holds a {type(content).__name__}, expected one object, {expected}")
+    for name, value in content.items():
+        if kind is str and not isinstance(value, str):
+            raise UserError(f"{file}: question {name} has {json.dumps(value)[:60]}, expected its {what} as a text")
+        if kind is float and (isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value)):
+            raise UserError(f"{file}: question {name} has {json.dumps(value)[:60]}, expected its {what} as a number")
     return content
 
 

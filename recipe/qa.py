@@ -178,7 +178,10 @@ def _rows(name: str | None, files: tuple, config: str | None, version: str, opti
 
 
 def report_misplaced(split: str, questions: Questions, say: Callable[[str], None]) -> None:
-    """Says how many answers aren't in their context, shows some, and what came of them."""
+    """Says how many lone surrogates were replaced, how many answers aren't in their context, shows some of those, and
+    what came of them."""
+    if questions.replaced:
+        say(f"warning: {questions.source}: {questions.replaced:,} lone surrogates were replaced by U+FFFD")
     if not questions.misplaced:
         return
     what = (

@@ -6,6 +6,7 @@ is named by its path in the JSON.
 
 import hashlib
 import json
+import numbers
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +15,7 @@ from pathlib import Path
 from recipe.errors import UserError
 from recipe.glue import Column, Recipe
 from recipe.hub import is_local, require_hub
+from recipe.surrogates import without_surrogates
 
 SHOWN = 3  # answers that aren't in their context of which so many are shown
 
@@ -71,12 +73,13 @@ class Question:
 @dataclass(frozen=True)
 class Questions:
     """One split, in the order of its file. `skipped` questions were left out of training, for their answer isn't in
-    their context; `misplaced` says which answers those are, of any split."""
+    their context; `misplaced` says which answers those are, of any split. `replaced` lone surrogates became U+FFFD."""
 
     rows: list[Question]
     source: str
     skipped: int = 0
     misplaced: tuple[str, ...] = ()
+    replaced: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -216,6 +219,12 @@ def _get(holder, name: str, kind: type, path: str, source):
     return value
 
 
+def _identity(row, path: str, source) -> str:
+    """A row's id, a text or a whole number, as text."""
+    number = isinstance(row, dict) and isinstance(row.get("id"), numbers.Integral) and not isinstance(row["id"], bool)
+    return str(row["id"]) if number else _get(row, "id", str, path, source)
+
+
 def _shown(value) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
@@ -234,7 +243,7 @@ def _records(records: list, file: Path) -> Iterator[tuple[Question, str]]:
 
 
 def _official(entry, context: str, path: str, file: Path) -> tuple[Question, str]:
-    identity, text = (_get(entry, name, str, path, file) for name in ("id", "question"))
+    identity, text = _identity(entry, path, file), _get(entry, "question", str, path, file)
     impossible = "is_impossible" in entry and _get(entry, "is_impossible", bool, path, file)
     if "answers" not in entry and not impossible:
         return Question(identity, text, context, None), path
@@ -248,7 +257,8 @@ def _official(entry, context: str, path: str, file: Path) -> tuple[Question, str
 
 def _flat(row, path: str, source) -> tuple[Question, str]:
     """A row as the hub has it: answers are two lists, `text` and `answer_start`."""
-    identity, text, context = (_get(row, name, str, path, source) for name in ("id", "question", "context"))
+    identity = _identity(row, path, source)
+    text, context = (_get(row, name, str, path, source) for name in ("question", "context"))
     if row.get("answers") is None:
         return Question(identity, text, context, None), path
     place = f"{path}.answers"
@@ -275,8 +285,10 @@ def _answer(text: str, start: int, path: str, source) -> Answer:
 
 def _questions(records: Iterable[tuple[Question, str]], source: str) -> Questions:
     """The split, its ids checked to be unique (predictions are kept by them) and its misplaced answers noted."""
-    rows, places, misplaced = [], {}, []
+    rows, places, misplaced, replaced = [], {}, [], 0
     for question, path in records:
+        question, found = _mended(question)
+        replaced += found
         if question.id in places:
             raise UserError(
                 f"{source}, {path}: found the id {question.id!r} of {places[question.id]} again: change one"
@@ -290,7 +302,18 @@ def _questions(records: Iterable[tuple[Question, str]], source: str) -> Question
             misplaced.append(f"{path} ({question.id}): answer {_shown(answer.text)}, context {_shown(found)}")
     if not rows:
         raise UserError(f"{source} has no questions: expected some under data[].paragraphs[].qas[]")
-    return Questions(rows, source, misplaced=tuple(misplaced))
+    return Questions(rows, source, misplaced=tuple(misplaced), replaced=replaced)
+
+
+def _mended(question: Question) -> tuple[Question, int]:
+    """The question without lone surrogates, and how many there were in it."""
+    answers = question.answers or ()
+    texts = (question.id, question.text, question.context, *(answer.text for answer in answers))
+    (name, text, context, *given), counts = zip(*map(without_surrogates, texts), strict=True)
+    if not (count := sum(counts)):
+        return question, 0
+    given = tuple(Answer(new, answer.start) for new, answer in zip(given, answers, strict=True))
+    return Question(name, text, context, None if question.answers is None else given), count
 
 
 def for_training(questions: Questions) -> Questions:

@@ -19,7 +19,7 @@ from recipe.examples import Examples, kept
 from recipe.squad import Questions
 from recipe.tokenizer import fingerprint, plain_backend
 
-FORMAT = "1"  # raise it when the meaning of the cached arrays changes
+FORMAT = "2"  # raise it when the meaning of the cached arrays changes
 OUTSIDE = -1  # the place of a token that isn't of the context
 NOTHING = 0  # the token that stands for "no answer here": <s>, [CLS]
 
@@ -115,10 +115,8 @@ def _cut(questions: Questions, tokenizer, max_length: int, stride: int, progress
         if question.context != context:  # a paragraph's questions follow each other
             context = question.context
             encoded = reader.encode("", context, add_special_tokens=False)  # the second of a pair has types of its own
-        asked = reader.encode(question.text.strip(), add_special_tokens=False)
-        if len(asked) > most:
-            asked.truncate(most)
-            cut += 1
+        asked, shortened = _encode_question(reader, question.text.strip(), most)
+        cut += shortened
         first = joiner.post_process(asked, encoded)
         for window in (first, *first.overflowing):
             end += len(window)
@@ -136,6 +134,19 @@ def _cut(questions: Questions, tokenizer, max_length: int, stride: int, progress
         "spans": np.concatenate(parts["spans"]),
         "cut": np.array([cut], dtype=np.int64),
     }
+
+
+def _encode_question(reader: Tokenizer, text: str, most: int) -> tuple[Encoding, bool]:
+    """The first tokens of a question, at most `most`, and whether that is less than all of it.
+
+    The text is cut, not the encoding: a truncated encoding keeps its other pieces, and joining it with a context gives
+    windows whose question is such a piece."""
+    asked = reader.encode(text, add_special_tokens=False)
+    whole = len(asked)
+    while len(asked) > most:
+        text = text[: min(asked.offsets[most - 1][1], len(text) - 1)]
+        asked = reader.encode(text, add_special_tokens=False)
+    return asked, len(asked) < whole
 
 
 def _halves(tokenizer: PreTrainedTokenizerFast) -> tuple[Tokenizer, Tokenizer]:

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 from qa_toys import write_squad
 from toy import SHARED_DATA
@@ -71,12 +72,43 @@ def test_squad_2_by_hand():
     assert score_with_negative(texts | {"none": ""}, golds, None)["NoAns_exact"] == 50
 
 
-def test_questions_of_equal_odds_stand_on_the_same_side():
-    scores = {"right": 1.0, "wrong": 0.0}
-    best, at = best_threshold(scores, {"right": True, "wrong": False}, {"right": 0.5, "wrong": 0.5})
-    assert (best, at) == (50.0, 0.0)  # answering one of the two alone is no threshold
-    best, at = best_threshold(scores, {"right": True, "wrong": False}, {"right": 0.5, "wrong": 0.6})
-    assert (best, at) == (100.0, 0.5)
+def test_odds_that_equal_the_threshold_are_answered():
+    golds = {"has": ["fox"], "none": []}
+    texts = {"has": "fox", "none": "red"}
+    metrics = score_with_negative(texts, golds, {"has": 1.5, "none": 1.5}, threshold=1.5)
+    assert (metrics["HasAns_exact"], metrics["NoAns_exact"]) == (100, 0)
+
+
+def official_best(predictions, scores, answerable, odds):
+    """The rule of the official script in other words: the best of all prefixes of the order by null odds."""
+    order = sorted(odds, key=odds.get)
+    silent = sum(not has for has in answerable.values())
+    gains = [scores[n] if answerable[n] else -bool(predictions[n]) for n in order]
+    totals = [silent + sum(gains[:count]) for count in range(len(order) + 1)]
+    best = totals.index(max(totals))
+    return 100 * totals[best] / len(order), odds[order[best - 1]] if best else 0.0
+
+
+def test_the_best_threshold_with_tied_odds_is_the_official_one():
+    """The official script adds one question after the other, so it may part two of equal odds."""
+    texts = {"right": "fox", "wrong": "red"}
+    scores, answerable = {"right": 1.0, "wrong": 0.0}, {"right": True, "wrong": False}
+    assert best_threshold(scores, texts, answerable, {"right": 0.5, "wrong": 0.5}) == (100.0, 0.5)
+    assert best_threshold(scores, texts, answerable, {"wrong": 0.5, "right": 0.5}) == (50.0, 0.0)  # their order counts
+    assert best_threshold(scores, texts, answerable, {"right": 0.5, "wrong": 0.6}) == (100.0, 0.5)
+    # "the" has no word left and would be right in silence, but it is an answer
+    assert best_threshold({"wrong": 1.0}, {"wrong": "the"}, {"wrong": False}, {"wrong": 0.0}) == (100.0, 0.0)
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        names = [f"q{n}" for n in range(30)]
+        odds = {name: float(generator.integers(-2, 3)) for name in generator.permutation(names)}
+        answerable = {name: bool(generator.integers(2)) for name in names}
+        texts = {name: "fox" if generator.integers(4) else "" for name in names}
+        scores = {
+            name: float(generator.integers(3)) / 2 if answerable[name] else float(not texts[name]) for name in names
+        }
+        found = best_threshold(scores, texts, answerable, odds)
+        assert found == pytest.approx(official_best(texts, scores, answerable, odds))
 
 
 def scored(monkeypatch, capsys, *files):
@@ -129,3 +161,27 @@ def test_mistakes(tmp_path, monkeypatch, capsys):
     ):
         with pytest.raises(UserError, match=message):
             scored(monkeypatch, capsys, *files)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "odds", "message"),
+    [
+        ('{"1": 3}', None, "question 1 has 3, expected its answer as a text"),
+        ('{"1": null}', None, "question 1 has null, expected its answer"),
+        ('{"1": {"text": "red"}}', None, "question 1 has {"),
+        ("7", None, "holds a int, expected one object"),
+        ("[" * 100_000, None, "cannot read .*expected JSON"),
+        ("{}", '{"1": "high"}', 'question 1 has "high", expected its null odds as a number'),
+        ("{}", '{"1": NaN}', "question 1 has NaN, expected its null odds"),
+        ("{}", '{"1": true}', "question 1 has true, expected its null odds"),
+        ("{}", "[1]", "holds a list, expected one object, {id: null odds}"),
+    ],
+)
+def test_values_of_a_wrong_type(tmp_path, monkeypatch, capsys, predictions, odds, message):
+    files = [write_squad(tmp_path) / "dev-v1.1.json"]
+    for number, content in enumerate(text for text in (predictions, odds) if text):
+        files.append(tmp_path / f"{number}.json")
+        files[-1].write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        scored(monkeypatch, capsys, *files)
+    assert "\n" not in str(error.value)

@@ -58,6 +58,33 @@ def test_every_layout_gives_the_same_questions(written, tmp_path):
     assert set(copied) == {"train"}
 
 
+def test_ids_may_be_whole_numbers(written):
+    rows = flat(paragraphs(1))
+    rows[0]["id"], rows[1]["id"] = 7, "8"
+    assert [q.id for q in read_file(written({"data": rows}, "flat.json")).rows] == ["7", "8"]
+    made = paragraphs(1)
+    made[0]["qas"][0]["id"] = 7
+    assert read_file(written(squad_of(made))).rows[0].id == "7"
+    rows[1]["id"] = 7
+    with pytest.raises(UserError, match="found the id '7' of"):
+        read_file(written({"data": rows}, "flat.json"))
+    rows[1]["id"] = True
+    with pytest.raises(UserError, match="id: found true, expected a text"):
+        read_file(written({"data": rows}, "flat.json"))
+
+
+def test_lone_surrogates_are_replaced_and_counted(written):
+    made = paragraphs(1)
+    start = made[0]["qas"][1]["answers"][0]["answer_start"]
+    made[0]["context"] = "\ud83d" + made[0]["context"][1:start] + "\udc00" + made[0]["context"][start + 1 :]
+    answer = made[0]["qas"][1]["answers"][0]
+    answer["text"] = "\udc00" + answer["text"][1:]
+    questions = read_file(written(squad_of(made)))
+    assert questions.replaced == 5 and not questions.misplaced  # two in the context of each question, one in an answer
+    assert questions.rows[1].holds(questions.rows[1].answers[0])
+    questions.rows[1].context.encode("utf-8")
+
+
 def change(content, path, value):
     """`content` with the place `path` set to `value`, or taken away for None."""
     holder = content

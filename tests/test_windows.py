@@ -5,9 +5,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from tokenizers.processors import RobertaProcessing
+from toy import SHARED_DATA
 
 from recipe.errors import UserError
-from recipe.squad import Answer, Question, Questions
+from recipe.squad import Answer, Question, Questions, read_file
 from recipe.tokenizer import train_tokenizer
 from recipe.windows import NOTHING, OUTSIDE, cut_windows
 
@@ -118,6 +119,37 @@ def test_long_questions_are_cut_and_counted(bpe, tmp_path):
     assert cut_windows(one("why?", CONTEXT), bpe, 48, 12, tmp_path).cut == 0
     with pytest.raises(UserError, match=r"--doc_stride 30 with --max_seq_length 48, expected 0 to 24"):
         cut_windows(questions, bpe, 48, 30, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+def test_a_question_that_is_too_long_is_cut_to_its_beginning(kind, request, tmp_path):
+    """Its other pieces must not become questions of their own: 63 windows, and not four times as many."""
+    tokenizer = request.getfixturevalue(kind)
+    question = "why does the cat sit on a mat while seven dogs are barking loudly " * 4
+    windows = cut_windows(one(question, CONTEXT), tokenizer, 48, 16, tmp_path)
+    asked = len(tokenizer(question, add_special_tokens=False)["input_ids"])
+    context = len(tokenizer(CONTEXT, add_special_tokens=False)["input_ids"])
+    room = 48 - tokenizer.num_special_tokens_to_add(pair=True)
+    assert asked > 60 and windows.cut == 1 and len(windows) == context - 16  # each window moves on by one token
+    bodies = {tuple(windows.ids[windows.tokens(n)][: room - 16].tolist()) for n in range(len(windows))}
+    assert len(bodies) == 1  # one question
+
+
+def test_the_longest_questions_of_squad(bpe, tmp_path):
+    file = SHARED_DATA / "squad" / "dev-v1.1.json"
+    if not file.exists():
+        pytest.skip(f"{file} is not on this machine")
+    rows = sorted(read_file(file).rows, key=lambda row: -len(row.text))[:3]
+    for row in rows:
+        windows = cut_windows(Questions([row], "toys"), bpe, 64, 16, tmp_path)
+        context = len(bpe(row.context, add_special_tokens=False)["input_ids"])
+        assert windows.cut == 1 and len(windows) == context - 16
+
+
+def test_empty_contexts_and_questions(tokenizer, tmp_path):
+    rows = [Question("a", "who?", "", ()), Question("b", "", CONTEXT, ()), Question("c", " ", " \n", ())]
+    windows = cut_windows(Questions(rows, "toys"), tokenizer, 48, 12, tmp_path)
+    assert set(windows.question.tolist()) == {0, 1, 2}
 
 
 def test_special_words_in_a_context_stay_text(bpe, tmp_path):

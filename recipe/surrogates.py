@@ -1,0 +1,11 @@
+"""Lone surrogates: half a character, which JSON can hold and neither a tokenizer nor a UTF-8 file can."""
+
+import re
+
+_LONE = re.compile("[\ud800-\udfff]")
+REPLACEMENT = "\ufffd"
+
+
+def without_surrogates(text: str) -> tuple[str, int]:
+    """`text` with U+FFFD in place of each lone surrogate, and how many there were. Positions in it stay as they are."""
+    return (text, 0) if text.isascii() else _LONE.subn(REPLACEMENT, text)
