@@ -31,10 +31,6 @@ class FillArguments:
 
     top_k: int = option(5, "Guesses a blank.")
 
-    def __post_init__(self):
-        if self.top_k < 1:
-            raise UserError(f"found --top_k {self.top_k}, expected at least 1")
-
 
 def main() -> None:
     options, hub, (words,) = parse(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from recipe.arguments import DataArguments, ModelArguments, PretrainArguments, option, parse
 from recipe.batches import Blocks, NextTokens
-from recipe.errors import UserError, run_script
+from recipe.errors import run_script
 from recipe.model import make_causal, require_causal, use_next_token_head
 from recipe.pretraining import (
     Sequences,
@@ -38,10 +38,6 @@ class CausalArguments:
 
     block_size: int | None = option(None, "Tokens a block that the model sees; the same as --max_seq_length.")
     keep_linebreaks: bool = option(True, "Keep the line breaks inside a document of a .txt; off, they become spaces.")
-
-    def __post_init__(self):
-        if self.block_size is not None and self.block_size < 8:
-            raise UserError(f"found --block_size {self.block_size}, expected at least 8 tokens")
 
 
 def main() -> int:

@@ -28,6 +28,8 @@ def main() -> int:
     quiet_libraries()
     check(data, args)
     settle_trackers(args, say)
+    for sentence in args.unused:
+        say(f"warning: {sentence}")
 
     work = prepare(data, args)
     describe(work, say)

@@ -34,6 +34,8 @@ def main() -> int:
     quiet_libraries()
     check(args)
     settle_trackers(args, say)
+    for sentence in args.unused:
+        say(f"warning: {sentence}")
 
     work = prepare(data, args, say)
     describe(work, say)

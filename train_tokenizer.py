@@ -54,9 +54,6 @@ class TokenizerArguments:
     push_to_hub: str | None = option(None, "Hub repository to push the tokenizer to.")
 
     def __post_init__(self):
-        for name, lowest in (("sample_share", 1e-9), ("held_out", 0)):
-            if not lowest <= getattr(self, name) <= 1 or self.held_out == 1:
-                raise UserError(f"found --{name} {getattr(self, name)}, expected a share of the documents")
         if not self.output_dir:
             raise UserError("found no --output_dir: name a folder for the tokenizer")
 

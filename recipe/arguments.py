@@ -2,23 +2,29 @@
 
 import argparse
 import difflib
-import math
 import os
 import sys
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 import torch
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from recipe.argument_files import SUFFIXES, argv_of
+from recipe.deepspeed_config import check_deepspeed
 from recipe.errors import UserError
+from recipe.numbers import require_numbers
+from recipe.old_flags import translate
 from recipe.optimizers import MUON, muon_settings
 from recipe.schedules import WITHOUT_AN_END
+from recipe.settings import check_optimizer, check_settings
 from recipe.stages import steps_for
 from recipe.zero import avoid_compiling
+
+TYPING_MISTAKE = 0.85  # how alike an unknown flag and the one that was meant are; below it, they only sound alike
 
 
 def option(default, help_text: str, **more):
@@ -58,10 +64,6 @@ class ModelArguments(HubArguments):
     use_fast_tokenizer: bool = option(True, "Only fast tokenizers are supported.")
     vocab_size: int = option(8192, "Size of a tokenizer that is trained here.")
     lowercase: bool = option(False, "Whether a tokenizer that is trained here lower-cases its text.")
-
-    def __post_init__(self):
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise UserError(f"found --dropout {self.dropout}, expected at least 0 and less than 1")
 
 
 @dataclass
@@ -103,14 +105,7 @@ class DataArguments:
         return said
 
     def __post_init__(self):
-        if not 0 < self.validation_split_percentage < 100:
-            raise UserError(
-                f"found --validation_split_percentage {self.validation_split_percentage}, expected more than 0 "
-                "and less than 100"
-            )
-        for name in ("max_train_samples", "max_eval_samples", "preprocessing_num_workers"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UserError(f"found --{name} {value}, expected at least 1")
+        require_numbers(vars(self))
         if self.preprocessing_num_workers:
             os.environ["RAYON_NUM_THREADS"] = str(self.preprocessing_num_workers)
 
@@ -136,44 +131,17 @@ class ObjectiveArguments:
         return self.mlm_probability if self.mlm_probability_end is None else self.mlm_probability_end
 
     def __post_init__(self):
-        if not 0 < self.mlm_probability < 1:
-            raise UserError(f"found --mlm_probability {self.mlm_probability}, expected between 0 and 1")
+        require_numbers(vars(self))
         if not 0 < self.final_mlm_probability <= self.mlm_probability:
             raise UserError(
                 f"found --mlm_probability_end {self.mlm_probability_end}, expected more than 0 and at most "
                 f"--mlm_probability, {self.mlm_probability}, which decides the shape of a batch"
             )
-        if not 0 < self.span_p < 1:
-            raise UserError(f"found --span_p {self.span_p}, expected between 0 and 1")
-        if self.span_max_length < 1:
-            raise UserError(f"found --span_max_length {self.span_max_length}, expected at least 1")
-        if min(self.mask_replace_prob, self.random_replace_prob) < 0 or (
-            self.mask_replace_prob + self.random_replace_prob > 1
-        ):
+        if self.mask_replace_prob + self.random_replace_prob > 1:
             raise UserError(
                 f"found --mask_replace_prob {self.mask_replace_prob} and --random_replace_prob "
                 f"{self.random_replace_prob}, expected two shares of at most 1 together"
             )
-
-
-# Settings of TrainingArguments that pre-training can't honour: (name, the value that is fine, why no other).
-REFUSED_SETTINGS = (
-    ("load_best_model_at_end", False, "pre-training ends with its last step"),
-    ("metric_for_best_model", None, "pre-training keeps its newest checkpoints, not its best"),
-    ("ignore_data_skip", True, "the data seeks to the step that a run resumes at by itself"),
-    ("logging_nan_inf_filter", False, "a loss that isn't finite must be seen"),
-    ("auto_find_batch_size", False, "the micro-batch decides what one device holds; set it"),
-    ("save_only_model", False, "a checkpoint without its optimizer cannot be continued"),
-    ("label_smoothing_factor", 0.0, "the objective is plain cross-entropy"),
-    ("average_tokens_across_devices", True, "the loss is a mean over the global batch"),
-    ("enable_jit_checkpoint", False, "SIGTERM saves a checkpoint in any case"),
-    ("bf16_full_eval", False, "evaluation runs in the precision of training"),
-    ("fp16_full_eval", False, "evaluation runs in the precision of training"),
-    ("fp16", False, "its loss scaling meets infinite gradients on purpose, which stop a run here; use --bf16"),
-    ("do_predict", False, "there is nothing to predict; see fill_mask.py"),
-    ("dataloader_persistent_workers", False, "a run is one pass, whose workers live as long as it does"),
-    ("train_sampling_strategy", "random", "the order is the recipe's own"),
-)
 
 
 @dataclass
@@ -213,32 +181,25 @@ class PretrainArguments(TrainingArguments):
     ignore_data_skip: bool = option(True, "Always on here: the data seeks to the step that a run resumes at.")
 
     def __post_init__(self):
-        if self.output_dir is None:
+        if not self.output_dir:
             raise UserError("found no --output_dir: name the run's folder")
+        require_numbers(vars(self))
+        self.unused = check_settings(self, pretraining=True)
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world == 1 and torch.cuda.device_count() > 1 and not self.use_cpu:
             raise UserError(
                 f"found {torch.cuda.device_count()} GPUs and one process: start one a GPU with bash pretrain.sh or "
                 "torchrun, or choose one by CUDA_VISIBLE_DEVICES=0"
             )
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"found --{name} {getattr(self, name)}, expected at least 1")
-        if self.seed < 0 or (self.data_seed or 0) < 0:
-            raise UserError(f"found --seed {min(self.seed, self.data_seed or 0)}, expected 0 or more")
         if self.global_batch_size is not None:
             if self.gradient_accumulation_steps != 1:
                 raise UserError(
                     f"found --gradient_accumulation_steps {self.gradient_accumulation_steps} beside "
                     "--global_batch_size: accumulation is derived from the latter; leave the former out"
                 )
-            if self.global_batch_size < 1:
-                raise UserError(f"found --global_batch_size {self.global_batch_size}, expected at least 1")
             self.gradient_accumulation_steps = derive_accumulation(
                 self.global_batch_size, self.per_device_train_batch_size, world
             )
-        if self.save_at and min(self.save_at) < 1:
-            raise UserError(f"found --save_at {min(self.save_at)}, expected steps from 1 on")
         if self.nonfinite not in ("stop", "skip"):
             raise UserError(f"found --nonfinite {self.nonfinite}, expected stop or skip")
         if self.deepspeed and not self.do_train:
@@ -247,16 +208,11 @@ class PretrainArguments(TrainingArguments):
                 print("warning: --deepspeed changes nothing without --do_train")
         if self.nonfinite == "skip" and self.deepspeed:
             raise UserError("found --nonfinite skip beside --deepspeed, which updates before anyone can look: use stop")
-        for name, expected, reason in REFUSED_SETTINGS:
-            if (value := getattr(self, name)) != expected and str(value) != str(expected):
-                raise UserError(f"found --{name} {value}: {reason}; leave it out")
         if self.push_to_hub and "checkpoint" in str(getattr(self.hub_strategy, "value", self.hub_strategy)):
             raise UserError(
                 f"found --hub_strategy {getattr(self.hub_strategy, 'value', self.hub_strategy)}: it would upload a "
                 "checkpoint while it is being saved; use every_save or end"
             )
-        if self.fsdp:
-            raise UserError("found --fsdp: tied embeddings fail under it; use --deepspeed ds_config/zero2_bf16.json")
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every weight is used in every step; looking costs a pass
         self._check_stages()
@@ -268,6 +224,8 @@ class PretrainArguments(TrainingArguments):
                     "found --optim muon beside --deepspeed: Muon needs matrices that ZeRO cuts up; set DS_CONFIG="
                 )
             self.optim = TrainingArguments.optim  # a name that transformers knows, while it looks
+        if self.deepspeed:
+            check_deepspeed(self, world)
         if self.use_cpu and self.deepspeed:
             avoid_compiling()
         if self.use_cpu and world > 1 and not torch.distributed.is_initialized():
@@ -279,20 +237,16 @@ class PretrainArguments(TrainingArguments):
             unset_hf_deepspeed_config()
         if muon:
             self.optim = MUON
+        else:
+            check_optimizer(self)
 
     def _check_stages(self) -> None:
-        if self.max_hours is not None and not 0 < self.max_hours < math.inf:
-            raise UserError(f"found --max_hours {self.max_hours}, expected more than 0")
         if self.max_hours is not None and self.short_seq_length is not None:
             raise UserError(
                 "found --short_seq_length beside --max_hours: its share is one of the steps, whose number only time "
                 "will tell; pass --max_steps in place of the latter"
             )
-        if self.short_seq_length is not None and self.short_seq_length < 8:
-            raise UserError(f"found --short_seq_length {self.short_seq_length}, expected at least 8 tokens")
-        if not 0 < self.short_seq_share < 1:
-            raise UserError(f"found --short_seq_share {self.short_seq_share}, expected between 0 and 1")
-        if (self.batch_warmup_start is None) != (self.batch_warmup_steps == 0) or self.batch_warmup_steps < 0:
+        if (self.batch_warmup_start is None) != (self.batch_warmup_steps == 0):
             raise UserError(
                 f"found --batch_warmup_start {self.batch_warmup_start} and --batch_warmup_steps "
                 f"{self.batch_warmup_steps}: pass both, the sequences to begin with and the step to reach the batch at"
@@ -347,10 +301,28 @@ def epochs_to_steps(args: TrainingArguments, blocks: int) -> int:
 
 
 class Parser(HfArgumentParser):
-    """argparse answers a mistake with its whole usage; here it is one line."""
+    """argparse answers a mistake with its whole usage; here it is one line. Numbers are checked as they are read, and
+    what is unknown is refused before anything is built, unless `takes_more`."""
+
+    takes_more = False
 
     def error(self, message):
         raise UserError(f"{message}: see --help")
+
+    def parse_known_args(self, args=None, namespace=None):
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown and not self.takes_more:
+            flag = unknown[0].split("=")[0]
+            close = difflib.get_close_matches(flag, self.flags, n=1, cutoff=TYPING_MISTAKE)
+            hint = f": did you mean {close[0]}?" if close else ": see --help"
+            raise UserError(f"found the unknown flag {flag}{hint}")
+        require_numbers(vars(namespace))
+        return namespace, unknown
+
+    @property
+    def flags(self) -> set[str]:
+        """All flags it knows, each with its dashes."""
+        return {flag for action in self._actions for flag in action.option_strings}
 
 
 def parse(
@@ -362,8 +334,8 @@ def parse(
     """Reads the command line, or the one .json, .yaml or .yml file that it names, into instances of `dataclasses`.
 
     With names of `positional` arguments, a tuple of their values comes last; a name that ends in "..." takes one value
-    or more, as a list. Raises UserError for what is unknown or
-    doesn't fit, with the nearest flag's name.
+    or more, as a list. Old flags that mean what a flag of today means are taken, with a line that says so. Raises
+    UserError for what is unknown or doesn't fit, with the right flag's name where that is known.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = Parser(
@@ -371,21 +343,29 @@ def parse(
     )
     for name in positional:
         parser.add_argument(name, nargs="+" if name.endswith("...") else None)
+    if len(argv) == 1 and not positional and Path(argv[0]).suffix in SUFFIXES:
+        argv = argv_of(Path(argv[0]), parser)
+    argv = in_flags_of_today(argv, parser.flags)
     try:
-        if len(argv) == 1 and Path(argv[0]).suffix in {".json", ".yaml", ".yml"}:
-            read = parser.parse_json_file if argv[0].endswith(".json") else parser.parse_yaml_file
-            return read(argv[0])
-        *parsed, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+        parsed = parser.parse_args_into_dataclasses(argv)
     except UserError:
         raise
-    except (ValueError, TypeError, AttributeError, OSError, ImportError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, AttributeError, OSError, ImportError, OverflowError, RuntimeError) as error:
         raise UserError(str(error).strip().replace("\n", " ")) from error
-    if unknown:
-        flags = [option for action in parser._actions for option in action.option_strings]
-        close = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
-        hint = f": did you mean {close[0]}?" if close else ": see --help"
-        raise UserError(f"found the unknown flag {unknown[0].split('=')[0]}{hint}")
     if positional:
         *parsed, named = parsed
         parsed.append(tuple(getattr(named, name) for name in positional))
     return tuple(parsed)
+
+
+def in_flags_of_today(argv: list[str], known: set[str]) -> list[str]:
+    """`argv` with old flags under their names of today; the first process says which, once."""
+    argv, said = translate(argv, known)
+    for sentence in said if os.environ.get("RANK", "0") == "0" else ():
+        _warn_once(sentence)
+    return argv
+
+
+@cache
+def _warn_once(sentence: str) -> None:
+    print(f"warning: {sentence}", flush=True)

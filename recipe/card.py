@@ -18,6 +18,7 @@ from recipe.squad import TASKS as SQUADS
 CARD = "README.md"
 TAGS = {GLUE: "glue", QA: "squad"}
 MARK = "<!-- written by python -m recipe.scores: it will be overwritten -->"
+RUN_MARK = "<!-- written at the end of the pre-training: it will be overwritten -->"
 NOT_FOR_INFERENCE = ["optimizer*", "scheduler*", "rng_state*", "manifest.json", "training_args.bin"]
 # The settings of run.json that say what a pre-training was, in words.
 SETTINGS = {
@@ -34,6 +35,7 @@ SETTINGS = {
     "seed": "seed",
     "data": "sha256 of the prepared data",
 }
+RUN_FIGURES = ("eval_loss", "eval_perplexity", "eval_masked_accuracy", "eval_accuracy", "eval_unigram_loss")
 _DATA_FLAGS = ("--dataset_name", "--dataset_config_name", "--train_file")
 
 
@@ -49,16 +51,48 @@ def write_cards(frame: pd.DataFrame, cells: pd.DataFrame, tables: dict[str, str]
     for name, rows in frame.groupby("checkpoint", sort=False):
         folder = Path(rows["path"].iloc[0])
         file = folder / CARD
-        if not (folder / "config.json").is_file() or (file.exists() and MARK not in file.read_text(encoding="utf-8")):
+        if not (folder / "config.json").is_file() or not _is_ours(file):
             continue
-        partial = file.with_name(f".{CARD}.{os.getpid()}.tmp")
-        try:
-            partial.write_text(card_of(name, rows, cells.loc[name], notes), encoding="utf-8")
-            partial.replace(file)
-        except OSError:
-            continue  # a checkpoint on a read-only disk has its scores in the sweep's folder
-        written.append(file)
+        if _write(file, card_of(name, rows, cells.loc[name], notes)):
+            written.append(file)
     return written
+
+
+def write_run_card(run: Path, causal: bool, metrics: dict[str, float] | None = None) -> None:
+    """Writes the card of a pre-training into its folder, `metrics` those of its evaluation: what it was told, what came
+    of it, and nothing that needs a network. A card that somebody else wrote, or that has scores, is left alone."""
+    file = run / CARD
+    if not _is_ours(file, RUN_MARK):
+        return
+    metadata = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation" if causal else "fill-mask",
+        tags=["generated_from_trainer"],
+        model_name=run.resolve().name,
+    )
+    figures = [f"| {name} | {value:.4g} |" for name, value in (metrics or {}).items() if name in RUN_FIGURES]
+    table = "\n".join(["## Evaluation", "", "| figure | value |", "| --- | --- |", *figures]) if figures else ""
+    parts = [f"---\n{metadata.to_yaml()}\n---\n{RUN_MARK}", f"# {run.resolve().name}", table, _pretraining(run)]
+    _write(file, "\n\n".join(part for part in parts if part) + "\n")
+
+
+def _is_ours(file: Path, *marks: str) -> bool:
+    """Whether a card isn't there, or is one of `marks` (by default all) that may be written anew."""
+    if not file.exists():
+        return True
+    text = file.read_text(encoding="utf-8", errors="replace")
+    return any(mark in text for mark in marks or (MARK, RUN_MARK))
+
+
+def _write(file: Path, text: str) -> bool:
+    """Writes a card whole; False on a read-only disk, whose checkpoints have their scores in the sweep's folder."""
+    partial = file.with_name(f".{CARD}.{os.getpid()}.tmp")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
+    except OSError:
+        return False
+    return True
 
 
 def card_of(name: str, rows: pd.DataFrame, cells: pd.Series, notes: dict[str, str]) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from recipe.arguments import Parser, option, parse
+from recipe.arguments import Parser, in_flags_of_today, option, parse
 from recipe.checkpoints import checkpoints, step_of
 from recipe.classifier import damage_of
 from recipe.columns import suite_of
@@ -62,8 +62,6 @@ class SweepArguments:
             raise UserError(f"found ENGINE {self.engine}, expected {' or '.join(ENGINES)}")
         if self.engine == "ray":
             require_ray()
-        if self.workers < 1:
-            raise UserError(f"found WORKERS {self.workers}, expected at least 1")
         if self.report_to not in ("none", "wandb"):
             raise UserError(f"found --report_to {self.report_to}, expected none or wandb")
         if self.mnli_init and "mnli" not in self.tasks and set(self.tasks) & set(FROM_MNLI):
@@ -87,13 +85,13 @@ class SweepArguments:
 
 def parse_sweep(argv: list[str]) -> tuple[SweepArguments, list[str]]:
     """The sweep's own flags, and the rest, which is run_glue.py's or run_qa.py's and is checked with the first job."""
+    parser = Parser((SweepArguments,), description=DESCRIPTION, allow_abbrev=False)
+    parser.takes_more = True
     try:
-        sweep, rest = Parser(
-            (SweepArguments,), description=DESCRIPTION, allow_abbrev=False
-        ).parse_args_into_dataclasses(argv, return_remaining_strings=True)
+        sweep, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     except (ValueError, TypeError) as error:
         raise error if isinstance(error, UserError) else UserError(str(error)) from error
-    return sweep, rest
+    return sweep, in_flags_of_today(rest, Parser(sweep.suite.arguments).flags)
 
 
 # ---- which checkpoints
@@ -170,6 +168,7 @@ class Planner:
         # MNLI first: others wait for it
         self.tasks = sorted(dict.fromkeys(sweep.tasks), key=self.suite.size, reverse=True)
         self.costs: dict[str, float] = {}
+        self.unused: list[str] = []  # a sentence for each setting that changes nothing
 
     def jobs_of(self, model: Candidate) -> list[Job]:
         """Its jobs, those that others wait for first. Raises UserError for what the script would refuse."""
@@ -215,7 +214,8 @@ class Planner:
 
     def _check_model(self, model: Candidate) -> str | None:
         """The sha256 of its weights, once tokenizer and length are known to fit."""
-        data, _ = parse(self.suite.arguments, self._argv(model, self.tasks[0], self.sweep.folder))
+        data, args = parse(self.suite.arguments, self._argv(model, self.tasks[0], self.sweep.folder))
+        self.unused = args.unused
         return check_model(data).sha256
 
     def _cost(self, model: Candidate, task: str) -> float:

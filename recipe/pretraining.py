@@ -14,6 +14,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from recipe.arguments import DataArguments, ModelArguments, PretrainArguments, epochs_to_steps, sequences_a_step
 from recipe.batches import Blocks, OrderedBlocks
 from recipe.callbacks import Console, JsonLog, PlainConsole, Progress, RankSeed, SaveAt, StopSignals
+from recipe.card import write_run_card
 from recipe.checkpoints import (
     checkpoints,
     damage,
@@ -66,14 +67,12 @@ def begin(args: PretrainArguments, data: DataArguments) -> Callable[..., None]:
         keep_freed_memory()
         if args.bf16 and (slow := warning_of_slow_bf16()):
             say(f"warning: {slow}")
-    if not (args.do_train or args.do_eval):
-        raise UserError("found neither --do_train nor --do_eval: pass what to do")
     require_outside("--output_dir", args.output_dir, data)
     require_room(Path(args.output_dir))
     if args.push_to_hub:
         require_hub("the repository to push to", "no --push_to_hub, and push the folder later")
     settle_trackers(args, say)
-    for sentence in data.ignored():
+    for sentence in (*data.ignored(), *args.unused):
         say(f"warning: {sentence}")
     return say
 
@@ -217,6 +216,13 @@ def pretrain(
     on the console. `fresh` says that the model's weights were just drawn: they alone are not worth an evaluation.
     """
     run, main_process = Path(args.output_dir), args.process_index == 0
+    if not (args.do_train or args.do_eval):
+        say(model.config.to_json_string(), end="")
+        say(
+            f"found neither --do_train nor --do_eval: a {model.config.model_type} model of {model.num_parameters():,} "
+            "parameters was built, and nothing else is done"
+        )
+        return 0
     require_room(run, CHECKPOINT_BYTES_A_PARAMETER * model.num_parameters())
     require_agreement(meaning)
     with run_lock(run) if main_process else nullcontext():
@@ -266,15 +272,21 @@ def pretrain(
                 return INTERRUPTED_EXIT_CODE
             (run / "eval_results.json").unlink(missing_ok=True)  # of a run with fewer steps, if there is one
             trainer.save_model()
-            trainer.save_metrics("train", result.metrics)
+            trainer.save_metrics("train", result.metrics | {"train_samples": len(sequences.train)})
             trainer.save_state()
         elif checkpoint:
             trainer._load_from_checkpoint(str(checkpoint))
             say(f"evaluating {checkpoint}")
         elif fresh:
             raise UserError(f"found no checkpoint in {run} to evaluate: pass --do_train or --model_name_or_path")
+        if args.do_train and not args.do_eval and main_process:
+            write_run_card(run, is_causal(model.config))
         if args.do_eval:
             metrics = trainer.evaluate()
+            if main_process and args.do_train:
+                write_run_card(run, is_causal(model.config), metrics)
+            # By these names, too, the example scripts' results have them.
+            metrics |= {"perplexity": metrics["eval_perplexity"], "eval_samples": len(sequences.evaluation)}
             trainer.save_metrics("eval", metrics)
             if main_process:
                 report(metrics, model, tokenizer, sequences.evaluation, run)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from recipe.arguments import option
 from recipe.errors import UserError
 from recipe.glue import Recipe
+from recipe.numbers import require_numbers
 from recipe.squad import TASKS, Squad
 from recipe.tuning_arguments import FineTuneArguments, StartArguments
 
@@ -37,9 +38,7 @@ class QaArguments(StartArguments):
         files = self.train_file or self.validation_file or self.test_file
         if files and self.dataset_name:
             raise UserError("found --dataset_name beside --train_file or its like: pass one of them")
-        for name in ("n_best_size", "max_answer_length", "preprocessing_num_workers"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UserError(f"found --{name} {value}, expected at least 1")
+        require_numbers(vars(self))
         if self.preprocessing_num_workers:
             os.environ["RAYON_NUM_THREADS"] = str(self.preprocessing_num_workers)
         if self.task_name in TASKS and self.task_name != self.version:

@@ -163,6 +163,8 @@ def main() -> int:
     planner = Planner(sweep, rest, models)
     jobs = [job for model in models for job in planner.jobs_of(model)]
     begin_record(sweep, rest)
+    for sentence in planner.unused:
+        say(f"warning: {sentence}")
     for folder, reason in damaged.items():
         say(f"warning: {folder} isn't whole ({reason}): not evaluated")
 

@@ -14,6 +14,23 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK, get_reporting_int
 from recipe.errors import UserError
 
 ANSWER_SECONDS = 4.0
+# What each tracker needs: (modules, of which one will do; what to install).
+PACKAGES = {
+    "azure_ml": (("azureml",), "azureml-mlflow"),
+    "clearml": (("clearml",), "clearml"),
+    "codecarbon": (("codecarbon",), "codecarbon"),
+    "comet_ml": (("comet_ml",), "comet-ml"),
+    "dagshub": (("dagshub",), "dagshub mlflow"),
+    "dvclive": (("dvclive",), "dvclive"),
+    "flyte": (("flytekit",), "flytekit"),
+    "kubeflow": (("kubeflow",), "kubeflow"),
+    "mlflow": (("mlflow",), "mlflow"),
+    "neptune": (("neptune",), "neptune"),
+    "swanlab": (("swanlab",), "swanlab"),
+    "tensorboard": (("tensorboard", "tensorboardX"), "tensorboard"),
+    "trackio": (("trackio",), "trackio"),
+    "wandb": (("wandb",), "wandb"),
+}
 
 
 def settle_trackers(args, say) -> None:
@@ -25,8 +42,9 @@ def settle_trackers(args, say) -> None:
     for name in args.report_to:
         if name not in known:
             raise UserError(f"found --report_to {name}, expected one of {', '.join(sorted(known))}")
-        if name in ("wandb", "tensorboard", "mlflow") and importlib.util.find_spec(name) is None:
-            raise UserError(f"--report_to {name}: the package is not installed: pip install {name}, or leave it out")
+        modules, package = PACKAGES.get(name, ((), ""))
+        if modules and not any(importlib.util.find_spec(module) for module in modules):
+            raise UserError(f"--report_to {name}: the package is not installed: pip install {package}, or leave it out")
     if "wandb" not in args.report_to:
         return
     os.environ.setdefault("WANDB_PROJECT", "encoder-recipe")

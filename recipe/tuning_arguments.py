@@ -1,12 +1,17 @@
 """What every fine-tuning can be told: where it starts, how its examples are cut, and the TrainingArguments."""
 
+import os
 from dataclasses import dataclass
 
+import torch
 from transformers import TrainingArguments
 
 from recipe.arguments import HubArguments, option
+from recipe.deepspeed_config import check_deepspeed
 from recipe.errors import UserError
 from recipe.glue import Recipe
+from recipe.numbers import require_numbers
+from recipe.settings import check_optimizer, check_settings
 
 RANDOM = "random:"  # the prefix of a model that begins with fresh weights
 # Settings of TrainingArguments that decide what a fine-tuning computes; the record keeps them.
@@ -64,17 +69,16 @@ class FineTuneArguments(TrainingArguments):
     logging_nan_inf_filter: bool = option(False, "Always off here: a loss that isn't finite must be seen.")
 
     def __post_init__(self):
-        if self.output_dir is None:
+        if not self.output_dir:
             raise UserError("found no --output_dir: name the folder of the result")
-        for name, value, expected in (
-            ("--load_best_model_at_end", self.load_best_model_at_end, False),
-            ("--ignore_data_skip", self.ignore_data_skip, True),
-            ("--logging_nan_inf_filter", self.logging_nan_inf_filter, False),
-            ("--auto_find_batch_size", self.auto_find_batch_size, False),
-        ):
-            if value != expected:
-                raise UserError(f"found {name} {value}: fine-tuning here works with {expected} alone; leave it out")
+        require_numbers(vars(self))
+        self.unused = check_settings(self, pretraining=False)
+        if self.fp16 and not torch.cuda.is_available():
+            raise UserError("found --fp16 without a GPU: use --bf16, or leave it out")
+        if self.deepspeed:
+            check_deepspeed(self, int(os.environ.get("WORLD_SIZE", "1")))
         super().__post_init__()
+        check_optimizer(self)
 
     def settle(self, settings: Recipe) -> None:
         """Fills in what wasn't given from the task's settings. The task's batch is the global one: it is reached by

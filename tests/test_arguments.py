@@ -44,7 +44,7 @@ def test_a_single_file_says_it_all(tmp_path, suffix):
     [
         (["--learning_rte", "1"], "unknown flag --learning_rte: did you mean --learning_rate"),
         (["--seed", "many"], "argument --seed.*invalid int"),
-        (["--mlm_probability", "1.5"], "found --mlm_probability 1.5, expected between 0 and 1"),
+        (["--mlm_probability", "1.5"], "found --mlm_probability 1.5, expected more than 0 and less than 1"),
         (["--mask_replace_prob", "0.9", "--random_replace_prob", "0.2"], "at most 1 together"),
         (["--validation_split_percentage", "0"], "validation_split_percentage 0"),
         (["--nonfinite", "maybe"], "expected stop or skip"),
@@ -60,7 +60,7 @@ def test_a_single_file_says_it_all(tmp_path, suffix):
         (["--global_batch_size", "0"], "global_batch_size 0, expected at least 1"),
         (["--per_device_train_batch_size", "0"], "per_device_train_batch_size 0"),
         (["--global_batch_size", "8", "--gradient_accumulation_steps", "2"], "accumulation is derived"),
-        (["--seed", "-1"], "seed -1, expected 0 or more"),
+        (["--seed", "-1"], "seed -1, expected at least 0"),
         (["--max_eval_samples", "0"], "max_eval_samples 0"),
         (["--tokn=hf_secret"], "unknown flag --tokn: did you mean --token"),
         (["--fsdp", "full_shard"], "found --fsdp"),

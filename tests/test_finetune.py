@@ -296,7 +296,7 @@ def test_nan_weights_are_an_error_and_no_score(monkeypatch, flags, run, tmp_path
         ({"max_seq_length": 100}, "--max_seq_length is 100, .* has positions for 64"),
         ({"do_train": None, "do_eval": None}, "found none of --do_train"),
         ({"model_name_or_path": None}, "found no --model_name_or_path"),
-        ({"load_best_model_at_end": "true"}, "works with False alone"),
+        ({"load_best_model_at_end": "true"}, "the score is that of the last step"),
         ({"glue_data": "/nowhere"}, "found no folder /nowhere"),
         ({"train_file": "x.csv"}, "--task_name beside --train_file"),
         ({"learning_rat": 1}, "unknown flag --learning_rat: did you mean --learning_rate"),

@@ -234,7 +234,7 @@ def test_when_no_checkpoint_is_whole_it_says_so_and_does_not_begin_anew(run, tmp
             "a multiple of 4, acc",
         ),
         (("--max_hours", "0"), "max_hours 0.0"),
-        (("--save_at", ("0", "2")), "save_at 0, expected steps from 1 on"),
+        (("--save_at", ("0", "2")), "save_at 0, expected at least 1"),
         (("--optim", "adam"), "adam"),
         (("--optim", "muon", "--optim_args", "beta=1"), "optim_args beta=1"),
         (("--lr_scheduler_type", "warmup_stable_decay"), "no num_decay_steps"),

@@ -1,0 +1,164 @@
+"""Every numeric flag of every script, given numbers that make no sense: one line that names it, or it means something.
+
+Covers the command line as far as TrainingArguments and dataclasses are made; no run begins.
+"""
+
+import pytest
+
+import fill_mask
+import prepare_data
+import recipe.plan
+import recipe.publish
+import recipe.report
+import recipe.scores
+import run_clm
+import run_glue
+import run_mlm
+import run_qa
+import train_tokenizer
+from recipe import arguments
+from recipe.errors import UserError
+from recipe.numbers import NUMBERS
+
+TRAINS = ("--use_cpu", "--output_dir", "run")
+SCRIPTS = {  # what each needs to have its other flags looked at
+    prepare_data: (),
+    train_tokenizer: ("--output_dir", "tokenizer"),
+    run_mlm: TRAINS,
+    run_clm: TRAINS,
+    run_glue: (*TRAINS, "--model_name_or_path", "m", "--task_name", "rte"),
+    run_qa: (*TRAINS, "--model_name_or_path", "m"),
+    fill_mask: ("m",),
+    recipe.plan: ("--runs", "m"),
+    recipe.scores: ("--folder", "f"),
+    recipe.report: ("r",),
+    recipe.publish: ("r", "f"),
+}
+ABSURD = ("nan", "inf", "-inf", "-1", "0", "1e308", "99999999999999999999")
+ACCEPTED = {  # what of them has a meaning
+    "0": [
+        "learning_rate",
+        "learning_rates",
+        "warmup_steps",
+        "weight_decay",
+        "adam_beta1",
+        "adam_beta2",
+        "max_grad_norm",
+        "label_smoothing_factor",
+        "eval_delay",
+        "save_total_limit",
+        "seed",
+        "data_seed",
+        "seeds",
+        "dataloader_num_workers",
+        "local_rank",
+        "dropout",
+        "mask_replace_prob",
+        "random_replace_prob",
+        "batch_warmup_steps",
+        "min_frequency",
+        "held_out",
+        "doc_stride",
+        "null_score_diff_threshold",
+        "max_checkpoints",
+    ],
+    "-1": ["max_steps", "save_total_limit", "local_rank", "null_score_diff_threshold"],
+}
+
+
+class Captured(Exception):
+    """Carries what a script gives to `parse`."""
+
+
+@pytest.fixture
+def parser_of(monkeypatch):
+    """A script's parser, as its main() asks for it."""
+
+    def captured(dataclasses, *_, positional=(), **__):
+        raise Captured(dataclasses, positional)
+
+    def parser(script) -> arguments.Parser:
+        if script is recipe.plan:
+            return arguments.Parser((recipe.plan.SweepArguments,), allow_abbrev=False)
+        with monkeypatch.context() as patched, pytest.raises(Captured) as caught:
+            patched.setattr(script, "parse", captured)
+            patched.setattr("sys.argv", ["script", *SCRIPTS[script]])
+            script.main()
+        dataclasses, positional = caught.value.args
+        parser = arguments.Parser(dataclasses, allow_abbrev=False)
+        for name in positional:
+            parser.add_argument(name, nargs="+" if name.endswith("...") else None)
+        return parser
+
+    return parser
+
+
+def numeric(parser) -> list[str]:
+    return list(dict.fromkeys(action.dest for action in parser._actions if action.type in (int, float)))
+
+
+def test_each_absurd_number_gets_one_line_or_has_a_meaning(parser_of, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    tried, accepted = 0, {}
+    parsers = {script: parser_of(script) for script in SCRIPTS}
+    for script, parser in parsers.items():
+        monkeypatch.setattr(arguments, "Parser", lambda *_, parser=parser, **__: parser)  # making one takes 50 ms
+        monkeypatch.setattr(recipe.plan, "Parser", arguments.Parser)
+        for name in numeric(parser):
+            for value in ABSURD:
+                tried += 1
+                argv = [*SCRIPTS[script], f"--{name}={value}"]
+                try:
+                    read(script, argv)
+                except UserError as error:
+                    assert f"--{name}" in str(error) and "\n" not in str(error), (script.__name__, argv, str(error))
+                    assert len(str(error)) < 300
+                else:
+                    accepted.setdefault(value, set()).add(name)
+    assert {value: sorted(names) for value, names in accepted.items()} == {
+        value: sorted(names) for value, names in ACCEPTED.items()
+    }
+    assert not list(tmp_path.iterdir())
+    print(f"{tried} absurd numbers tried, {sum(map(len, accepted.values()))} of them have a meaning")
+    assert tried > 1000
+
+
+def read(script, argv):
+    if script is recipe.plan:
+        parser = recipe.plan.Parser()
+        return parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    return arguments.parse((), argv)
+
+
+def test_each_numeric_flag_has_its_range(parser_of):
+    known = {name for script in SCRIPTS for name in numeric(parser_of(script))}
+    assert known - set(NUMBERS) == set()  # decide on the range of a new one
+    assert set(NUMBERS) - known == set()  # and forget those of old ones
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--learning_rate", "-1"], "found --learning_rate -1.0, expected at least 0 and at most 1,000$"),
+        (["--adam_beta1", "1.5"], "found --adam_beta1 1.5, expected at least 0 and less than 1$"),
+        (["--adam_epsilon", "-1"], "found --adam_epsilon -1.0, expected more than 0 and at most 1$"),
+        (
+            ["--max_steps", "-5"],
+            "found --max_steps -5, expected at least 1 .*, or -1 for as many as --num_train_epochs",
+        ),
+        (["--save_steps", "2.5"], "found --save_steps 2.5, expected more than 0 and .* whole from 1 on$"),
+        (["--seed", "4294967296"], "found --seed 4294967296, expected at least 0 and at most 4,294,967,295$"),
+        (["--save_at", "5", "0"], "found --save_at 0"),
+        (
+            ["--optim", "sgd", "--optim_args", "momentum=much"],
+            "found --optim sgd with --optim_args momentum=much: could",
+        ),
+        (["--optim", "sgd", "--optim_args", "momentum"], "found --optim sgd with --optim_args momentum: "),
+        (["--output_dir", ""], "found no --output_dir"),
+    ],
+)
+def test_the_line_says_what_was_found_and_expected(argv, message):
+    with pytest.raises(UserError, match=message):
+        arguments.parse(
+            (arguments.ModelArguments, arguments.DataArguments, arguments.PretrainArguments), [*TRAINS, *argv]
+        )

@@ -1,0 +1,128 @@
+"""Flags of older versions and of other programs: taken where they mean the same, else answered with what to write."""
+
+import json
+
+import pytest
+
+from recipe.arguments import DataArguments, ModelArguments, ObjectiveArguments, Parser, PretrainArguments, parse
+from recipe.errors import UserError
+from recipe.glue_arguments import FineTuneArguments, GlueArguments
+from recipe.old_flags import DROPPED, OLD_FLAGS, RENAMED, translate
+from recipe.plan import parse_sweep
+from run_clm import CausalArguments
+
+MLM = (ModelArguments, DataArguments, ObjectiveArguments, PretrainArguments)
+CLM = (ModelArguments, DataArguments, CausalArguments, PretrainArguments)
+GLUE = (GlueArguments, FineTuneArguments)
+
+
+def settings(dataclasses, argv, tmp_path) -> dict:
+    parsed = parse(dataclasses, ["--output_dir", str(tmp_path / "run"), "--use_cpu", "true", *argv])
+    return {name: value for group in parsed for name, value in vars(group).items()}
+
+
+@pytest.mark.parametrize("written", ["apart", "with =", "dashes", "json", "yaml"])
+def test_the_same_meaning_under_another_name_is_taken_and_said(tmp_path, capsys, monkeypatch, written):
+    monkeypatch.setattr("recipe.arguments._warn_once", print)
+    old = {"evaluation_strategy": "epoch", "warmup_ratio": 0.1, "overwrite_output_dir": True, "torch_dtype": "float32"}
+    old |= {"per_gpu_train_batch_size": 3, "use_auth_token": "hf_planted", "half_precision_backend": "auto"}
+    if written in ("json", "yaml"):
+        file = tmp_path / f"run.{written}"
+        file.write_text(json.dumps(old | {"output_dir": str(tmp_path / "run"), "use_cpu": True}))
+        parsed = {name: value for group in parse(MLM, [str(file)]) for name, value in vars(group).items()}
+    else:
+        argv = [word for name, value in old.items() for word in (f"--{name}", str(value))]
+        if written == "with =":
+            argv = [f"--{name}={value}" for name, value in old.items()]
+        elif written == "dashes":
+            argv = [word.replace("_", "-") if word.startswith("--") else word for word in argv]
+        parsed = settings(MLM, argv, tmp_path)
+    assert parsed["eval_strategy"] == "epoch" and parsed["token"] == "hf_planted"
+    assert parsed["warmup_steps"] == 0.1 and parsed["per_device_train_batch_size"] == 3
+    said = capsys.readouterr().out
+    assert "hf_planted" not in said
+    for name, what in (
+        ("evaluation_strategy", "is taken as --eval_strategy"),
+        ("warmup_ratio", "is taken as --warmup_steps"),
+        ("overwrite_output_dir", "changes nothing: a run continues"),
+        ("torch_dtype", "changes nothing: weights are held in fp32"),
+        ("half_precision_backend", "changes nothing"),
+    ):
+        assert f"--{name} {what}" in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--context_length", "512"], "for --context_length write --max_seq_length 512$"),
+        (["--num_training_steps=300000"], "write --max_steps 300000$"),
+        (["--evaluation_interval", "50"], "write --eval_strategy steps --eval_steps 50$"),
+        (["--checkpoint_interval", "50"], "write --save_steps 50$"),
+        (["--working_directory", "runs/a"], "write --output_dir runs/a$"),
+        (
+            ["--hf_model_name", "roberta-base"],
+            "write --model_name_or_path roberta-base to continue .*--config_name robe",
+        ),
+        (["--logging_dir", "logs"], "write TENSORBOARD_LOGGING_DIR=logs before the command$"),
+        (["--torch_dtype", "bfloat16"], "write --bf16 for mixed precision$"),
+        (
+            ["--warmup_ratio", "0.1", "--warmup_steps", "10"],
+            "--warmup_ratio beside --warmup_steps, its new name: leave",
+        ),
+        (
+            ["--epochs", "3", "--lr", "1e-3"],
+            "for --epochs write --num_train_epochs 3; for --lr write --learning_rate 1e-3",
+        ),
+        # What the table doesn't know is not answered with what only sounds alike.
+        (["--evaluation_period", "50"], "unknown flag --evaluation_period: see --help$"),
+        (["--num_checkpoints", "50"], "unknown flag --num_checkpoints: see --help$"),
+        (["--warmup_stepps", "50"], "unknown flag --warmup_stepps: did you mean --warmup_steps"),
+        (["--overwrite_output_dir", "maybe"], "unknown flag --overwrite_output_dir: see --help$"),
+    ],
+)
+def test_what_differs_is_answered_with_what_to_write(tmp_path, argv, message):
+    with pytest.raises(UserError, match=message) as error:
+        settings(MLM, argv, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_flag_that_a_script_has_is_its_own(tmp_path):
+    assert settings(CLM, ["--block_size", "64"], tmp_path)["block_size"] == 64
+    with pytest.raises(UserError, match="for --block_size write --max_seq_length 64"):
+        settings(MLM, ["--block_size", "64"], tmp_path)
+    task = ["--model_name_or_path", "x", "--task_name", "rte"]
+    assert settings(GLUE, [*task, "--data_dir", "glue"], tmp_path)["glue_data"] == "glue"
+    with pytest.raises(UserError, match="unknown flag --data_dir"):
+        settings(MLM, ["--data_dir", "glue"], tmp_path)
+
+
+def test_a_sweep_passes_todays_names_on():
+    _, rest = parse_sweep(["--runs", "x", "--tasks", "rte", "--warmup_ratio", "0.1", "--overwrite_output_dir"])
+    assert rest == ["--warmup_steps", "0.1"]
+
+
+def test_every_entry_names_flags_that_some_script_has():
+    known = Parser(MLM).flags | Parser(CLM).flags | Parser(GLUE).flags
+    for name, answers in OLD_FLAGS.items():
+        for answer in answers:
+            flags = [f"--{answer.text}"] if answer.kind == RENAMED else []
+            flags += [word.strip(",;") for word in answer.text.split() if word.startswith("--")]
+            assert answer.kind == DROPPED or set(flags) <= known, name
+        assert f"--{name}" not in known or name == "block_size"
+
+
+@pytest.mark.parametrize("value", [[], ["true"], ["False"]])
+def test_the_word_after_a_switch_stays_if_it_is_another_flag(value):
+    known = {"--seed", "--per_device_train_batch_size"}
+    words, said = translate(["--overwrite_output_dir", *value, "--seed", "1"], known)
+    assert words == ["--seed", "1"] and len(said) == 1
+
+
+def test_a_run_with_old_flags_is_the_same_run(run, tmp_path):
+    settings = ("--max_steps", "2", "--save_steps", "2")
+    run(*settings, "--warmup_steps", "0.5")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    run(*settings, "--output_dir", str(tmp_path / "old"), "--warmup_ratio", "0.5", "--overwrite_output_dir", "true")
+    assert json.loads((tmp_path / "old" / "run.json").read_text())["meaning"] == record["meaning"]
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "old")]
+    assert weights[0] == weights[1]
