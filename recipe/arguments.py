@@ -5,7 +5,6 @@ import difflib
 import os
 import sys
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from recipe.optimizers import MUON, muon_settings
 from recipe.schedules import WITHOUT_AN_END
 from recipe.settings import check_optimizer, check_settings
 from recipe.stages import steps_for
+from recipe.world import announced_world, require_world, settle_device
 from recipe.zero import avoid_compiling
 
 TYPING_MISTAKE = 0.85  # how alike an unknown flag and the one that was meant are; below it, they only sound alike
@@ -185,8 +185,8 @@ class PretrainArguments(TrainingArguments):
             raise UserError("found no --output_dir: name the run's folder")
         require_numbers(vars(self))
         self.unused = check_settings(self, pretraining=True)
-        world = int(os.environ.get("WORLD_SIZE", "1"))
-        if world == 1 and torch.cuda.device_count() > 1 and not self.use_cpu:
+        world = announced_world()
+        if world.size == 1 and torch.cuda.device_count() > 1 and not self.use_cpu:
             raise UserError(
                 f"found {torch.cuda.device_count()} GPUs and one process: start one a GPU with bash pretrain.sh or "
                 "torchrun, or choose one by CUDA_VISIBLE_DEVICES=0"
@@ -198,7 +198,7 @@ class PretrainArguments(TrainingArguments):
                     "--global_batch_size: accumulation is derived from the latter; leave the former out"
                 )
             self.gradient_accumulation_steps = derive_accumulation(
-                self.global_batch_size, self.per_device_train_batch_size, world
+                self.global_batch_size, self.per_device_train_batch_size, world.size
             )
         if self.nonfinite not in ("stop", "skip"):
             raise UserError(f"found --nonfinite {self.nonfinite}, expected stop or skip")
@@ -225,13 +225,12 @@ class PretrainArguments(TrainingArguments):
                 )
             self.optim = TrainingArguments.optim  # a name that transformers knows, while it looks
         if self.deepspeed:
-            check_deepspeed(self, world)
+            check_deepspeed(self, world.size)
+        settle_device(self, world)
         if self.use_cpu and self.deepspeed:
             avoid_compiling()
-        if self.use_cpu and world > 1 and not torch.distributed.is_initialized():
-            # The Trainer passes ddp_timeout on for other devices only: a lost host would be waited for half an hour.
-            torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=self.ddp_timeout))
         super().__post_init__()
+        require_world(self, world)
         if self.deepspeed:
             # Or ZeRO-3 would split the model while it is made, with other draws on every rank. The engine splits it.
             unset_hf_deepspeed_config()
@@ -252,7 +251,7 @@ class PretrainArguments(TrainingArguments):
                 f"{self.batch_warmup_steps}: pass both, the sequences to begin with and the step to reach the batch at"
             )
         if self.batch_warmup_start is not None:
-            cuts = self.gradient_accumulation_steps * int(os.environ.get("WORLD_SIZE", "1"))
+            cuts = self.gradient_accumulation_steps * announced_world().size
             if self.batch_warmup_start % cuts:
                 raise UserError(
                     f"found --batch_warmup_start {self.batch_warmup_start}, expected a multiple of {cuts}, "

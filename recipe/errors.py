@@ -26,14 +26,15 @@ class SourceBroken(UserError):
 def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Runs `main` as a program: exits with what it returns (None is 0), or with 2 and one line for a `UserError`.
 
-    Under a launcher every rank finds the same mistake; only the first of a node says it. A rank ends with its launcher.
+    Under a launcher every rank finds the same mistake; only the first of a node says it, and who is alone does, whatever
+    LOCAL_RANK the environment holds. A rank ends with its launcher.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent()
     try:
         code = main() or 0
     except UserError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if os.environ.get("LOCAL_RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1":
             print(f"error: {error}", file=sys.stderr)
         code = USER_ERROR_EXIT_CODE
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ short, and the exit code is that of the rank that ended badly first.
     python -m recipe.launch --standalone --nproc_per_node 8 run_mlm.py ...      torchrun's own flags
 """
 
+import logging
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ def main() -> int:
     # torchrun itself would answer SIGTERM by killing the ranks after 30 s, and SIGUSR1 by leaving them alone. Its flag
     # is given through the environment, where torch 2.9 passes over it instead of refusing to start.
     os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGQUIT"
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what a rank says of its end is enough
     args = parse_args(sys.argv[1:])
     try:
         run(args)

@@ -29,6 +29,7 @@ from recipe.schedules import time_is_up
 from recipe.scores import rebuild
 from recipe.trackers import settle_trackers
 from recipe.tuning_arguments import RANDOM
+from recipe.world import forget_launcher
 
 FAILED_EXIT_CODE = 1
 POLL_SECONDS = 0.5
@@ -148,6 +149,7 @@ def training_is_over(runs: list[str]) -> bool:
 
 
 def main() -> int:
+    forget_launcher()  # its workers are no ranks: sweeps that are started together share their jobs
     sweep, rest = parse_sweep(sys.argv[1:])
     began = time.time()
     on_stop_signals(_stop)

@@ -12,6 +12,7 @@ from recipe.errors import UserError
 from recipe.glue import Recipe
 from recipe.numbers import require_numbers
 from recipe.settings import check_optimizer, check_settings
+from recipe.world import announced_world, require_world, settle_device
 
 RANDOM = "random:"  # the prefix of a model that begins with fresh weights
 # Settings of TrainingArguments that decide what a fine-tuning computes; the record keeps them.
@@ -75,9 +76,12 @@ class FineTuneArguments(TrainingArguments):
         self.unused = check_settings(self, pretraining=False)
         if self.fp16 and not torch.cuda.is_available():
             raise UserError("found --fp16 without a GPU: use --bf16, or leave it out")
+        world = announced_world()
         if self.deepspeed:
-            check_deepspeed(self, int(os.environ.get("WORLD_SIZE", "1")))
+            check_deepspeed(self, world.size)
+        settle_device(self, world)
         super().__post_init__()
+        require_world(self, world)
         check_optimizer(self)
 
     def settle(self, settings: Recipe) -> None:
