@@ -3,11 +3,11 @@
 import json
 import math
 import signal
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState, ProgressCallback
 
 from recipe.schedules import WITHOUT_AN_END
@@ -62,6 +62,48 @@ class SaveAt(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step in self.steps:
             control.should_save = True
+
+
+class EpochEnds(TrainerCallback):
+    """What is asked for at the end of each epoch (--eval_strategy, --save_strategy and --logging_strategy epoch): after
+    the step that completes a pass over the training tokens, and after the last one. The Trainer sees the whole run as
+    one epoch, so those settings of `args` are taken over from it."""
+
+    def __init__(self, args: TrainingArguments, stages: Stages, tokens_an_epoch: int):
+        self.stages, self.tokens_an_epoch = stages, tokens_an_epoch
+        self.doing = [what for what in ("log", "evaluate", "save") if self._take_over(args, what)]
+
+    @staticmethod
+    def _take_over(args: TrainingArguments, what: str) -> bool:
+        setting = {"log": "logging_strategy", "evaluate": "eval_strategy", "save": "save_strategy"}[what]
+        strategy = getattr(args, setting)
+        if strategy != "epoch":
+            return False
+        setattr(args, setting, type(strategy)("no"))
+        return True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        step = state.global_step
+        before, now = (self.stages.tokens_before(s) // self.tokens_an_epoch for s in (step - 1, step))
+        if now == before and step < state.max_steps:
+            return
+        for what in self.doing:
+            if what != "evaluate" or args.eval_delay <= now:
+                setattr(control, f"should_{what}", True)
+
+
+class FirstStep(TrainerCallback):
+    """Calls `action` once, on the first process, when everything is ready for the first step of this program."""
+
+    def __init__(self, action: Callable[[], None]):
+        self.action: Callable[[], None] | None = action
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if self.action and state.is_world_process_zero:
+            self.action()
+        self.action = None
+
+    on_train_end = on_step_begin
 
 
 class TrueEpoch(TrainerCallback):

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: staged, hashed, then renamed; and the lock on a run's folder.
+"""Checkpoints that are whole or not there: staged, hashed, then renamed.
 
 A checkpoint is written to a staging folder, gets manifest.json (every file with its size and sha256) last, and takes
 its name checkpoint-N by one rename. What bears that name without a manifest that verifies is damaged.
@@ -9,11 +9,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from recipe.errors import UserError
 from recipe.zero import ranks_of
@@ -151,24 +148,3 @@ def require_room(run: Path, needed: int = 0) -> None:
             f"{run} has {free / 1e9:.1f} GB free, one checkpoint takes {needed / 1e9:.1f} GB: make room or choose "
             "another OUTPUT_DIR"
         )
-
-
-@contextmanager
-def run_lock(run: Path) -> Iterator[None]:
-    """Keeps other pre-trainings out of `run` until this process ends, however it ends.
-
-    Raises UserError where another one holds it, or where the folder cannot be written.
-    """
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run / ".lock")
-        lock.acquire(timeout=0.1)
-    except Timeout as error:
-        raise UserError(f"another run is training in {run}: wait for it, or choose another OUTPUT_DIR") from error
-    except OSError as error:
-        raise UserError(f"cannot write to {run}: {error.strerror}: choose another OUTPUT_DIR") from error
-    try:
-        shutil.rmtree(run / STAGING, ignore_errors=True)  # what a killed run left behind
-        yield
-    finally:
-        lock.release()

@@ -26,8 +26,8 @@ class SourceBroken(UserError):
 def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Runs `main` as a program: exits with what it returns (None is 0), or with 2 and one line for a `UserError`.
 
-    Under a launcher every rank finds the same mistake; only the first of a node says it, and who is alone does, whatever
-    LOCAL_RANK the environment holds. A rank ends with its launcher.
+    Under a launcher every rank finds the same mistake; only the first of a node says it. A process that is alone always
+    does, whatever LOCAL_RANK it finds. A rank ends with its launcher.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent()

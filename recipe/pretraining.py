@@ -13,7 +13,17 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from recipe.arguments import DataArguments, ModelArguments, PretrainArguments, epochs_to_steps, sequences_a_step
 from recipe.batches import Blocks, OrderedBlocks
-from recipe.callbacks import Console, JsonLog, PlainConsole, Progress, RankSeed, SaveAt, StopSignals
+from recipe.callbacks import (
+    Console,
+    EpochEnds,
+    FirstStep,
+    JsonLog,
+    PlainConsole,
+    Progress,
+    RankSeed,
+    SaveAt,
+    StopSignals,
+)
 from recipe.card import write_run_card
 from recipe.checkpoints import (
     checkpoints,
@@ -21,7 +31,6 @@ from recipe.checkpoints import (
     newest_whole,
     require_room,
     require_training_state,
-    run_lock,
     step_of,
 )
 from recipe.cpu import keep_freed_memory, warning_of_slow_bf16
@@ -40,7 +49,8 @@ from recipe.model import (
 )
 from recipe.prepare import corpus_of, prepared_dir, require_outside, tokenizer_of, tokens_of
 from recipe.quiet import quiet_libraries
-from recipe.run import record_run, require_agreement
+from recipe.run import RECORD, require_agreement, settle_record, write_record
+from recipe.run_folder import run_lock
 from recipe.saving import CHECKPOINT_BYTES_A_PARAMETER
 from recipe.schedules import settle_schedule, time_is_up
 from recipe.stages import Stages, stages_of
@@ -226,11 +236,10 @@ def pretrain(
     require_room(run, CHECKPOINT_BYTES_A_PARAMETER * model.num_parameters())
     require_agreement(meaning)
     with run_lock(run) if main_process else nullcontext():
-        if main_process:
-            record = record_run(run, meaning, args.to_sanitized_dict(), args.allow_changed)
-            if "wandb" in args.report_to:
-                continue_wandb_run(record["wandb_run_id"])
         checkpoint = checkpoint_to_resume(run, args, say)
+        record = settle_record(run, meaning, args.to_sanitized_dict(), args.allow_changed, checkpoint)
+        if main_process and "wandb" in args.report_to:
+            continue_wandb_run(record["wandb_run_id"])
         if args.do_train and checkpoint and is_done(run, checkpoint, args):
             say(f"{run} is done: {step_of(checkpoint)} steps, {checkpoint}. For another run choose another OUTPUT_DIR.")
             return 0
@@ -238,6 +247,7 @@ def pretrain(
 
         # A causal model predicts where documents end, a masked one no special token.
         predicted = {block_ends(tokenizer)[1]} if is_causal(model.config) else set()
+        tokens_an_epoch = len(sequences.train) * sequences.train.length
         stop = StopSignals()
         trainer = PretrainTrainer(
             model=model,
@@ -249,9 +259,11 @@ def pretrain(
             processing_class=tokenizer,
             baseline=UnigramBaseline(prepared.unigram_counts(), tuple(set(tokenizer.all_special_ids) - predicted)),
             callbacks=[
-                Progress(sequences.stages, len(sequences.train) * sequences.train.length),
+                Progress(sequences.stages, tokens_an_epoch),
                 RankSeed(),
                 SaveAt(args.save_at),
+                EpochEnds(args, sequences.stages, tokens_an_epoch),
+                FirstStep(lambda: write_record(run, record)),
                 JsonLog(run / "log.jsonl"),
                 stop,
             ],
@@ -282,6 +294,8 @@ def pretrain(
         if args.do_train and not args.do_eval and main_process:
             write_run_card(run, is_causal(model.config))
         if args.do_eval:
+            if main_process and not args.do_train:
+                write_record(run, record)
             metrics = trainer.evaluate()
             if main_process and args.do_train:
                 write_run_card(run, is_causal(model.config), metrics)
@@ -307,6 +321,8 @@ def checkpoint_to_resume(run: Path, args: PretrainArguments, say: Callable[..., 
         if reason := damage(Path(named)):
             raise UserError(f"cannot resume from {named}: {reason}: leave the flag out to take the newest whole one")
         checkpoint = Path(named)
+        if not (checkpoint.resolve().parent / RECORD).exists():
+            say(f"warning: there is no {RECORD} beside {named}: what its run was told cannot be compared with this one")
     else:
         checkpoint = newest_whole(run, warn=say)
         if checkpoint is None and checkpoints(run):

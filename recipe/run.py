@@ -18,31 +18,37 @@ PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "de
 
 
 def record_run(folder: Path, meaning: dict, settings: dict, allow_changed: str = "") -> dict:
-    """Writes run.json, or checks it against the one that is there.
+    """Writes run.json, or checks it against the one that is there, and returns the record: see `settle_record`."""
+    record = settle_record(folder, meaning, settings, allow_changed)
+    write_record(folder, record)
+    return record
+
+
+def settle_record(
+    folder: Path, meaning: dict, settings: dict, allow_changed: str = "", resumed_from: Path | None = None
+) -> dict:
+    """The record of a run in `folder`, checked against the one that is there; nothing is written.
 
     `meaning` holds the settings that decide what the run computes; on resume each must be as it was, unless
-    `allow_changed` (names separated by commas) lists it. `settings` is everything else worth knowing, free to change.
-    Returns the record. Raises UserError with both values of the first setting that differs.
+    `allow_changed` (names separated by commas) lists it. The same holds for the run.json of the folder in which
+    `resumed_from` lies, the checkpoint that is resumed from, if that is another run's. `settings` is everything else
+    worth knowing, free to change. Raises UserError with both values of the first setting that differs.
     """
-    path = folder / RECORD
     allowed = {name.strip() for name in allow_changed.split(",") if name.strip()}
     if unknown := sorted(allowed - set(meaning)):
         raise UserError(f"--allow_changed names {', '.join(unknown)}, expected some of {', '.join(meaning)}")
     meaning = json.loads(json.dumps(meaning))  # as it will be read back: keys are text
     before, history = {}, []
-    if path.exists():
+    if (path := folder / RECORD).exists():
         before = json.loads(path.read_text())
-        for name, value in meaning.items():
-            if name in before["meaning"] and before["meaning"][name] != value and name not in allowed:
-                raise UserError(
-                    f"{folder} was begun with {name} {_short(before['meaning'][name])}, now it is {_short(value)}: "
-                    f"use the former, another OUTPUT_DIR, or --allow_changed {name}"
-                )
-        history = before.get("history", [])
-        changed = {k: [before["meaning"].get(k), v] for k, v in meaning.items() if before["meaning"].get(k) != v}
-        if changed:
-            history.append({"changed": changed})
-    record = {
+        changed = changes(folder, before["meaning"], meaning, allowed, "use the former, another OUTPUT_DIR,")
+        history = [*before.get("history", []), *([{"changed": changed}] if changed else [])]
+    if resumed_from and (origin := resumed_from.resolve().parent) != folder.resolve() and (origin / RECORD).exists():
+        other = json.loads((origin / RECORD).read_text())
+        changed = changes(origin, other["meaning"], meaning, allowed, "use the former")
+        begun = {"resumed_from": str(resumed_from), "changed": changed}
+        history += [begun] if begun not in history else []
+    return {
         "command": _without_secrets(sys.argv),
         "meaning": meaning,
         "settings": settings,
@@ -53,10 +59,27 @@ def record_run(folder: Path, meaning: dict, settings: dict, allow_changed: str =
         "history": history,
         "wandb_run_id": before.get("wandb_run_id") or uuid.uuid4().hex[:12],
     }
-    partial = path.with_suffix(".tmp")
+
+
+def changes(folder: Path, before: dict, now: dict, allowed: set[str], instead: str) -> dict[str, list]:
+    """{name: [before, now]} of the settings of `folder`'s run that differ from those `before`.
+
+    Raises UserError for the first one that isn't `allowed` to; a setting that `before` doesn't know is.
+    """
+    changed = {name: [before.get(name), value] for name, value in now.items() if before.get(name) != value}
+    for name in (name for name in changed if name in before and name not in allowed):
+        raise UserError(
+            f"{folder} was begun with {name} {_short(before[name])}, now it is {_short(now[name])}: {instead} or "
+            f"--allow_changed {name}"
+        )
+    return changed
+
+
+def write_record(folder: Path, record: dict) -> None:
+    """Writes run.json, whole or not at all."""
+    partial = (folder / RECORD).with_suffix(".tmp")
     partial.write_text(json.dumps(record, indent=2) + "\n")
-    partial.replace(path)
-    return record
+    partial.replace(folder / RECORD)
 
 
 def require_agreement(meaning: dict) -> None:

@@ -3,9 +3,11 @@ yet logged is kept with it (laws 6 and 7); DeepSpeed's are plain ones, too, and 
 
 import shutil
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 
 from recipe.callbacks import LossSinceLog
 from recipe.checkpoints import STAGING, commit, rotate
@@ -48,10 +50,32 @@ class WholeCheckpoints:
             resume_from_checkpoint = str(folder)
         return super().train(resume_from_checkpoint, **kwargs)
 
+    def _init_training_state(self, max_steps, *args, **kwargs):
+        state = super()._init_training_state(max_steps, *args, **kwargs)
+        self.state.compute_steps(self.args, max_steps)  # a checkpoint's state has --save_steps and its like of its run
+        return state
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        self._told = _Settings.of(self.optimizer, scheduler)
+        return scheduler
+
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)
         if is_sharded(self.deepspeed) and checkpoint and self.deepspeed.load_universal_checkpoint():
             mend_universal_load(self.deepspeed, Path(checkpoint))
+        if checkpoint:
+            self.follow_schedule(self._told.restore(self.optimizer, self.lr_scheduler))
+
+    def follow_schedule(self, changed: bool) -> None:
+        """Sets the learning rate of the coming step to what the schedule says of it. `changed` says that the rate it
+        begins from is another one than the checkpoint's run had."""
+        scheduler = self.lr_scheduler
+        if isinstance(scheduler, LambdaLR):
+            pairs = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            scheduler._last_lr = [base * factor(scheduler.last_epoch) for base, factor in pairs]
+            for group, rate in zip(self.optimizer.param_groups, scheduler._last_lr, strict=True):
+                group["lr"] = rate
 
     def _get_output_dir(self, trial):
         folder = super()._get_output_dir(trial)
@@ -112,3 +136,27 @@ class WholeCheckpoints:
             self.model.config.save_pretrained(folder)
         # A pickle that only this code could read; run.json says the same in plain words.
         (folder / "training_args.bin").unlink(missing_ok=True)
+
+
+@dataclass
+class _Settings:
+    """What the command line says of optimizer and schedule. A checkpoint's states bring those of its own run."""
+
+    groups: list[dict]
+    rates: list[float]
+
+    NAMES = ("initial_lr", "weight_decay", "betas", "eps", "momentum")  # no state: what else a group has may be some
+
+    @classmethod
+    def of(cls, optimizer, scheduler) -> "_Settings":
+        groups = [{name: group[name] for name in cls.NAMES if name in group} for group in optimizer.param_groups]
+        return cls(groups, list(getattr(scheduler, "base_lrs", [])))
+
+    def restore(self, optimizer, scheduler) -> bool:
+        """Puts them in place again; returns whether the schedule begins from another learning rate than before."""
+        for group, told in zip(optimizer.param_groups, self.groups, strict=True):
+            group.update(told)
+        changed = self.rates != list(getattr(scheduler, "base_lrs", []))
+        if self.rates:
+            scheduler.base_lrs = list(self.rates)
+        return changed

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainingArguments, get_scheduler
-from transformers.trainer_callback import ExportableState
+from transformers.trainer_callback import ExportableState, TrainerState
 
 from recipe.errors import UserError
 
@@ -79,6 +79,14 @@ class TimeBudget(TrainerCallback, ExportableState):
         saved = state.stateful_callbacks.get("TimeBudget", {})
         self.before = saved.get("attributes", {}).get("seconds", 0.0) if isinstance(saved, dict) else 0.0
         self.began = self.clock()
+
+    def goes_on_from(self, state: TrainerState) -> bool:
+        """Takes over the time that a checkpoint's run had spent, and tells whether it had another budget."""
+        saved = state.stateful_callbacks.get("TimeBudget", {})
+        spent = saved.get("attributes", {}) if isinstance(saved, dict) else {}
+        self.before, self.step = spent.get("seconds", 0.0), state.global_step
+        self.share = min(1.0, max(self.before / self.seconds, self.step / self.steps))
+        return spent.get("budget") != self.seconds
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         """Comes before the schedule's own step, which sets the next learning rate."""

@@ -144,11 +144,15 @@ class PretrainTrainer(WholeCheckpoints, Trainer):
         return MuonFactory, {"args": args}
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        if self.time_budget is None or self.lr_scheduler is not None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        self.lr_scheduler = self.time_budget.schedule(self.args, optimizer or self.optimizer)
-        self._created_lr_scheduler = True
-        return self.lr_scheduler
+        if self.time_budget is not None and self.lr_scheduler is None:
+            self.lr_scheduler = self.time_budget.schedule(self.args, optimizer or self.optimizer)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def follow_schedule(self, changed: bool) -> None:
+        # A schedule over time ends with other bits when it is asked later, so it is only asked where it must be.
+        if self.time_budget is None or self.time_budget.goes_on_from(self.state) or changed:
+            super().follow_schedule(changed)
 
     def floating_point_ops(self, inputs) -> float:
         return self.flops_per_token(inputs["input_ids"].shape[1]) * inputs["input_ids"].numel()

@@ -57,7 +57,7 @@ def announced_world() -> World:
         names = " and ".join(name.partition("=")[0] for name in stray)
         by_slurm = "; srun sets only SLURM_PROCID: see launch/slurm.sh" if "SLURM_PROCID" in os.environ else ""
         raise UserError(
-            f"found {' and '.join(stray)} in the environment, but no {' and no '.join(missing)}: "
+            f"found {' and '.join(stray)} in the environment, but no {', '.join(missing)}: "
             + ONE_OR_SEVERAL.format(names=names)
             + by_slurm
         )

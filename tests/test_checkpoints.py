@@ -16,10 +16,10 @@ from recipe.checkpoints import (
     require_room,
     require_training_state,
     rotate,
-    run_lock,
     step_of,
 )
 from recipe.errors import UserError
+from recipe.run_folder import run_lock
 
 
 def make(run, step, content="weights"):
@@ -145,7 +145,7 @@ def test_what_cannot_be_continued_is_refused(tmp_path, monkeypatch, files, zero,
 def test_a_second_training_in_one_folder_is_refused_and_a_dead_ones_lock_is_free(tmp_path):
     holder = (
         "import sys, time; sys.path.insert(0, sys.argv[2])\n"
-        "from pathlib import Path; from recipe.checkpoints import run_lock\n"
+        "from pathlib import Path; from recipe.run_folder import run_lock\n"
         "with run_lock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
     )
     repository = str(REPOSITORY)
