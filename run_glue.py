@@ -9,15 +9,19 @@ with them. Batch size, learning rate and epochs default to the task's row in rec
 """
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from recipe.arguments import parse
+from recipe.continuing import begin_or_continue
 from recipe.errors import NONFINITE_EXIT_CODE, UserError, run_script
 from recipe.finetune import GlueTuning, prepare
 from recipe.glue import METRIC_NAMES
 from recipe.glue_arguments import FineTuneArguments, GlueArguments
 from recipe.quiet import quiet_libraries
 from recipe.results import result_file, write_json, write_submission
+from recipe.run_folder import as_it_was
+from recipe.suites import SUITES
 from recipe.trackers import settle_trackers
 from recipe.trainer import NonFiniteError
 
@@ -31,11 +35,18 @@ def main() -> int:
     for sentence in args.unused:
         say(f"warning: {sentence}")
 
-    work = prepare(data, args)
-    describe(work, say)
+    with as_it_was(Path(args.output_dir)) if args.process_index == 0 else nullcontext():
+        work = prepare(data, args)
+        describe(work, say)
+        return carry_out(work, say)
+
+
+def carry_out(work: GlueTuning, say) -> int:
+    """Trains, evaluates and predicts as asked; returns the exit code."""
+    args = work.args
     try:
         if args.do_train:
-            result = work.trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+            result = work.trainer.train(resume_from_checkpoint=begin_or_continue(work, deciding(work), say))
             work.trainer.save_metrics("train", result.metrics)
             if args.save_model:
                 work.trainer.save_model()
@@ -71,6 +82,12 @@ def describe(work: GlueTuning, say) -> None:
         say(line)
 
 
+def deciding(work: GlueTuning) -> dict:
+    """The settings of the data that decide what a run computes."""
+    named = {name: getattr(work.data, name) for name in SUITES["glue"].meaning}
+    return named | {"task": work.data.title, "data": work.rows.splits["train"].digest}
+
+
 def predict(work: GlueTuning) -> list[Path]:
     """Predicts every test split into a file of GLUE's submission format (index and prediction for other data)."""
     files = []
@@ -78,6 +95,8 @@ def predict(work: GlueTuning) -> list[Path]:
         output = work.trainer.predict(work.examples(split))
         predictions = work.predictions(output.predictions)
         folder = Path(work.args.output_dir)
+        if not work.args.should_save:
+            continue
         files.append(write_submission(folder, work.data.task, work.rows.labels, split, predictions))
     return files
 

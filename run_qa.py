@@ -11,21 +11,21 @@ with them. Run the same command again after a kill and it continues from its new
 """
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from recipe.arguments import parse
 from recipe.callbacks import StopSignals
-from recipe.checkpoints import newest_whole, run_lock
+from recipe.continuing import begin_or_continue
 from recipe.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, UserError, run_script
 from recipe.qa import QaTuning, prepare
 from recipe.qa_arguments import QaArguments, QaTrainingArguments
 from recipe.quiet import quiet_libraries
 from recipe.results import result_file, write_json
-from recipe.run import record_run
+from recipe.run_folder import run_lock
 from recipe.suites import SUITES
 from recipe.trackers import guard_trackers, settle_trackers
 from recipe.trainer import NonFiniteError
-from recipe.tuning_arguments import SETTINGS
 
 
 def main() -> int:
@@ -37,12 +37,9 @@ def main() -> int:
     for sentence in args.unused:
         say(f"warning: {sentence}")
 
-    work = prepare(data, args, say)
-    describe(work, say)
-    folder = Path(args.output_dir)
-    if args.process_index:
-        return carry_out(work, say)
-    with run_lock(folder):
+    with run_lock(Path(args.output_dir)) if args.process_index == 0 else nullcontext():
+        work = prepare(data, args, say)
+        describe(work, say)
         return carry_out(work, say)
 
 
@@ -78,7 +75,7 @@ def carry_out(work: QaTuning, say) -> int:
             if args.save_strategy != "no":
                 work.trainer.add_callback(signals)
             guard_trackers(work.trainer)
-            result = work.trainer.train(resume_from_checkpoint=begin_or_continue(work, say))
+            result = work.trainer.train(resume_from_checkpoint=begin_or_continue(work, deciding(work), say))
             if signals.received and work.trainer.state.global_step < args.max_steps:
                 say(f"stopped by {signals.received.name}; run the same command again to continue")
                 return INTERRUPTED_EXIT_CODE
@@ -97,24 +94,10 @@ def carry_out(work: QaTuning, say) -> int:
     return 0
 
 
-def begin_or_continue(work: QaTuning, say) -> str | None:
-    """The checkpoint to continue from, if there is one; a run that was begun with other settings is refused."""
-    args, folder = work.args, Path(work.args.output_dir)
-    meaning = {name: getattr(work.data, name) for name in SUITES["qa"].meaning}
-    meaning |= {name: getattr(args, name) for name in SETTINGS.split()}
-    meaning |= {
-        "checkpoint": work.origin.sha256 or work.origin.name,
-        "data": work.rows["train"].digest,
-        "seed": args.seed,
-    }
-    if args.should_save and args.save_strategy != "no":
-        record_run(folder, meaning, {}, args.allow_changed)
-    if args.resume_from_checkpoint:
-        return args.resume_from_checkpoint
-    newest = newest_whole(folder, say) if args.save_strategy != "no" else None
-    if newest:
-        say(f"continuing from {newest}")
-    return str(newest) if newest else None
+def deciding(work: QaTuning) -> dict:
+    """The settings of the data that decide what a run computes."""
+    named = {name: getattr(work.data, name) for name in SUITES["qa"].meaning}
+    return named | {"data": work.rows["train"].digest}
 
 
 def save(work: QaTuning, scores: dict) -> None:

@@ -87,7 +87,6 @@ class QaTrainingArguments(FineTuneArguments):
     save_strategy: str = option("steps", "steps: a killed run continues from its newest checkpoint.")
     save_steps: float = option(500, "Steps between two checkpoints.")
     save_total_limit: int | None = option(1, "Checkpoints that are kept.")
-    allow_changed: str = option("", "Settings that may differ from the run that is continued, separated by commas.")
 
     def __post_init__(self):
         super().__post_init__()

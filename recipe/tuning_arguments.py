@@ -66,6 +66,7 @@ class FineTuneArguments(TrainingArguments):
     save_strategy: str = option("no", "Off: the score is what stays. --save_model keeps the fine-tuned model.")
     logging_steps: float = option(50, "Steps between two logs of the loss.")
     save_model: bool = option(False, "Keep the fine-tuned model in output_dir.")
+    allow_changed: str = option("", "Settings that may differ from the run that is continued, separated by commas.")
     ignore_data_skip: bool = option(True, "Always on here: the data seeks to the step that a run resumes at.")
     logging_nan_inf_filter: bool = option(False, "Always off here: a loss that isn't finite must be seen.")
 
