@@ -10,9 +10,11 @@
 # command go to run_glue.py: --max_train_samples 500, --num_train_epochs 1, --bf16 true, any TrainingArguments.
 set -euo pipefail
 cd "$(dirname "$0")"
+source checks.sh
 
 # What to evaluate: run folders, checkpoints, hub ids, random:CONFIG.json; several are separated by spaces.
-export RUN=${RUN:?name what to evaluate: a folder that pretrain.sh made, a checkpoint or a hub id, e.g. RUN=runs/first}
+[[ -n ${RUN:-} ]] || refuse "found no RUN: name a folder that pretrain.sh made, a checkpoint or a hub id, e.g. RUN=runs/first"
+export RUN
 export TASKS=${TASKS:-cola sst2 mrpc stsb qqp mnli qnli rte}
 export SEEDS=${SEEDS:-1}
 export GLUE_DATA=${GLUE_DATA:-nyu-mll/glue} # or a folder: the official files (CoLA/train.tsv ...), or a copy of the hub's
@@ -32,6 +34,20 @@ export TOKENIZER=${TOKENIZER:-}          # for random: alone; beside checkpoints
 export OUTPUT_DIR=${OUTPUT_DIR:-}        # empty: the folder glue in the (first) run's folder
 export REPORT_TO=${REPORT_TO:-wandb}     # none: no W&B. Without a key it is offline
 export WANDB_PROJECT=${WANDB_PROJECT:-encoder-recipe}
+
+require_list require_name RUN
+require_list require_name TASKS
+require_list "require_whole 0" SEEDS
+require_name GLUE_DATA REPORT_TO
+[[ -z $LEARNING_RATES ]] || require_list require_number LEARNING_RATES
+[[ -z $BATCH_SIZES ]] || require_list "require_whole 1" BATCH_SIZES
+[[ -z $EPOCHS ]] || require_number EPOCHS
+[[ -z $TOKENIZER ]] || require_name TOKENIZER
+[[ -z $OUTPUT_DIR ]] || require_name OUTPUT_DIR
+require_whole 1 WORKERS
+require_one_of ENGINE processes ray
+require_one_of MNLI_INIT 0 1
+require_one_of WATCH 0 1
 
 source environment.sh
 

@@ -11,9 +11,11 @@
 # --n_best_size 10, --bf16 true, any TrainingArguments.
 set -euo pipefail
 cd "$(dirname "$0")"
+source checks.sh
 
 # The starting points. RUN: a folder that pretrain.sh made (its newest checkpoint), a checkpoint or a hub id.
-export RUN=${RUN:-${MODEL:?name what to evaluate as RUN or MODEL: a folder that pretrain.sh made, a checkpoint or a hub id}}
+[[ -n ${RUN:-${MODEL:-}} ]] || refuse "found no RUN: name a folder that pretrain.sh made, a checkpoint or a hub id, e.g. RUN=runs/first"
+export RUN=${RUN:-$MODEL}
 export REFERENCE=${REFERENCE:-}                                                # a hub id or a folder to compare with
 export RANDOM_INIT=${RANDOM_INIT-$([[ ! -d $RUN ]] || echo "random:$RUN")}     # RUN's architecture, fresh; empty: none
 export TASK=${TASK:-squad}                                                     # squad or squad_v2
@@ -35,6 +37,21 @@ export TOKENIZER=${TOKENIZER:-}      # for random: alone; beside checkpoints RUN
 export OUTPUT_DIR=${OUTPUT_DIR:-}    # empty: the folder qa in the run's folder
 export REPORT_TO=${REPORT_TO:-wandb} # none: no W&B. Without a key it is offline
 export WANDB_PROJECT=${WANDB_PROJECT:-encoder-recipe}
+
+require_name RUN TASK REPORT_TO
+require_list "require_whole 0" SEEDS
+require_whole 1 SEQ_LENGTH WORKERS
+require_whole 0 DOC_STRIDE
+[[ -z $REFERENCE ]] || require_name REFERENCE
+[[ -z $RANDOM_INIT ]] || require_name RANDOM_INIT
+[[ -z $SQUAD_DATA ]] || require_name SQUAD_DATA
+[[ -z $LEARNING_RATES ]] || require_list require_number LEARNING_RATES
+[[ -z $BATCH_SIZES ]] || require_list "require_whole 1" BATCH_SIZES
+[[ -z $EPOCHS ]] || require_number EPOCHS
+[[ -z $TOKENIZER ]] || require_name TOKENIZER
+[[ -z $OUTPUT_DIR ]] || require_name OUTPUT_DIR
+require_one_of TASK squad squad_v2
+require_one_of ENGINE processes ray
 
 source environment.sh
 

@@ -11,6 +11,8 @@
 # What follows the script's name goes to run_mlm.py or run_clm.py as it is, and wins: bash pretrain.sh --mlm_probability 0.3
 set -euo pipefail
 cd "$(dirname "$0")"
+source checks.sh
+refuse_empty MODEL TOKENIZER DATASET PREPARED_DIR OUTPUT_DIR RUN_NAME
 
 export MODEL=${MODEL:-configs/roberta_tiny.json} # a config of configs/ (from scratch), or a checkpoint to continue from
 [[ $MODEL == *.json ]] && own=train || own=$MODEL
@@ -33,12 +35,10 @@ case $RECIPE in
         : "${SAVE_STEPS:=500}" "${EVAL_STEPS:=500}" "${LOGGING_STEPS:=10}" "${EVAL_BLOCKS:=8192}"
         : "${DROPOUT:=}" # the config's, 0.1
         ;;
-    *) echo "found RECIPE=$RECIPE, expected demo or roberta" >&2 && exit 2 ;;
+    *) require_one_of RECIPE demo roberta ;;
 esac
-case $OBJECTIVE in
-    mlm | clm) script=run_$OBJECTIVE.py ;;
-    *) echo "found OBJECTIVE=$OBJECTIVE, expected mlm or clm" >&2 && exit 2 ;;
-esac
+require_one_of OBJECTIVE mlm clm
+script=run_$OBJECTIVE.py
 ADAM_BETA1=${ADAM_BETA1:-0.9} ADAM_BETA2=${ADAM_BETA2:-0.98} ADAM_EPSILON=${ADAM_EPSILON:-1e-6}
 WEIGHT_DECAY=${WEIGHT_DECAY:-0.01} # none on biases and LayerNorm
 SEED=${SEED:-42}
@@ -47,13 +47,20 @@ MAX_HOURS=${MAX_HOURS:-} # train for so many hours in place of MAX_STEPS: the sc
 VOCAB_SIZE=${VOCAB_SIZE:-8192} # of TOKENIZER=train
 corpus=${DATASET%%#sha256=*}
 kind=$([[ $OBJECTIVE == mlm ]] || echo "$OBJECTIVE-")
-RUN_NAME=${RUN_NAME:-$kind$(basename "${MODEL%.json}")-$(basename "${corpus%/}")-L$SEQ_LENGTH-B$GLOBAL_BATCH_SIZE-lr$PEAK_LR-seed$SEED}
+RUN_NAME=${RUN_NAME:-$kind$(basename -- "${MODEL%.json}")-$(basename -- "${corpus%/}")-L$SEQ_LENGTH-B$GLOBAL_BATCH_SIZE-lr$PEAK_LR-seed$SEED}
 OUTPUT_DIR=${OUTPUT_DIR:-runs/$RUN_NAME}
 WANDB_NAME=${WANDB_NAME:-$RUN_NAME} WANDB_PROJECT=${WANDB_PROJECT:-encoder-recipe}
 REPORT_TO=${REPORT_TO:-none} # wandb: online with a key, offline without one
 export WANDB_NAME WANDB_PROJECT
 
-source environment.sh
+require_name MODEL TOKENIZER DATASET PREPARED_DIR RUN_NAME OUTPUT_DIR WANDB_NAME REPORT_TO
+require_whole 1 SEQ_LENGTH GLOBAL_BATCH_SIZE MICRO_BATCH_SIZE MAX_STEPS EVAL_BLOCKS VOCAB_SIZE
+require_whole 0 SEED
+require_number WARMUP_STEPS SAVE_STEPS EVAL_STEPS LOGGING_STEPS
+require_number PEAK_LR ADAM_BETA1 ADAM_BETA2 ADAM_EPSILON WEIGHT_DECAY
+[[ -z $DROPOUT ]] || require_number DROPOUT
+[[ -z $MAX_HOURS ]] || require_number MAX_HOURS
+[[ -z $SAVE_AT ]] || require_list "require_whole 1" SAVE_AT
 
 # Devices: one process each; bf16 and ZeRO-2 where there are GPUs for it, fp32 on a CPU.
 gpus=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -E '^[0-9]+\.[0-9]+$' | sort -n || true)
@@ -61,11 +68,21 @@ visible=$([[ -n ${CUDA_VISIBLE_DEVICES+set} ]] && tr ',' '\n' <<<"$CUDA_VISIBLE_
 count=$([[ -n $gpus ]] && grep -c '^[^-]' <<<"$visible" || echo 0)
 count=${count%%$'\n'*} # grep -c prints its 0 and fails, too
 NPROC_PER_NODE=${NPROC_PER_NODE:-$((count > 0 ? count : 1))}
-NNODES=${NNODES:-1}
+NNODES=${NNODES:-1} MASTER_PORT=${MASTER_PORT:-29500}
+require_whole 1 NPROC_PER_NODE NNODES MASTER_PORT
+if ((NNODES > 1)); then
+    [[ -n ${MASTER_ADDR:-} ]] || refuse "found NNODES=$NNODES and no MASTER_ADDR: set it to the address of the first node"
+    [[ -n ${NODE_RANK:-} ]] || refuse "found NNODES=$NNODES and no NODE_RANK: set it to the number of this node, from 0"
+    require_name MASTER_ADDR
+    require_whole 0 NODE_RANK
+    ((NODE_RANK < NNODES)) || refuse "found NODE_RANK=$NODE_RANK and NNODES=$NNODES, expected nodes numbered from 0"
+fi
 capability=${gpus%%.*} # of the oldest GPU: 8 is Ampere, the first with bf16
 precision=()
 ((count > 0 && ${capability:-0} >= 8)) && precision=(--bf16)
 DS_CONFIG=${DS_CONFIG-$([[ ${#precision[@]} -gt 0 ]] && echo ds_config/zero2_bf16.json || true)} # empty: plain DDP
+[[ -z $DS_CONFIG ]] || require_name DS_CONFIG
+[[ -z ${DATASET_CONFIG:-} ]] || require_name DATASET_CONFIG
 
 case $MODEL in
     *.json) model=(--config_name "$MODEL" ${DROPOUT:+--dropout "$DROPOUT"}) ;;
@@ -93,12 +110,13 @@ args=(
     --report_to "$REPORT_TO" --run_name "$WANDB_NAME"
 )
 
+source environment.sh
+
 start=("$PYTHON")
 if ((NNODES * NPROC_PER_NODE > 1)); then
     start=("$PYTHON" -m recipe.launch --nproc_per_node "$NPROC_PER_NODE" --nnodes "$NNODES")
     if ((NNODES > 1)); then
-        : "${MASTER_ADDR:?set it to the address of the first node}" "${NODE_RANK:?set it to the number of this node, from 0}"
-        start+=(--node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
+        start+=(--node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT")
     else
         start+=(--standalone)
     fi

@@ -12,12 +12,15 @@
 # A worker that dies is started again with its group; the run continues from the newest checkpoint in OUTPUT_DIR.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source checks.sh
 
 export RAY_ADDRESS=${RAY_ADDRESS:-}         # empty: this machine; http://HOST:8265: submit; HOST:6379 or auto: from within
 export NUM_WORKERS=${NUM_WORKERS:-1}        # of pre-training: machines, if a worker has all GPUs of one
 export GPUS_PER_WORKER=${GPUS_PER_WORKER:-0}
 export CPUS_PER_WORKER=${CPUS_PER_WORKER:-1}
 export MAX_FAILURES=${MAX_FAILURES:-3}      # that many restarts of the group
+require_whole 1 NUM_WORKERS
+require_whole 0 GPUS_PER_WORKER CPUS_PER_WORKER MAX_FAILURES
 [[ -n $RAY_ADDRESS ]] || unset RAY_ADDRESS
 
 source environment.sh

@@ -12,7 +12,7 @@ set -euo pipefail
 
 export NODES=${NODES:-1}
 export GPUS_PER_NODE=${GPUS_PER_NODE:-0}                                             # 0: on CPUs
-export CPUS_PER_NODE=${CPUS_PER_NODE:-$((GPUS_PER_NODE > 0 ? 8 * GPUS_PER_NODE : 1))}
+export CPUS_PER_NODE=${CPUS_PER_NODE:-}                                              # empty: 8 per GPU, or 1
 export ARRAY=${ARRAY:-}                 # that many tasks of the same command, one node each
 export STOP_SECONDS=${STOP_SECONDS:-300} # before the time limit: what a step, an evaluation and a save take together
 export MAX_RESTARTS=${MAX_RESTARTS:-1000}
@@ -51,9 +51,17 @@ if [[ ${1:-} == --in-the-job ]]; then
 fi
 
 cd "$(dirname "$0")/.."
-script=${1:?name the script to run: pretrain.sh, finetune_glue.sh or finetune_qa.sh}
-[[ -f $script ]] || { echo "error: found no $script here: name pretrain.sh, finetune_glue.sh or finetune_qa.sh first, then its flags" >&2 && exit 2; }
-[[ -z $ARRAY || $NODES == 1 ]] || { echo "error: found ARRAY=$ARRAY with NODES=$NODES: an array's tasks have one node each" >&2 && exit 2; }
+source checks.sh
+script=${1:-}
+[[ -n $script ]] || refuse "found no script to run: name pretrain.sh, finetune_glue.sh or finetune_qa.sh, then its flags"
+[[ -f $script ]] || refuse "found no $script here: name pretrain.sh, finetune_glue.sh or finetune_qa.sh first, then its flags"
+require_whole 1 NODES
+require_whole 0 GPUS_PER_NODE STOP_SECONDS MAX_RESTARTS
+CPUS_PER_NODE=${CPUS_PER_NODE:-$((GPUS_PER_NODE > 0 ? 8 * GPUS_PER_NODE : 1))}
+require_whole 1 CPUS_PER_NODE
+require_name LOGS
+[[ -z $ARRAY ]] || require_whole 1 ARRAY
+[[ -z $ARRAY || $NODES == 1 ]] || refuse "found ARRAY=$ARRAY with NODES=$NODES: an array's tasks have one node each"
 
 submit=(
     sbatch --job-name "$(basename "${script%.sh}")"
@@ -72,6 +80,6 @@ if [[ -n ${DRY_RUN:-} ]]; then
     printf '%q ' "${submit[@]}" launch/slurm.sh --in-the-job "$@" && echo
     exit 0
 fi
-command -v sbatch >/dev/null || { echo "error: found no sbatch: run this on a login node of the cluster (Debian: apt-get install slurm-wlm)" >&2 && exit 2; }
+command -v sbatch >/dev/null || refuse "found no sbatch: run this on a login node of the cluster (Debian: apt-get install slurm-wlm)"
 mkdir -p "$LOGS"
 exec "${submit[@]}" launch/slurm.sh --in-the-job "$@"

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -79,8 +80,6 @@ def test_nodes_meet_at_the_master_and_flags_of_the_command_line_come_last():
     hours = flags_of(pretrain(MAX_HOURS="1.5").stdout)
     assert hours["--max_hours"] == "1.5" and "--max_steps" not in hours
     assert "--save_at 250 500 1000 --logging_steps" in pretrain(SAVE_AT="250 500 1000").stdout
-    missing = pretrain(NNODES="2")
-    assert missing.returncode != 0 and "MASTER_ADDR: set it to" in missing.stderr
 
 
 @pytest.mark.parametrize("script", ["pretrain.sh", "finetune_glue.sh", "finetune_qa.sh", "test.sh"])
@@ -88,11 +87,65 @@ def test_scripts_end_in_exec_so_that_signals_reach_python(script):
     assert (REPOSITORY / script).read_text().rstrip().splitlines()[-1].startswith("exec ")
 
 
-def test_an_unknown_recipe_and_a_hostile_name():
-    done = pretrain(RECIPE="fast")
-    assert done.returncode == 2 and "expected demo or roberta" in done.stderr
-    done = pretrain(OBJECTIVE="rtd")
-    assert done.returncode == 2 and "expected mlm or clm" in done.stderr
+WHOLE = "expected a whole number from"
+NUMBER = "expected a number of at least 0"
+NO_RUN = "found no RUN: name a folder"
+MISTAKES = [  # script, one of its variables, the value, what is said
+    *(("pretrain.sh", "NPROC_PER_NODE", value, f"{WHOLE} 1") for value in ("abc", "1.5", "0", "-2", "08", "9" * 20, "a[$(touch pwned)]")),
+    *(("pretrain.sh", name, "abc", WHOLE) for name in ("NNODES", "GLOBAL_BATCH_SIZE", "MICRO_BATCH_SIZE", "MAX_STEPS", "SEQ_LENGTH")),
+    *(("pretrain.sh", name, "abc", WHOLE) for name in ("EVAL_BLOCKS", "VOCAB_SIZE", "SEED", "MASTER_PORT")),
+    *(("pretrain.sh", name, "-1", NUMBER) for name in ("PEAK_LR", "WARMUP_STEPS", "SAVE_STEPS", "DROPOUT", "MAX_HOURS", "WEIGHT_DECAY")),
+    ("pretrain.sh", "PEAK_LR", "nan", NUMBER),
+    ("pretrain.sh", "SAVE_AT", "250 x", "found SAVE_AT=x"),
+    *(("pretrain.sh", name, "-x.txt", "would be read as a flag: write ./-x.txt") for name in ("MODEL", "TOKENIZER", "DATASET", "OUTPUT_DIR", "PREPARED_DIR", "DS_CONFIG")),
+    *(("pretrain.sh", name, "", f"found {name}='', expected a name") for name in ("MODEL", "TOKENIZER", "DATASET", "OUTPUT_DIR")),
+    ("pretrain.sh", "NNODES", "2", "found NNODES=2 and no MASTER_ADDR: set it to"),
+    ("pretrain.sh", "RECIPE", "fast", "expected demo or roberta"),
+    ("pretrain.sh", "OBJECTIVE", "rtd", "expected mlm or clm"),
+    ("finetune_glue.sh", "RUN", "", NO_RUN),
+    ("finetune_qa.sh", "RUN", "", NO_RUN),
+    *((f"finetune_{kind}.sh", name, value, said) for kind in ("glue", "qa") for name, value, said in (
+        ("RUN", "-x", "would be read as a flag"),
+        ("SEEDS", "1 abc", f"found SEEDS=abc, {WHOLE} 0"),
+        ("WORKERS", "abc", f"{WHOLE} 1"),
+        ("LEARNING_RATES", "1e-4 abc", f"found LEARNING_RATES=abc, {NUMBER}"),
+        ("BATCH_SIZES", "16 0", f"found BATCH_SIZES=0, {WHOLE} 1"),
+        ("EPOCHS", "many", NUMBER),
+        ("OUTPUT_DIR", "-x", "would be read as a flag"),
+        ("ENGINE", "spark", "expected processes or ray"),
+    )),
+    ("finetune_glue.sh", "TASKS", " ", "expected at least one value"),
+    ("finetune_qa.sh", "TASK", "cola", "expected squad or squad_v2"),
+    ("finetune_qa.sh", "SEQ_LENGTH", "abc", f"{WHOLE} 1"),
+    *(("launch/slurm.sh", name, "abc", WHOLE) for name in ("NODES", "GPUS_PER_NODE", "CPUS_PER_NODE", "ARRAY", "STOP_SECONDS")),
+    *(("launch/ray.sh", name, "abc", WHOLE) for name in ("NUM_WORKERS", "GPUS_PER_WORKER", "CPUS_PER_WORKER", "MAX_FAILURES")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("script", "name", "value", "message"), MISTAKES)
+def test_a_wrong_variable_is_one_line_before_anything_is_installed_or_written(tmp_path, script, name, value, message):
+    for file in ("checks.sh", "environment.sh", script):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / file, tmp_path / file)
+    before = sorted(tmp_path.rglob("*"))
+    environment = {"PATH": os.defpath, "PYTHON": str(tmp_path / "none"), "RUN": "runs/x"} | {name: value}
+    command = ["bash", script, *(("pretrain.sh",) if script.startswith("launch/") else ())]
+    if script == "launch/slurm.sh":
+        (tmp_path / "pretrain.sh").touch()
+        before = sorted(tmp_path.rglob("*"))
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stdout == "", done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_nodes_are_numbered_from_0():
+    for more, said in (({}, "no NODE_RANK: set it"), ({"NODE_RANK": "2"}, "expected nodes numbered from 0")):
+        done = pretrain(NNODES="2", MASTER_ADDR="10.0.0.1", **more)
+        assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_hostile_name():
     done = pretrain(DATASET="$(touch pwned).txt", RECIPE="demo")
     assert flags_of(done.stdout)["--dataset_name"] == "$(touch pwned).txt"
     assert not (REPOSITORY / "pwned").exists()
