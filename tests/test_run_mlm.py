@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 
 import pytest
@@ -110,6 +111,9 @@ def test_a_run_of_some_hours_ends_and_says_that_it_is_done(run, tmp_path):
     assert f"is done: {state['global_step']} steps" in run(*budget)[1]
     code, _ = run(*budget[:2], "--max_hours", "0.0006", *budget[4:], "--allow_changed", "max_hours")
     assert code == 0 and len(checkpoints(tmp_path / "run")) == 2
+    logs = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open() if '"learning_rate"' in line]
+    (first,) = [log for log in logs if log["step"] == state["global_step"] + 1]
+    assert 4e-3 < first["learning_rate"] <= 5e-3  # half of the new time is over
 
 
 def test_a_signal_saves_stops_with_75_and_the_next_run_goes_on(run, tmp_path, monkeypatch):
@@ -192,6 +196,72 @@ def test_flags_that_change_nothing_say_so(run):
     assert "warning: --streaming changes nothing" in printed and "--pad_to_max_length changes nothing" in printed
 
 
+EACH_EPOCH = tuple(part for what in ("eval", "save", "logging") for part in (f"--{what}_strategy", "epoch"))
+
+
+def at_steps(folder, name) -> list[int]:
+    """The steps of log.jsonl's lines that have `name`."""
+    return [entry["step"] for entry in map(json.loads, (folder / "log.jsonl").open()) if name in entry]
+
+
+def test_what_is_asked_for_each_epoch_is_done_at_the_end_of_each(run, tmp_path):
+    """20 blocks in batches of 8: three epochs end with steps 3, 5 and 8."""
+    epochs = (*EACH_EPOCH, "--max_train_samples", "20", "--num_train_epochs", "3", "--max_steps", "-1")
+    assert run(*epochs)[0] == 0
+    folder = tmp_path / "run"
+    assert [step_of(checkpoint) for checkpoint in checkpoints(folder)] == [3, 5, 8]
+    assert at_steps(folder, "loss") == [3, 5, 8]
+    assert at_steps(folder, "eval_loss") == [3, 5, 8, 8]  # the last is --do_eval's
+    weights, log = (folder / "checkpoint-8" / "model.safetensors").read_bytes(), at_steps(folder, "loss")
+
+    shutil.rmtree(folder / "checkpoint-8")
+    for name in ("train_results.json", "eval_results.json"):
+        (folder / name).unlink()
+    assert run(*epochs)[0] == 0
+    assert (folder / "checkpoint-8" / "model.safetensors").read_bytes() == weights
+    assert at_steps(folder, "loss") == log
+
+    more = ("--output_dir", str(tmp_path / "steps"), "--max_steps", "4", "--eval_delay", "2", "--save_at", ("1",))
+    assert run(*epochs[:-4], *more)[0] == 0
+    assert [step_of(checkpoint) for checkpoint in checkpoints(tmp_path / "steps")] == [1, 3, 4]
+    assert at_steps(tmp_path / "steps", "eval_loss") == [4]  # do_eval's: both epochs end before the second is over
+    staged = ("--output_dir", str(tmp_path / "staged"), "--short_seq_length", "16", "--short_seq_share", "0.5")
+    assert run(*epochs, *staged)[0] == 0
+    assert [step_of(checkpoint) for checkpoint in checkpoints(tmp_path / "staged")] == [3, 5, 8]
+
+
+def test_a_resume_from_another_run_is_compared_with_it(run, tmp_path):
+    run()
+    named = ("--output_dir", str(tmp_path / "more"), "--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-4"))
+    with pytest.raises(UserError, match=r"/run was begun with max_steps 4, now it is 8: use the former or --allow_ch"):
+        run(*named, "--max_steps", "8")
+    assert not (tmp_path / "more").exists()
+    longer = ("--max_steps", "8", "--save_steps", "1", "--allow_changed", "max_steps")
+    code, printed = run(*named, *longer)
+    assert code == 0 and "warning: there is no run.json" not in printed
+    logs = [json.loads(line) for line in (tmp_path / "more" / "log.jsonl").open() if '"loss"' in line]
+    assert [log["learning_rate"] for log in logs] == pytest.approx([5e-3, 3.75e-3, 2.5e-3, 1.25e-3])
+    assert [step_of(checkpoint) for checkpoint in checkpoints(tmp_path / "more")] == [5, 6, 7, 8]
+    (begun,) = json.loads((tmp_path / "more" / "run.json").read_text())["history"]
+    assert begun == {"resumed_from": named[3], "changed": {"max_steps": [4, 8]}}
+    (tmp_path / "run" / "run.json").unlink()
+    assert "warning: there is no run.json beside" in run(*named, *longer)[1]
+
+
+def test_what_fails_before_the_first_step_leaves_nothing(run, tmp_path, monkeypatch):
+    def fails(*args, **kwargs):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(pretraining.PretrainTrainer, "get_train_dataloader", fails)
+    with pytest.raises(RuntimeError, match="no memory"):
+        run()
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match="found no checkpoint in"):
+        run(do_train=False)
+    assert not list((tmp_path / "run").iterdir())
+
+
 def test_when_no_checkpoint_is_whole_it_says_so_and_does_not_begin_anew(run, tmp_path):
     run()
     for checkpoint in checkpoints(tmp_path / "run"):
@@ -244,8 +314,7 @@ def test_when_no_checkpoint_is_whole_it_says_so_and_does_not_begin_anew(run, tmp
 def test_mistakes_are_named_before_anything_is_written(run, tmp_path, argv, message):
     with pytest.raises(UserError, match=message):
         run(*argv)
-    assert not checkpoints(tmp_path / "run")
-    assert not (tmp_path / "run" / "log.jsonl").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("flag", ["--output_dir", "--prepared_dir"])

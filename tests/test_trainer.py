@@ -21,7 +21,7 @@ from toy_trainers import (
 from transformers import TrainerCallback
 
 import recipe.saving
-from recipe.checkpoints import checkpoints, damage, newest_whole
+from recipe.checkpoints import checkpoints, damage, newest_whole, step_of
 from recipe.errors import UserError
 from recipe.masked_spans import Spans
 from recipe.model import HEADS
@@ -345,3 +345,25 @@ def test_speed_after_a_resume_counts_the_steps_since_it(tmp_path, bpe, documents
     trainer._speed = lambda: counted_from.append(trainer._logged_at[0]) or speed()
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert counted_from == [2, 3]
+
+
+class Rates(TrainerCallback):
+    """What the optimizer goes by in each step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+        self.seen.append([(group["lr"], group["weight_decay"], group["betas"]) for group in optimizer.param_groups])
+
+
+def test_a_resumed_run_goes_by_its_own_settings_from_its_first_step_on(tmp_path, bpe, documents):
+    first = make_trainer(tmp_path, bpe, documents, steps=4, save_steps=4)
+    first.train()
+    rates = Rates()
+    changed = {"steps": 8, "learning_rate": 4e-2, "weight_decay": 0.1, "adam_beta2": 0.9, "save_steps": 3}
+    again = make_trainer(tmp_path, bpe, documents, callbacks=[rates], **changed)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert [step[0][0] for step in rates.seen] == pytest.approx([2e-2, 1.5e-2, 1e-2, 0.5e-2])
+    assert all([group[1:] for group in step] == [(0.1, (0.9, 0.9)), (0.0, (0.9, 0.9))] for step in rates.seen)
+    assert [step_of(folder) for folder in checkpoints(tmp_path)] == [4, 6, 8]
