@@ -14,6 +14,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from recipe.argument_files import SUFFIXES, argv_of
 from recipe.deepspeed_config import check_deepspeed
+from recipe.encodings import check_encoding
 from recipe.errors import UserError
 from recipe.numbers import require_numbers
 from recipe.old_flags import translate
@@ -21,6 +22,7 @@ from recipe.optimizers import MUON, muon_settings
 from recipe.schedules import WITHOUT_AN_END
 from recipe.settings import check_optimizer, check_settings
 from recipe.stages import steps_for
+from recipe.tables import QUOTING, check_delimiter
 from recipe.world import announced_world, require_world, settle_device
 from recipe.zero import avoid_compiling
 
@@ -76,11 +78,24 @@ class DataArguments:
     )
     dataset_config_name: str | None = option(None, "Config of a hub dataset.")
     train_file: str | None = option(
-        None, "Training text: .txt .jsonl .json .csv .tsv .parquet .arrow; text also .gz or .zst."
+        None, "Training text: .txt .jsonl .json .csv .tsv .parquet .arrow .py .md .html ...; text also .gz or .zst."
     )
     validation_file: str | None = option(None, "Validation text; without one, documents are split off.")
-    text_column: str = option("text", "Column that holds the text.")
-    line_by_line: bool = option(False, "Each line of a .txt is a document (by default: each blank-line paragraph).")
+    text_column: str = option("text", "Column or JSON field that holds the text; a.b is the field b inside of a.")
+    line_by_line: bool = option(
+        False,
+        "Each line of a text file is a document (by default: each blank-line paragraph of a .txt, the whole of a .py, "
+        ".md, .html ...).",
+    )
+    text_encoding: str | None = option(
+        None, "Encoding of text files that are not UTF-8 and have no byte-order mark: windows-1252, gb18030 ..."
+    )
+    csv_delimiter: str | None = option(None, "Separates the cells of .csv and .tsv; by default a comma and a tab.")
+    csv_quoting: str = option(
+        "auto",
+        "minimal: quotes wrap cells; none: they are plain text; auto: minimal for .csv, where a cell that looks like "
+        "several rows is refused, and none for .tsv.",
+    )
     join_rows: bool = option(False, "Rows of token ids are pieces of one stream: only end tokens end a document.")
     validation_split_percentage: float = option(5.0, "Share of documents that are split off for validation.")
     prepared_dir: str = option("data", "Where prepared tokens and trained tokenizers are kept.")
@@ -106,6 +121,12 @@ class DataArguments:
 
     def __post_init__(self):
         require_numbers(vars(self))
+        if self.text_encoding is not None:
+            check_encoding(self.text_encoding)
+        if self.csv_delimiter is not None:
+            check_delimiter(self.csv_delimiter)
+        if self.csv_quoting not in QUOTING:
+            raise UserError(f"found --csv_quoting {self.csv_quoting}, expected one of {', '.join(QUOTING)}")
         if self.preprocessing_num_workers:
             os.environ["RAYON_NUM_THREADS"] = str(self.preprocessing_num_workers)
 

@@ -2,7 +2,7 @@
 stream of documents; or where token ids come from that somebody made of it already."""
 
 import glob
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,16 @@ from recipe.docstrings import docstrings, versions
 from recipe.errors import SourceBroken, UserError
 from recipe.hub import require_hub
 from recipe.remote import PREPARED, bring, is_archive, is_remote, slug
-from recipe.rows import COLUMNAR, IDS, columns_of, read_ids, saved_dataset
-from recipe.text_files import FORMATS, format_of, read_documents, text_of, unknown_column
+from recipe.rows import COLUMNAR, IDS, columns_of, read_ids
+from recipe.splits import Splits, find_splits
+from recipe.surrogates import without_surrogates
+from recipe.tables import DELIMITERS
+from recipe.text_files import WHOLE_FILES, field_of, format_of, read_documents, text_of
 
 DOCSTRINGS = "docstrings"
+# Entered in the description of files whose reading changed, so that tokens prepared by the older one aren't taken for
+# theirs: 2 keeps the indentation of .txt, refuses rows of .csv with too many fields and reads .tsv without quoting.
+READING = {".txt": 2, **dict.fromkeys(DELIMITERS, 2)}
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,13 @@ class Source:
 @dataclass(frozen=True)
 class Corpus:
     """The training text and, where the source has one, its own validation text; or `prepared`, a folder of tokens that
-    `prepare_data.py` made."""
+    `prepare_data.py` made. `about` says, a line each, which files that is and which settings change nothing."""
 
     name: str
     train: Source
     validation: Source | None = None
     prepared: Path | None = None
+    about: tuple[str, ...] = ()
 
 
 def open_corpus(
@@ -61,6 +68,9 @@ def open_corpus(
     line_by_line: bool = False,
     join_rows: bool = False,
     keep_linebreaks: bool = True,
+    text_encoding: str | None = None,
+    csv_delimiter: str | None = None,
+    csv_quoting: str = "auto",
     cache_dir: str | None = None,
     token: str | None = None,
     downloads: Path = Path("data/downloads"),
@@ -68,18 +78,26 @@ def open_corpus(
     """Finds the corpus that `dataset` (docstrings, a path, a glob, an address such as s3://... or a hub id) or
     `train_file` names.
 
-    What is elsewhere is fetched to `downloads`, archives are unpacked there; no text is read yet. A folder's files go
-    to a split by the beginning of their names, as a saved dataset's splits do: `valid...`, `dev...` and `eval...` are
-    validation, `test...` is left alone, the rest is training text; names that begin with `train` make only those the
-    training text. Parquet and Arrow files with a column `input_ids` are taken as token ids; `join_rows` says that their
-    rows are pieces of one stream. Raises UserError where nothing usable is found.
+    What is elsewhere is fetched to `downloads`, archives are unpacked there; no text is read yet. Which files of a
+    folder are training and validation text: see `recipe.splits.find_splits`. Parquet and Arrow files with a column
+    `input_ids` are taken as token ids; `join_rows` says that their rows are pieces of one stream. Raises UserError
+    where nothing usable is found.
     """
+    for flag, value in (("dataset_name", dataset), ("train_file", train_file), ("validation_file", validation_file)):
+        if value is not None and not value.strip():
+            raise UserError(f"found an empty --{flag}: name text, or leave the flag out")
     if (dataset is None) == (train_file is None):
         raise UserError("found both or neither of --dataset_name and --train_file: pass exactly one of them")
     options = {"text_column": text_column, "line_by_line": line_by_line}
-    if not keep_linebreaks:  # said only where it is so: a corpus is known by its description
-        options["keep_linebreaks"] = False
-    validation = None
+    # A corpus is known by its description, which holds these only where they were given.
+    optional = (
+        ("keep_linebreaks", keep_linebreaks, True),
+        ("text_encoding", text_encoding, None),
+        ("csv_delimiter", csv_delimiter, None),
+        ("csv_quoting", csv_quoting, "auto"),
+    )
+    options |= {name: value for name, value, default in optional if value != default}
+    validation, splits = None, Splits([])
     if dataset == DOCSTRINGS:
         corpus_name, train = (DOCSTRINGS, Source("train", {"docstrings": versions()}, lambda: iter(docstrings())))
     elif train_file or _looks_local(dataset):
@@ -91,19 +109,35 @@ def open_corpus(
                 )
             origin = origin or {"prepared": path}
             return Corpus(corpus_name, Source("train", origin, lambda: iter(()), tokenised=True), None, Path(path))
-        train_paths, validation_paths = _find_splits(path, keep_all=bool(train_file))
-        train = _file_source("train", train_paths, options, origin, join_rows)
-        if validation_paths:
-            validation = _file_source("validation", validation_paths, options, origin, join_rows)
+        splits = find_splits(path, keep_all=bool(train_file))
+        train = _file_source("train", splits.train, options, origin, join_rows)
+        if splits.validation and not validation_file:
+            validation = _file_source("validation", splits.validation, options, origin, join_rows)
     else:
         corpus_name = slug("-".join(filter(None, (dataset, config))))
         train, validation = _hub_sources(dataset, config, text_column, cache_dir, token)
     if validation_file:
         path, _, origin = _bring(validation_file, downloads, token)
-        validation = _file_source("validation", _find_splits(path, True)[0], options, origin, join_rows)
+        own = find_splits(path, keep_all=True)
+        validation = _file_source("validation", own.train, options, origin, join_rows)
+        splits = Splits(splits.train, own.train, splits.passed_over + own.passed_over)
     if join_rows and not train.tokenised:
         raise UserError(f"found --join_rows, but {corpus_name} is text, not rows of token ids: leave it out")
-    return Corpus(corpus_name, train, validation)
+    unheard = _without_effect(options, {format_of(path) for path in splits.train + splits.validation})
+    return Corpus(corpus_name, train, validation, about=(*splits.lines(), *unheard))
+
+
+def _without_effect(options: dict, formats: set[str | None]) -> Iterator[str]:
+    """A warning for each setting that none of the `formats` listens to."""
+    tables, lines = set(DELIMITERS), {".txt", *WHOLE_FILES}
+    for name, given, listening, what in (
+        ("csv_delimiter", "csv_delimiter" in options, tables, ".csv or .tsv file"),
+        ("csv_quoting", "csv_quoting" in options, tables, ".csv or .tsv file"),
+        ("line_by_line", options["line_by_line"], lines, "file of plain text"),
+        ("text_encoding", "text_encoding" in options, {*lines, *tables, ".json", ".jsonl"}, "file of text"),
+    ):
+        if given and not formats & listening:
+            yield f"warning: --{name} changes nothing: there is no {what}"
 
 
 def _bring(path: str, downloads: Path, token: str | None) -> tuple[str, str, dict | None]:
@@ -127,49 +161,11 @@ def _looks_local(dataset: str) -> bool:
         or glob.has_magic(dataset)
         or dataset.startswith((".", "/", "~"))
         or dataset.count("/") > 1
-        or format_of(Path(dataset)) is not None
+        or (format_of(Path(dataset)) is not None and not (format_of(Path(dataset)) in WHOLE_FILES and "/" in dataset))
     )
 
 
 # ---- files
-
-
-def _find_files(path: str) -> list[Path]:
-    path = str(Path(path).expanduser())
-    if Path(path).is_dir():
-        found = [file for file in sorted(Path(path).rglob("*")) if file.is_file() and format_of(file)]
-    elif Path(path).is_file():
-        found = [Path(path)]
-        if format_of(found[0]) is None:
-            raise UserError(f"{path} has an unknown format: expected one of {' '.join(FORMATS)}, plain or .gz or .zst")
-    else:
-        found = [Path(name) for name in sorted(glob.iglob(path, recursive=True)) if format_of(Path(name))]
-    if not found:
-        raise UserError(
-            f"found no text at {path}: expected a file, a folder or a glob of {' '.join(FORMATS)} files, "
-            "plain or .gz or .zst"
-        )
-    return found
-
-
-def _find_splits(path: str, keep_all: bool = False) -> tuple[list[Path], list[Path]]:
-    """(training, validation) files at `path`; `keep_all` takes them all for the first."""
-    if splits := saved_dataset(Path(path)) if Path(path).is_dir() else None:
-        named = {Path(path) / split: files for split, files in splits.items()}
-        train, validation = _split_by_name(list(named), keep_all)
-        return [f for split in train for f in named[split]], [f for split in validation for f in named[split]]
-    return _split_by_name(_find_files(path), keep_all)
-
-
-def _split_by_name(paths: list[Path], keep_all: bool = False) -> tuple[list[Path], list[Path]]:
-    if keep_all or len(paths) == 1:
-        return paths, []
-    validation = [p for p in paths if p.name.lower().startswith(("valid", "dev", "eval"))]
-    rest = [p for p in paths if p not in validation and not p.name.lower().startswith("test")]
-    train = [p for p in rest if p.name.lower().startswith("train")] or rest
-    if not train:
-        raise UserError(f"found only validation or test files beside {paths[0]}: name the training text's files train*")
-    return train, validation
 
 
 def _file_source(
@@ -186,23 +182,48 @@ def _file_source(
             raise UserError(f"{path} is empty: expected text; remove the file or fill it")
         files.append([str(path), status.st_size, status.st_mtime_ns])
     described = {"files": files} if origin is None else {"from": origin, "files": [path.name for path in paths]}
+    said: list[bool] = []  # once, however often the documents are read
 
     def documents() -> Iterator[str]:
         for path in paths[1:]:  # a file of another kind is found now, not hours later
             next(read_documents(path, **options), None)
-        for path in paths:
-            yield from read_documents(path, **options)
+        yield from _cleaned(((path, text) for path in paths for text in read_documents(path, **options)), said)
 
     def rows() -> Iterator[np.ndarray]:
         for path in paths:
-            if path.suffix not in COLUMNAR or IDS not in columns_of(path):
+            if format_of(path) not in COLUMNAR or IDS not in columns_of(path):
                 raise UserError(f"{path} has no column {IDS!r} as {paths[0]} has: keep text and token ids apart")
         for path in paths:
             yield from read_ids(path)
 
-    if paths[0].suffix in COLUMNAR and IDS in columns_of(paths[0]):
+    if format_of(paths[0]) in COLUMNAR and IDS in columns_of(paths[0]):
         return Source(name, {**described, "column": IDS, "join_rows": join_rows}, rows, True, join_rows)
-    return Source(name, {**described, **options}, documents)
+    reading = {kind: READING[kind] for kind in sorted({format_of(path) for path in paths} & set(READING))}
+    return Source(name, {**described, **options, **({"reading": reading} if reading else {})}, documents)
+
+
+def _cleaned(texts: Iterable[tuple[object, str]], said: list[bool]) -> Iterator[str]:
+    """The texts of (where, text) but for the empty ones, without lone surrogates: halves of a character that no
+    encoding has and no tokenizer takes. How many there were is printed at the end, unless it was `said` before."""
+    empty = replaced = 0
+    first: object = None
+    for where, text in texts:
+        text, count = without_surrogates(text)
+        if count:
+            replaced += count
+            first = first or where
+        if text:
+            yield text
+        else:
+            empty += 1
+    if replaced and not said:
+        print(
+            f"warning: replaced {replaced:,} lone surrogates (halves of a character) by U+FFFD, the first in {first}",
+            flush=True,
+        )
+    if empty and not said:
+        print(f"passed over {empty:,} records without text (null or blank)", flush=True)
+    said.append(True)
 
 
 # ---- the hub
@@ -228,12 +249,12 @@ def _hub_sources(dataset: str, config: str | None, column: str, cache_dir: str |
         raise UserError(f"the hub dataset {dataset} has the splits {', '.join(splits)}, expected a train split")
 
     def source(split: str) -> Source:
-        def documents() -> Iterator[str]:
+        said: list[bool] = []
+
+        def rows() -> Iterator[tuple[str, str]]:
             try:
                 for row in splits[split]:
-                    if column not in row:
-                        raise UserError(unknown_column(dataset, column, row))
-                    yield from text_of(dataset, column, row[column])
+                    yield dataset, text_of(dataset, column, field_of(dataset, column, row))
             except UserError:
                 raise
             except Exception as error:
@@ -242,6 +263,6 @@ def _hub_sources(dataset: str, config: str | None, column: str, cache_dir: str |
                 ) from error
 
         description = {"hub": dataset, "commit": commit, "config": config, "split": split, "text_column": column}
-        return Source(split, description, documents)
+        return Source(split, description, lambda: _cleaned(rows(), said))
 
     return source("train"), source("validation") if "validation" in splits else None

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -20,9 +21,10 @@ SPLIT_SEED = 42  # one split for all seeds of a run, so that their eval losses c
 
 
 def corpus_of(data: DataArguments, hub: ModelArguments, keep_linebreaks: bool = True) -> Corpus:
-    """The corpus that the arguments name; without `keep_linebreaks`, spaces take the place of those in a .txt."""
+    """The corpus that the arguments name; without `keep_linebreaks`, spaces take the place of those in a .txt. The
+    first process prints which files that is."""
     require_outside("--prepared_dir", data.prepared_dir, data)
-    return open_corpus(
+    corpus = open_corpus(
         data.dataset_name,
         config=data.dataset_config_name,
         train_file=data.train_file,
@@ -31,10 +33,17 @@ def corpus_of(data: DataArguments, hub: ModelArguments, keep_linebreaks: bool = 
         line_by_line=data.line_by_line,
         join_rows=data.join_rows,
         keep_linebreaks=keep_linebreaks,
+        text_encoding=data.text_encoding,
+        csv_delimiter=data.csv_delimiter,
+        csv_quoting=data.csv_quoting,
         cache_dir=hub.cache_dir,
         token=hub.token,
         downloads=prepared_dir(data) / "downloads",
     )
+    if os.environ.get("RANK", "0") == "0":
+        for line in corpus.about:
+            print(line, flush=True)
+    return corpus
 
 
 def require_outside(flag: str, folder: str | Path, data: DataArguments) -> None:

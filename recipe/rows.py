@@ -61,7 +61,7 @@ def _plain(name: object, folder: Path) -> str:
 def columns_of(path: Path) -> list[str]:
     """The names of a file's columns."""
     with _readable(path):
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             return pyarrow.parquet.read_schema(path).names
         with _arrow(path) as source:
             return pyarrow.ipc.open_stream(source).schema.names
@@ -70,7 +70,7 @@ def columns_of(path: Path) -> list[str]:
 def read_column(path: Path, column: str, rows: int = ROWS_AT_A_TIME) -> Iterator[pyarrow.Array]:
     """A column in arrays of at most `rows`."""
     with _readable(path):
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=rows, columns=[column]):
                 yield batch.column(0)
             return

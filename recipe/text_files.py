@@ -1,163 +1,232 @@
-"""Files as documents: text, JSON lines, CSV, TSV, parquet and Arrow, plain or compressed; a mistake with its line."""
+"""Files as documents: text, source code and markup, JSON lines, CSV, TSV, parquet and Arrow; a mistake with its line.
 
-import codecs
+What a document is:
+.txt                        a paragraph, blank lines separate them, or a line with `line_by_line`; white space after
+                            lines is dropped, spaces and tabs before them are kept
+.py .md .html ...           the file (see WHOLE_FILES), with its indentation and empty lines
+.jsonl .json                one field of each line's object
+.csv .tsv .parquet .arrow   one column of each row
+A field `a.b` is the field b inside of a, where none is called `a.b` itself. A list of strings is one document, with an
+empty line between its strings. White space at either end of a field is dropped. Text is cut after a million characters.
+"""
+
 import csv
-import gzip
-import io
 import json
-import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
-import pyarrow
-
+from recipe.encodings import COMPRESSIONS, MAX_TEXT_CHARACTERS, lines, open_binary, whole
 from recipe.errors import UserError
 from recipe.rows import COLUMNAR, columns_of, read_column
+from recipe.tables import DELIMITERS, column_of, read_rows
 
-FORMATS = (".txt", ".jsonl", ".json", ".csv", ".tsv", *COLUMNAR)
-COMPRESSIONS = (".gz", ".zst")
-# A paragraph or a line of more characters than this is cut, so that memory stays bounded whatever a file holds.
-MAX_TEXT_CHARACTERS = 1_000_000
+RECORDS = (".jsonl", ".json", *DELIMITERS, *COLUMNAR)  # one document a record
+WHOLE_FILES = (".md", ".markdown", ".rst", ".html", ".htm", ".xml", ".tex", ".py", ".pyi", ".c", ".h", ".cc", ".cpp",
+               ".hpp", ".cs", ".css", ".go", ".java", ".jl", ".js", ".jsx", ".kt", ".lua", ".php", ".pl", ".r", ".rb",
+               ".rs", ".scala", ".sh", ".sql", ".swift", ".ts", ".tsx")  # fmt: skip
+FORMATS = (".txt", *RECORDS, *WHOLE_FILES)
+EXPECTED_FORMATS = f".txt {' '.join(RECORDS)}, or source code and markup such as .py .md .rst .html .xml .tex"
+INDENTATION = " \t"
+_MISSING = object()
 
 
 def format_of(path: Path) -> str | None:
-    """The suffix of FORMATS that a file's name has, compressed or not; None for any other."""
-    suffixes = path.suffixes
+    """The suffix of FORMATS that a file's name has, compressed or not, in lower case; None for any other."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes = suffixes[:-1]
     return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else None
 
 
-def read_documents(path: Path, text_column: str, line_by_line: bool, keep_linebreaks: bool = True) -> Iterator[str]:
-    """The documents of a file, in order. Raises UserError, with the line where there is one, for what can't be read."""
+def read_documents(
+    path: Path,
+    text_column: str,
+    line_by_line: bool,
+    keep_linebreaks: bool = True,
+    text_encoding: str | None = None,
+    csv_delimiter: str | None = None,
+    csv_quoting: str = "auto",
+) -> Iterator[str]:
+    """The documents of a file, in order; an empty string stands for a record without text (null or blank).
+
+    Raises UserError, with the line where there is one, for what can't be read.
+    """
     kind = format_of(path)
     try:
         if kind in COLUMNAR:
             yield from _read_columnar(path, text_column)
             return
-        with _open_binary(path) as stream:
-            if kind == ".txt":
-                yield from _read_text(path, stream, line_by_line, "\n" if keep_linebreaks else " ")
-            elif kind in (".csv", ".tsv"):
-                yield from _read_csv(path, stream, text_column, "," if kind == ".csv" else "\t")
+        with open_binary(path) as stream:
+            pieces = lines(path, stream, text_encoding)
+            if kind == ".txt" or (kind in WHOLE_FILES and line_by_line):
+                yield from _read_text(pieces, line_by_line, keep_linebreaks)
+            elif kind in WHOLE_FILES:
+                yield from _read_whole(pieces)
+            elif kind in DELIMITERS:
+                rows = read_rows(path, kind, whole(pieces), csv_delimiter, csv_quoting)
+                yield from _read_table(path, rows, text_column, csv_delimiter, kind)
             else:
-                yield from _read_json_lines(path, stream, text_column)
+                yield from _read_json_lines(path, pieces, text_column)
     except (csv.Error, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}: mend the file") from error
     except (EOFError, OSError, zlib.error) as error:
-        if path.suffix in COMPRESSIONS and getattr(error, "errno", None) is None:
+        if path.suffix.lower() in COMPRESSIONS and getattr(error, "errno", None) is None:
             raise UserError(f"{path} is not a whole compressed file ({error}): make or download it again") from error
         raise UserError(f"cannot read {path}: {error.strerror if isinstance(error, OSError) else error}") from error
 
 
-def _open_binary(path: Path) -> BinaryIO:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")
-    if path.suffix == ".zst":
-        return io.BufferedReader(pyarrow.input_stream(path, compression="zstd"))
-    return path.open("rb")
+# ---- text
 
 
-def _lines(path: Path, stream: BinaryIO) -> Iterator[tuple[int, str]]:
-    """(number, text) of each line, at most MAX_TEXT_CHARACTERS bytes of it at a time, never inside a UTF-8 letter."""
-    number, carried = 1, b""
-    while raw := stream.readline(MAX_TEXT_CHARACTERS):
-        raw = (carried + raw).removeprefix(codecs.BOM_UTF8) if number == 1 else carried + raw
-        if b"\0" in raw:
-            raise UserError(f"{path}, line {number}: found a zero byte, expected UTF-8 text: this file is binary")
-        try:
-            text, carried = raw.decode("utf-8"), b""
-        except UnicodeDecodeError as error:
-            if not raw.endswith(b"\n") and error.reason == "unexpected end of data" and len(raw) >= MAX_TEXT_CHARACTERS:
-                text, carried = raw[: error.start].decode("utf-8"), raw[error.start :]
-            else:
-                raise UserError(
-                    f"{path}, line {number}: byte 0x{raw[error.start]:02x} is not UTF-8: "
-                    "convert the file, for example with iconv -f latin1 -t utf-8"
-                ) from error
-        yield number, text
-        number += raw.endswith(b"\n")
-    if carried:
-        raise UserError(f"{path}, line {number}: the file ends inside a UTF-8 character: it is cut short")
-
-
-def _read_text(path: Path, stream: BinaryIO, line_by_line: bool, between_lines: str) -> Iterator[str]:
+def _read_text(pieces: Iterable[tuple[int, str]], line_by_line: bool, keep_linebreaks: bool) -> Iterator[str]:
     """Documents are separated by blank lines, or are single lines."""
-    paragraph, size = [], 0
-    for _, line in _lines(path, stream):
+    paragraph: list[str] = []
+    size, inside = 0, False  # `inside` a line whose beginning came before
+    for _, line in pieces:
         text = line.strip()
         if text:
-            paragraph.append(text)
+            paragraph.append(text if inside or not keep_linebreaks else _indentation(line) + text)
             size += len(text)
-        cut_short = not line.endswith("\n")  # a piece of a very long line, or the last one
-        if paragraph and (not text or line_by_line or cut_short or size >= MAX_TEXT_CHARACTERS):
-            yield between_lines.join(paragraph)
+        inside = not line.endswith("\n")  # a piece of a very long line, or the last one
+        if paragraph and (not text or line_by_line or inside or size >= MAX_TEXT_CHARACTERS):
+            yield _joined(paragraph, keep_linebreaks)
             paragraph, size = [], 0
     if paragraph:
-        yield between_lines.join(paragraph)
+        yield _joined(paragraph, keep_linebreaks)
 
 
-def _read_json_lines(path: Path, stream: BinaryIO, column: str) -> Iterator[str]:
+def _indentation(line: str) -> str:
+    return line[: len(line) - len(line.lstrip(INDENTATION))]
+
+
+def _joined(paragraph: list[str], keep_linebreaks: bool) -> str:
+    """The lines as one document. A single space before each of them isn't indentation: WikiText has it everywhere."""
+    if not keep_linebreaks:
+        return " ".join(paragraph)
+    if all(line.startswith(" ") for line in paragraph) and any(_indentation(line) == " " for line in paragraph):
+        paragraph = [line[1:] for line in paragraph]
+    return "\n".join(paragraph)
+
+
+def _read_whole(pieces: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """One document, or several where it is longer than MAX_TEXT_CHARACTERS; without empty lines at either end."""
     parts: list[str] = []
-    for number, line in _lines(path, stream):
-        parts.append(line)
-        if not line.endswith("\n") and len(line) >= MAX_TEXT_CHARACTERS // 4:
-            continue  # a piece of a very long line
-        text = "".join(parts)
-        parts.clear()
-        if text.strip():
-            yield from _text_of_json(path, number, text, column)
+    size = 0
+    for _, line in pieces:
+        if not parts and not line.strip():
+            continue
+        ended = line.endswith("\n")
+        parts.append(line.rstrip("\r\n") + "\n" if ended else line)
+        size += len(line)
+        if size >= MAX_TEXT_CHARACTERS:
+            yield "".join(parts).rstrip()
+            parts, size = [], 0
     if parts:
-        yield from _text_of_json(path, number, "".join(parts), column)
+        yield "".join(parts).rstrip()
 
 
-def _text_of_json(path: Path, number: int, line: str, column: str) -> Iterator[str]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise UserError(
-            f"{path}, line {number}: not JSON ({error}): expected one object a line, such as "
-            f'{{"{column}": "..."}}; mend or remove the line'
-        ) from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path}, line {number}: found a {type(record).__name__}, expected one JSON object a line")
-    if column not in record:
-        raise UserError(unknown_column(f"{path}, line {number}", column, record))
-    yield from text_of(f"{path}, line {number}", column, record[column])
+# ---- records
 
 
-def _read_csv(path: Path, stream: BinaryIO, column: str, delimiter: str) -> Iterator[str]:
-    csv.field_size_limit(sys.maxsize)
-    reader = csv.DictReader((line for _, line in _lines(path, stream)), delimiter=delimiter)
-    if column not in (reader.fieldnames or []):
-        raise UserError(unknown_column(path, column, reader.fieldnames or []))
-    for row in reader:
-        if row[column] is None:
-            raise UserError(f"{path}, line {reader.line_num}: found fewer fields than the header names: mend the line")
-        yield from text_of(f"{path}, line {reader.line_num}", column, row[column])
+def _read_json_lines(path: Path, pieces: Iterable[tuple[int, str]], column: str) -> Iterator[str]:
+    for number, line in whole(pieces):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            if number == 1 and line.lstrip().startswith(("[", "{")) and error.pos >= len(line.rstrip()):
+                raise UserError(
+                    f"{path} is one JSON value over many lines, expected one object a line: convert it with "
+                    f"jq -c {_jq(line)} {path.name} > {path.stem}.jsonl"
+                ) from error
+            raise UserError(
+                f"{where}: not JSON ({error}): expected one object a line, such as "
+                f'{{"{column}": "..."}}; mend or remove the line'
+            ) from error
+        if isinstance(record, list) and number == 1:
+            raise UserError(
+                f"{where}: found a list, expected one JSON object a line: convert it with "
+                f"jq -c {_jq(line)} {path.name} > {path.stem}.jsonl"
+            )
+        if not isinstance(record, dict):
+            raise UserError(f"{where}: found a {type(record).__name__}, expected one JSON object a line")
+        yield text_of(where, column, field_of(where, column, record))
+
+
+def _jq(line: str) -> str:
+    return "'.[]'" if line.strip().startswith("[") else "."
+
+
+def _read_table(
+    path: Path, rows: Iterator[tuple[int, list[str]]], column: str, delimiter: str | None, kind: str
+) -> Iterator[str]:
+    _, header = next(rows, (0, []))
+    place = column_of(path, header, column, delimiter, kind)
+    for number, row in rows:
+        yield text_of(f"{path}, line {number}", column, row[place])
 
 
 def _read_columnar(path: Path, column: str) -> Iterator[str]:
-    if column not in (names := columns_of(path)):
+    names = columns_of(path)
+    outer = column if column in names else column.split(".")[0]
+    if outer not in names:
         raise UserError(unknown_column(path, column, names))
-    for values in read_column(path, column):
+    number = 0
+    for values in read_column(path, outer):
         for value in values.to_pylist():
-            yield from text_of(path, column, value)
+            where = f"{path}, row {number}"
+            yield text_of(where, column, field_of(where, column, {outer: value}, names))
+            number += 1
 
 
-def unknown_column(where: object, column: str, columns) -> str:
+def field_of(where: object, column: str, record: dict, names: list[str] | None = None) -> object:
+    """The field called `column`; or what `a.b` leads to inside of the field a, in each item of a list. None where a
+    field on the way is null. Raises UserError where there is none; its message has the `names` there are."""
+    found = _inside(record, column)
+    if found is _MISSING:
+        raise UserError(unknown_column(where, column, names or _names(record)))
+    return found
+
+
+def _inside(value: object, column: str) -> object:
+    if value is None:
+        return None
+    if isinstance(value, list):
+        items = [_inside(item, column) for item in value]
+        return _MISSING if any(item is _MISSING for item in items) else items
+    if not isinstance(value, dict):
+        return _MISSING
+    if column in value:
+        return value[column]
+    name, _, rest = column.partition(".")
+    return _inside(value[name], rest) if rest and name in value else _MISSING
+
+
+def _names(record: dict) -> list[str]:
+    """The fields of a record, those of nested ones as `a.b`."""
+    return [
+        inner
+        for name, value in record.items()
+        for inner in ([f"{name}.{key}" for key in value] if isinstance(value, dict) and value else [name])
+    ]
+
+
+def unknown_column(where: object, column: str, columns: Iterable) -> str:
     """What to say where a column is missing."""
     names = ", ".join(map(str, columns)) or "none"
     return f"{where}: found no column {column!r}, only {names}: pass --text_column NAME"
 
 
-def text_of(where: object, column: str, value: object) -> Iterator[str]:
-    """The stripped text of a cell; nothing for an empty one. Raises UserError for what isn't text."""
+def text_of(where: object, column: str, value: object) -> str:
+    """The stripped text of a cell, "" for a null or blank one; a list of strings is one text, with an empty line
+    between its strings. Raises UserError for what isn't text."""
     if value is None:
-        return
+        return ""
+    if isinstance(value, list):
+        return "\n\n".join(filter(None, (text_of(where, column, item) for item in value)))
     if not isinstance(value, str):
         raise UserError(f"{where}: column {column!r} holds a {type(value).__name__}, expected text: pass --text_column")
-    if text := value.strip():
-        yield text
+    return value.strip()

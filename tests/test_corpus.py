@@ -5,11 +5,14 @@ import json
 
 import pandas
 import pyarrow
+import pyarrow.parquet
 import pytest
+from toy import SHARED_DATA
 
 from recipe.corpus import open_corpus
 from recipe.errors import SourceBroken, UserError
 from recipe.text_files import MAX_TEXT_CHARACTERS
+from recipe.tokens import prepare
 
 TEXTS = ["first document,\nof two lines", "second: naïve “quotes”", "third"]
 
@@ -39,12 +42,89 @@ def read(path, **options):
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "tsv", "parquet"])
 def test_formats(tmp_path, kind):
     path = write(tmp_path / f"corpus.{kind}", kind)
-    assert read(path) == TEXTS
+    quoted = {"csv_quoting": "minimal"} if kind == "tsv" else {}  # pandas wraps cells with line breaks in quotes
+    assert read(path, **quoted) == TEXTS
     if kind != "parquet":
         for suffix, compress in ((".gz", gzip.compress), (".zst", zstd)):
             packed = tmp_path / f"packed.{kind}{suffix}"
             packed.write_bytes(compress(path.read_bytes()))
-            assert read(packed) == TEXTS
+            assert read(packed, **quoted) == TEXTS
+
+
+CODE = "def f(x):\n    if x:\n\treturn 1\n\n\n    return  2  \n"
+
+
+def test_source_code_keeps_its_indentation(tmp_path):
+    for name in ("a.py", "a.MD", "a.html", "a.tex", "a.py.gz"):
+        content = f"\n \n  {CODE}\n\n".replace("\n", "\r\n").encode()
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        assert read(tmp_path / name) == ["  " + CODE.rstrip()]
+    (tmp_path / "a.txt").write_text(CODE)
+    assert read(tmp_path / "a.txt") == ["def f(x):\n    if x:\n\treturn 1", "    return  2"]
+    assert read(tmp_path / "a.txt", keep_linebreaks=False) == ["def f(x): if x: return 1", "return  2"]
+    for name in ("a.txt", "a.py"):
+        lines = ["def f(x):", "    if x:", "\treturn 1", "    return  2"]
+        assert read(tmp_path / name, line_by_line=True) == lines if name == "a.txt" else ["  " + lines[0], *lines[1:]]
+    (tmp_path / "long.py").write_text("    x = 1\n" * 150_000)
+    pieces = read(tmp_path / "long.py")
+    assert len(pieces) == 2 and "\n".join(pieces) == ("    x = 1\n" * 150_000).rstrip()
+
+
+def test_prose_is_read_as_it_always_was(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(" = Title = \n \n A sentence . \n Another . \n\n\u3000\u3000中文。\r\n\tnot WikiText\n plain\n")
+    assert read(path) == ["= Title =", "A sentence .\nAnother .", "中文。\n\tnot WikiText\n plain"]
+    if (SHARED_DATA / "wikitext-2").is_dir():
+        texts = read(SHARED_DATA / "wikitext-2" / "valid.txt")
+        assert all(text == "\n".join(line.strip() for line in text.split("\n")) for text in texts)
+
+
+def test_fields_inside_of_fields_and_lists(tmp_path):
+    rows = [
+        {"data": {"text": " a "}, "parts": [{"text": "x"}, {"text": "y"}], "lines": ["one", None, " two "]},
+        {"data": {"text": "b"}, "parts": [], "lines": []},
+        {"data": None, "parts": None, "lines": None},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = pyarrow.Table.from_pylist(rows)
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pyarrow.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    for name in ("a.jsonl", "a.parquet", "a.arrow"):
+        assert read(tmp_path / name, text_column="data.text") == ["a", "b"]
+        assert read(tmp_path / name, text_column="parts.text") == ["x\n\ny"]
+        assert read(tmp_path / name, text_column="lines") == ["one\n\ntwo"]
+        with pytest.raises(UserError, match=r"found no column 'data\.body', only data(\.text)?, parts, lines: pass"):
+            read(tmp_path / name, text_column="data.body")
+        with pytest.raises(UserError, match="column 'data' holds a dict, expected text"):
+            read(tmp_path / name, text_column="data")
+    (tmp_path / "b.jsonl").write_text('{"a.b": "whole", "a": {"b": "nested"}}\n')
+    assert read(tmp_path / "b.jsonl", text_column="a.b") == ["whole"]
+
+
+def test_lines_of_json_end_at_line_feeds_alone(tmp_path):
+    texts = ["one\u2028two", "three\u0085four\u2029", "five\x0bsix\x0c\x1c"]
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts[:2])
+        + json.dumps({"text": texts[2]})
+        + "\r\n"
+    )
+    assert read(tmp_path / "a.jsonl") == [text.strip() for text in texts]
+
+
+def test_lone_surrogates_are_replaced_and_counted(tmp_path, bpe, capsys):
+    (tmp_path / "a.jsonl").write_text('{"text": "good \\ud83d\\ude00"}\n')
+    (tmp_path / "b.jsonl").write_text(
+        '{"text": "cut \\ud83d end"}\n{"text": null}\n{"text": " "}\n{"text": "\\udc00\\ud83d"}\n'
+    )
+    corpus = open_corpus(str(tmp_path))
+    for _ in range(2):
+        assert list(corpus.train.documents()) == ["good 😀", "cut \ufffd end", "\ufffd\ufffd"]
+    assert capsys.readouterr().out.splitlines() == [
+        f"warning: replaced 3 lone surrogates (halves of a character) by U+FFFD, the first in {tmp_path / 'b.jsonl'}",
+        "passed over 2 records without text (null or blank)",
+    ]
+    assert prepare(corpus, bpe, tmp_path / "data", validation_percentage=50, show_progress=False)
 
 
 def test_lines_as_documents(tmp_path):
@@ -88,13 +168,18 @@ def test_the_built_in_corpus_is_prose_each_piece_once():
         ("empty.txt", b"", "is empty"),
         ("image.png", b"\x89PNG", "unknown format"),
         ("binary.txt", b"text\nmore\0text", "line 2: found a zero byte"),
-        ("latin.txt", "gut\nschön\n".encode("latin-1"), "line 2: byte 0xf6 is not UTF-8"),
+        ("latin.txt", "gut\nschön\n".encode("latin-1"), "line 2: byte 0xf6 is not UTF-8, it looks like windows-1252"),
         ("cut.txt.gz", gzip.compress(b"text " * 10_000)[:40], "not a whole compressed file"),
         ("cut.txt.zst", zstd(bytes(range(1, 127)) * 99)[:60], "not a whole compressed file"),
         ("broken.jsonl", b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
         ("list.jsonl", b"[1, 2]\n", "line 1: found a list"),
         ("other.jsonl", b'{"body": "a"}\n', "line 1: found no column 'text', only body"),
         ("number.jsonl", b'{"text": 5}\n', "line 1: column 'text' holds a int"),
+        ("ids.jsonl", b'{"text": ["a", 5]}\n', "line 1: column 'text' holds a int"),
+        ("nested.jsonl", b'{"data": {"body": "a"}, "id": 1}\n', "found no column 'text', only data.body, id"),
+        ("array.json", b'[{"text": "a"}, {"text": "b"}]\n', r"found a list.*jq -c '\.\[\]' array\.json > array\.jsonl"),
+        ("pretty.json", b'[\n  {\n    "text": "a"\n  }\n]\n', r"one JSON value over many lines.*jq -c '\.\[\]' pretty"),
+        ("object.json", b'{\n  "text": "a"\n}\n', r"one JSON value over many lines.*jq -c \. object\.json"),
         ("other.csv", b"id,body\n1,a\n", "found no column 'text', only id, body"),
         ("short.csv", b"text,id,body\na,1\n".replace(b"text,id,body", b"id,body,text"), "line 2: found fewer fields"),
         ("broken.parquet", b"PAR1 not really", "not a whole parquet file"),
