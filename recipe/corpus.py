@@ -16,9 +16,10 @@ from recipe.rows import COLUMNAR, IDS, columns_of, read_ids
 from recipe.splits import Splits, find_splits
 from recipe.surrogates import without_surrogates
 from recipe.tables import DELIMITERS
-from recipe.text_files import WHOLE_FILES, field_of, format_of, read_documents, text_of
+from recipe.text_files import RECORDS, WHOLE_FILES, field_of, format_of, read_documents, text_of
 
 DOCSTRINGS = "docstrings"
+HUB = "hub"  # what stands for a format where the text is a hub dataset
 # Entered in the description of files whose reading changed, so that tokens prepared by the older one aren't taken for
 # theirs: 2 keeps the indentation of .txt, refuses rows of .csv with too many fields and reads .tsv without quoting.
 READING = {".txt": 2, **dict.fromkeys(DELIMITERS, 2)}
@@ -97,7 +98,7 @@ def open_corpus(
         ("csv_quoting", csv_quoting, "auto"),
     )
     options |= {name: value for name, value, default in optional if value != default}
-    validation, splits = None, Splits([])
+    validation, splits, on_hub = None, Splits([]), False
     if dataset == DOCSTRINGS:
         corpus_name, train = (DOCSTRINGS, Source("train", {"docstrings": versions()}, lambda: iter(docstrings())))
     elif train_file or _looks_local(dataset):
@@ -114,6 +115,7 @@ def open_corpus(
         if splits.validation and not validation_file:
             validation = _file_source("validation", splits.validation, options, origin, join_rows)
     else:
+        on_hub = True
         corpus_name = slug("-".join(filter(None, (dataset, config))))
         train, validation = _hub_sources(dataset, config, text_column, cache_dir, token)
     if validation_file:
@@ -123,18 +125,21 @@ def open_corpus(
         splits = Splits(splits.train, own.train, splits.passed_over + own.passed_over)
     if join_rows and not train.tokenised:
         raise UserError(f"found --join_rows, but {corpus_name} is text, not rows of token ids: leave it out")
-    unheard = _without_effect(options, {format_of(path) for path in splits.train + splits.validation})
+    formats = {format_of(path) for path in splits.train + splits.validation} | ({HUB} if on_hub else set())
+    unheard = _without_effect(options, formats)
     return Corpus(corpus_name, train, validation, about=(*splits.lines(), *unheard))
 
 
 def _without_effect(options: dict, formats: set[str | None]) -> Iterator[str]:
     """A warning for each setting that none of the `formats` listens to."""
-    tables, lines = set(DELIMITERS), {".txt", *WHOLE_FILES}
+    tables, text = set(DELIMITERS), {".txt", *WHOLE_FILES}
     for name, given, listening, what in (
+        ("text_column", options["text_column"] != "text", {*RECORDS, HUB}, "file with columns"),
+        ("line_by_line", options["line_by_line"], text, "file of plain text"),
+        ("keep_linebreaks", "keep_linebreaks" in options, {".txt"}, ".txt file"),
+        ("text_encoding", "text_encoding" in options, {*text, *tables, ".json", ".jsonl"}, "file of text"),
         ("csv_delimiter", "csv_delimiter" in options, tables, ".csv or .tsv file"),
         ("csv_quoting", "csv_quoting" in options, tables, ".csv or .tsv file"),
-        ("line_by_line", options["line_by_line"], lines, "file of plain text"),
-        ("text_encoding", "text_encoding" in options, {*lines, *tables, ".json", ".jsonl"}, "file of text"),
     ):
         if given and not formats & listening:
             yield f"warning: --{name} changes nothing: there is no {what}"

@@ -112,14 +112,14 @@ def _plain_rows(path: Path, lines: Iterator[tuple[int, str]], delimiter: str, tr
 def _quoted_rows(path: Path, lines: Iterator[tuple[int, str]], delimiter: str, trusting: bool):
     csv.field_size_limit(sys.maxsize)
     record: list[str] = []  # the lines that the next row is made of
-    last = 0
+    last = width = 0
 
     def fed() -> Iterator[str]:
         nonlocal last
         for last, line in lines:
             record.append(line)
             if len(record) == LINES_AT_MOST and not trusting:
-                _require_no_rows_inside(path, last - len(record) + 1, record, delimiter)
+                _require_no_rows_inside(path, last - len(record) + 1, record, delimiter, width)
             yield line
 
     reader = csv.reader(fed(), delimiter=delimiter, strict=True)
@@ -142,22 +142,27 @@ def _quoted_rows(path: Path, lines: Iterator[tuple[int, str]], delimiter: str, t
                 "if quotes are plain text"
             ) from error
         if len(record) > 1 and not trusting:
-            _require_no_rows_inside(path, last - len(record) + 1, record, delimiter)
+            _require_no_rows_inside(path, last - len(record) + 1, record, delimiter, width)
         begin = last - len(record) + 1
         record.clear()
+        width = width or len(row)
         if row:
             yield begin, row
 
 
-def _require_no_rows_inside(path: Path, number: int, record: list[str], delimiter: str) -> None:
-    """Raises UserError where the lines of one row look like rows of their own: as many cells in each of them, and
-    numbers in the same columns; or, where no column holds numbers, as many cells in a good number of lines."""
+def _require_no_rows_inside(path: Path, number: int, record: list[str], delimiter: str, width: int) -> None:
+    """Raises UserError where the lines of one row look like rows of their own: `width` cells in each of them, and
+    numbers in the same columns; or, where no column holds numbers, so many cells in a good number of lines.
+
+    The first line of a cell that is meant so has the cells before it, the last one those after it: in one of the two
+    there is a delimiter too many, unless the text has fewer than its other lines there."""
     rows = [line.rstrip("\r\n").split(delimiter) for line in record]
-    width = len(rows[0])
+    if width < 2 or len(rows[0]) != width or len(rows[-1]) != width:
+        return
     numbers = [place for place, cell in enumerate(rows[0]) if _is_number(cell)]
     alike = sum(len(row) == width and all(_is_number(row[place]) for place in numbers) for row in rows)
     enough = len(rows) if len(rows) < 10 else LOOKS_LIKE_ROWS * len(rows)
-    if width > 1 and alike >= enough and (numbers or len(rows) >= LINES_WITHOUT_NUMBERS):
+    if alike >= enough and (numbers or len(rows) >= LINES_WITHOUT_NUMBERS):
         raise UserError(
             f"{path}, line {number}: a quote opens a cell that goes on to line {number + len(record) - 1}, over lines "
             "that look like rows of their own: mend the quote; or pass --csv_quoting none if quotes are plain text, "

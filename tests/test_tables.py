@@ -70,10 +70,16 @@ def test_line_breaks_inside_cells_are_text(tmp_path):
         "x" * 1_600_000,
         "long, " * 300_000,
     ]
+    one_comma = "\n".join(f"{number}, verse" for number in range(300))
     for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
-        with (tmp_path / "a.csv").open("w", newline="") as stream:
-            csv.writer(stream, quoting=quoting).writerows([("id", "text"), *enumerate(texts)])
-        assert read(tmp_path / "a.csv") == [text.strip() for text in texts]
+        for header, rows in (
+            (("id", "text"), [*enumerate([*texts, one_comma])]),
+            (("text", "label"), [(text, place) for place, text in enumerate([*texts, one_comma])]),
+            (("title", "text"), [("title", text) for text in [*texts, one_comma]]),
+        ):
+            with (tmp_path / "a.csv").open("w", newline="") as stream:
+                csv.writer(stream, quoting=quoting).writerows([header, *rows])
+            assert read(tmp_path / "a.csv") == [text.strip() for text in [*texts, one_comma]]
 
 
 def test_a_field_of_any_length_needs_no_quotes(tmp_path):
@@ -146,8 +152,21 @@ def test_settings_enter_the_description_only_where_they_are_given(tmp_path):
     assert open_corpus(str(path), csv_quoting="none").train.description == plain | {"csv_quoting": "none"}
     (tmp_path / "b.jsonl").write_text('{"text": "a"}\n')
     assert set(open_corpus(str(tmp_path / "b.jsonl")).train.description) == {"files", "text_column", "line_by_line"}
-    about = open_corpus(str(tmp_path / "b.jsonl"), csv_quoting="none", line_by_line=True).about
-    assert about[3:] == (
-        "warning: --csv_quoting changes nothing: there is no .csv or .tsv file",
-        "warning: --line_by_line changes nothing: there is no file of plain text",
-    )
+
+
+def test_settings_that_change_nothing_are_said(tmp_path):
+    given = {"text_column": "body", "line_by_line": True, "keep_linebreaks": False, "text_encoding": "cp1252",
+             "csv_delimiter": ";", "csv_quoting": "none"}  # fmt: skip
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "a.csv").write_text("text\na\n")
+    for name, ignored in (
+        ("a.txt", {"text_column", "csv_delimiter", "csv_quoting"}),
+        ("a.jsonl", {"line_by_line", "keep_linebreaks", "csv_delimiter", "csv_quoting"}),
+        ("a.csv", {"line_by_line", "keep_linebreaks"}),
+    ):
+        about = open_corpus(str(tmp_path / name), **given).about[3:]
+        assert {line.split()[1].removeprefix("--") for line in about} == ignored
+        assert all(line.startswith("warning: --") and "changes nothing: there is no " in line for line in about)
+        assert len(open_corpus(str(tmp_path / name)).about) == 3
+    assert len(open_corpus("docstrings", **given).about) == 6
