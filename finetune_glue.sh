@@ -69,8 +69,6 @@ args+=(--workers "$WORKERS" --engine "$ENGINE" --report_to "$REPORT_TO")
 [[ -z $OUTPUT_DIR ]] || args+=(--results_dir "$OUTPUT_DIR")
 
 if [[ ${DRY_RUN:-0} != 0 ]]; then
-    printf '%q ' "$PYTHON" -m recipe.sweep "${args[@]}" "$@"
-    echo
-    exit 0
+    exec "$PYTHON" -m recipe.secrets "$PYTHON" -m recipe.sweep "${args[@]}" "$@"
 fi
 exec "$PYTHON" -m recipe.sweep "${args[@]}" "$@"

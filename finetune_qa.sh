@@ -74,8 +74,6 @@ args+=(--max_seq_length "$SEQ_LENGTH" --doc_stride "$DOC_STRIDE")
 [[ -z $TOKENIZER ]] || args+=(--tokenizer_name "$TOKENIZER")
 
 if [[ ${DRY_RUN:-0} != 0 ]]; then
-    printf '%q ' "$PYTHON" -m recipe.sweep "${args[@]}" "$@"
-    echo
-    exit 0
+    exec "$PYTHON" -m recipe.secrets "$PYTHON" -m recipe.sweep "${args[@]}" "$@"
 fi
 exec "$PYTHON" -m recipe.sweep "${args[@]}" "$@"

@@ -6,7 +6,7 @@
 #   DATASET=my.txt RECIPE=demo bash pretrain.sh         your text, by the demonstration's settings
 #   MODEL=configs/roberta_medium.json TOKENIZER=roberta-base DATASET=JackBAI/bert_pretrain_datasets bash pretrain.sh
 #   OBJECTIVE=clm bash pretrain.sh                      a causal model of the same config (run_clm.py)
-#   DRY_RUN=1 bash pretrain.sh                          prints the command (once the packages are there)
+#   DRY_RUN=1 bash pretrain.sh                          prints the command without secrets (once the packages are there)
 #
 # What follows the script's name goes to run_mlm.py or run_clm.py as it is, and wins: bash pretrain.sh --mlm_probability 0.3
 set -euo pipefail
@@ -46,6 +46,12 @@ SAVE_AT=${SAVE_AT:-} # further steps to save after, 250 500 1000; --save_total_l
 MAX_HOURS=${MAX_HOURS:-} # train for so many hours in place of MAX_STEPS: the schedule ends when they do
 VOCAB_SIZE=${VOCAB_SIZE:-8192} # of TOKENIZER=train
 corpus=${DATASET%%#sha256=*}
+if [[ $corpus == *://* ]]; then # neither a signature nor a password in the run's name
+    corpus=${corpus%%\?*}
+    corpus=${corpus%/}
+    corpus=${corpus##*/}
+    corpus=${corpus##*@}
+fi
 kind=$([[ $OBJECTIVE == mlm ]] || echo "$OBJECTIVE-")
 RUN_NAME=${RUN_NAME:-$kind$(basename -- "${MODEL%.json}")-$(basename -- "${corpus%/}")-L$SEQ_LENGTH-B$GLOBAL_BATCH_SIZE-lr$PEAK_LR-seed$SEED}
 OUTPUT_DIR=${OUTPUT_DIR:-runs/$RUN_NAME}
@@ -125,7 +131,6 @@ elif [[ -n $DS_CONFIG ]]; then # DeepSpeed wants to be told that it is alone
 fi
 
 if [[ -n ${DRY_RUN:-} ]]; then
-    printf '%q ' "${start[@]}" "$script" "${args[@]}" "$@" && echo
-    exit 0
+    exec "$PYTHON" -m recipe.secrets "${start[@]}" "$script" "${args[@]}" "$@"
 fi
 exec "${start[@]}" "$script" "${args[@]}" "$@"

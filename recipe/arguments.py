@@ -20,6 +20,7 @@ from recipe.numbers import require_numbers
 from recipe.old_flags import translate
 from recipe.optimizers import MUON, muon_settings
 from recipe.schedules import WITHOUT_AN_END
+from recipe.secrets import hide_arguments, remember
 from recipe.settings import check_optimizer, check_settings
 from recipe.stages import steps_for
 from recipe.tables import QUOTING, check_delimiter
@@ -358,6 +359,8 @@ def parse(
     UserError for what is unknown or doesn't fit, with the right flag's name where that is known.
     """
     argv = sys.argv[1:] if argv is None else argv
+    hide_arguments()
+    remember(argv)
     parser = Parser(
         dataclasses, description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -365,6 +368,7 @@ def parse(
         parser.add_argument(name, nargs="+" if name.endswith("...") else None)
     if len(argv) == 1 and not positional and Path(argv[0]).suffix in SUFFIXES:
         argv = argv_of(Path(argv[0]), parser)
+        remember(argv)
     argv = in_flags_of_today(argv, parser.flags)
     try:
         parsed = parser.parse_args_into_dataclasses(argv)

@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState, ProgressCallback
 
 from recipe.schedules import WITHOUT_AN_END
+from recipe.secrets import redact_all
 from recipe.stages import Stages
 
 
@@ -180,7 +181,7 @@ class JsonLog(TrainerCallback):
         if state.is_world_process_zero:
             with self.path.open("a") as stream:
                 line = {name: _as_json(value) for name, value in {"step": state.global_step, **(logs or {})}.items()}
-                stream.write(json.dumps(line) + "\n")
+                stream.write(json.dumps(redact_all(line)) + "\n")
 
 
 def _as_json(value):

@@ -13,6 +13,7 @@ from recipe.columns import COLUMNS, GLUE, METRIC_NAMES, QA, TITLES, columns_of, 
 from recipe.errors import UserError
 from recipe.glue_rows import GLUE_HUB_ID
 from recipe.hub import require_hub
+from recipe.secrets import redact, redact_all
 from recipe.squad import TASKS as SQUADS
 
 CARD = "README.md"
@@ -88,7 +89,7 @@ def _write(file: Path, text: str) -> bool:
     """Writes a card whole; False on a read-only disk, whose checkpoints have their scores in the sweep's folder."""
     partial = file.with_name(f".{CARD}.{os.getpid()}.tmp")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(redact(text), encoding="utf-8")
         partial.replace(file)
     except OSError:
         return False
@@ -162,7 +163,7 @@ def run_folder(checkpoint: Path) -> Path:
 def _pretraining(folder: Path) -> str:
     """What run.json and trainer_state.json know of the pre-training, empty where there are none."""
     try:
-        record = json.loads((run_folder(folder) / "run.json").read_text())
+        record = redact_all(json.loads((run_folder(folder) / "run.json").read_text()))
     except (OSError, ValueError):
         return ""
     meaning = record.get("meaning", {})

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from recipe.processes import end_with_parent
+from recipe.secrets import guard_console, redact, remember
 
 USER_ERROR_EXIT_CODE = 2
 NONFINITE_EXIT_CODE = 3
@@ -16,7 +17,11 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UserError(ValueError):
-    """A mistake the user can mend. Its message says what was found, what was expected and the one thing to do."""
+    """A mistake the user can mend. Its message says what was found, what was expected and the one thing to do, and no
+    secret."""
+
+    def __init__(self, message: str):
+        super().__init__(redact(str(message)))
 
 
 class SourceBroken(UserError):
@@ -27,8 +32,10 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Runs `main` as a program: exits with what it returns (None is 0), or with 2 and one line for a `UserError`.
 
     Under a launcher every rank finds the same mistake; only the first of a node says it. A process that is alone always
-    does, whatever LOCAL_RANK it finds. A rank ends with its launcher.
+    does, whatever LOCAL_RANK it finds. A rank ends with its launcher. Nothing that is printed shows a secret.
     """
+    remember(sys.argv)
+    guard_console()
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent()
     try:

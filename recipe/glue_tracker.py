@@ -17,6 +17,7 @@ from recipe.card import run_folder
 from recipe.columns import COLUMNS, TITLES, suite_of
 from recipe.glue import AVERAGES
 from recipe.results import read_json, write_json
+from recipe.secrets import redact_all
 
 STEP = "train/global_step"  # the axis on which transformers logs a pre-training
 LOGGED = ".wandb-curve.json"  # what the curve already has: a history can only grow
@@ -109,7 +110,7 @@ def _run(folder: str | Path, identity: str, **about) -> Iterator:
         dir=str(folder),
         reinit="create_new",
         settings=wandb.Settings(init_timeout=INIT_SECONDS, silent=True, console="off", x_disable_stats=True),
-        **about,
+        **redact_all(about),
     )
     try:
         yield run

@@ -19,6 +19,7 @@ from recipe.columns import suite_of
 from recipe.errors import UserError
 from recipe.quiet import quiet_libraries
 from recipe.results import read_json, result_file, write_json
+from recipe.secrets import guard_console, redact, redact_words
 from recipe.suites import SUITES, prepare
 
 DONE, FAILED, BUSY = "done", "failed", "busy"
@@ -122,8 +123,9 @@ def run_job(job: Job, since: float) -> Outcome:
 def fail(job: Job, text: str) -> Outcome:
     """Keeps the text of an error where the result would be."""
     job.result.parent.mkdir(parents=True, exist_ok=True)
-    job.error.write_text(text.strip() + "\n")
-    return Outcome(job, FAILED, text.strip().splitlines()[-1])
+    text = redact(text.strip())
+    job.error.write_text(text + "\n")
+    return Outcome(job, FAILED, text.splitlines()[-1])
 
 
 def fine_tune(job: Job) -> dict:
@@ -136,7 +138,8 @@ def fine_tune(job: Job) -> dict:
     args.output_dir = str(job.work)
     work = prepare(data, args)
     work.trainer.train(resume_from_checkpoint=begun(job) if args.save_strategy != "no" else None)
-    record = work.record(work.evaluate()) | {"variant": job.variant, "command": [suite.script, *job.argv]}
+    about = {"variant": job.variant, "command": redact_words([suite.script, *job.argv])}
+    record = work.record(work.evaluate()) | about
     work.write_more(job.result.with_suffix(""))
     if job.saves_model:
         partial = job.model.with_suffix(".partial")
@@ -157,7 +160,7 @@ def begun(job: Job) -> str | None:
     """The newest whole checkpoint of a job that was killed, if it was begun from these very weights and with this very
     command; what was begun otherwise is deleted."""
     mark = job.work / "job.json"
-    about = {"argv": list(job.argv), "sha256": job.sha256}
+    about = {"argv": redact_words(job.argv), "sha256": job.sha256}
     if read_json(mark) != about:
         shutil.rmtree(job.work, ignore_errors=True)
         write_json(mark, about)
@@ -180,6 +183,7 @@ def begin_worker(device: str | None, threads: int, log: str | None) -> None:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         os.close(descriptor)
+    guard_console()
 
 
 def _end_with(sentinel: int) -> None:

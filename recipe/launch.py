@@ -14,11 +14,14 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
 from recipe.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, USER_ERROR_EXIT_CODE
+from recipe.secrets import guard_console, remember
 
 SAID_BY_THE_RANK = (USER_ERROR_EXIT_CODE, NONFINITE_EXIT_CODE, INTERRUPTED_EXIT_CODE)
 
 
 def main() -> int:
+    remember(sys.argv)
+    guard_console()
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _pass_on)
     # torchrun itself would answer SIGTERM by killing the ranks after 30 s, and SIGUSR1 by leaving them alone. Its flag

@@ -16,6 +16,7 @@ from recipe.hub import is_local
 from recipe.jobs import Job
 from recipe.ray_cluster import require_ray
 from recipe.results import RESULTS
+from recipe.secrets import hide_arguments
 from recipe.suites import DEFAULT_TASKS, SUITES, Suite, check_model, tasks_called
 from recipe.tuning_arguments import RANDOM, SETTINGS
 
@@ -85,6 +86,7 @@ class SweepArguments:
 
 def parse_sweep(argv: list[str]) -> tuple[SweepArguments, list[str]]:
     """The sweep's own flags, and the rest, which is run_glue.py's or run_qa.py's and is checked with the first job."""
+    hide_arguments()
     parser = Parser((SweepArguments,), description=DESCRIPTION, allow_abbrev=False)
     parser.takes_more = True
     try:

@@ -4,9 +4,11 @@
 
 Copies what the run was told (run.json) and logged (log.jsonl), the tables, pictures and commands of its sweeps, and its
 curves as SVG: less than a megabyte, from which python -m recipe.report makes the page again. The folder in which the
-command runs is taken out of paths. Run it again and what is there is replaced.
+command runs is taken out of paths, and secrets out of what older versions recorded. Run it again and what is there is
+replaced.
 """
 
+import json
 from pathlib import Path
 
 from recipe.arguments import parse
@@ -16,6 +18,7 @@ from recipe.report import LOG, read_log
 from recipe.results import write_whole
 from recipe.run import RECORD
 from recipe.scores import JOINED
+from recipe.secrets import redact, redact_all
 from recipe.training_curves import pictures_of
 
 
@@ -40,8 +43,20 @@ def publish(run: Path, folder: Path) -> list[Path]:
         contents[Path(f"{picture.title.lower().replace(' ', '_')}.svg")] = picture.svg
     for file, content in contents.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / file, content if file.suffix == ".png" else content.replace(here, b""))
+        write_whole(folder / file, content if file.suffix == ".png" else _public(file, content.replace(here, b"")))
     return list(contents)
+
+
+def _public(file: Path, content: bytes) -> bytes:
+    """A text file's content without secrets; what has none stays as it is, to the byte."""
+    text = content.decode("utf-8", errors="surrogateescape")
+    try:
+        record = json.loads(text) if file.suffix == ".json" else None
+    except ValueError:
+        record = None
+    if record is not None and (public := redact_all(record)) != record:
+        text = json.dumps(public, indent=2) + "\n"
+    return redact(text).encode("utf-8", errors="surrogateescape")
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from recipe.checkpoints import MANIFEST, damage, manifest_of, sha256_of
 from recipe.errors import DISK_FULL, SourceBroken, UserError
 from recipe.hub import go_offline_unless_reachable
 from recipe.locks import alone
+from recipe.secrets import identity_of
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 PREPARED = "prepared.json"  # what marks a folder of prepared tokens; written last but for the manifest
@@ -35,6 +36,7 @@ CHUNK = 16 << 20  # bytes a request
 _CHECKSUM = re.compile(r"#sha256=([0-9a-fA-F]{64})$")
 # What tells one version of a file from another, in the words of S3, GCS, the hub, HTTP and the rest.
 _VERSION = ("ETag", "etag", "md5Hash", "blob_id", "checksum", "LastModified", "last_modified", "mtime", "created")
+_VERSION += ("Content-MD5", "Digest", "Last-Modified")
 _HINTS = {
     "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; FSSPEC_S3_ANON=true for a public bucket; "
     "AWS_ENDPOINT_URL for a server that isn't Amazon's",
@@ -62,16 +64,17 @@ def is_remote(path: str) -> bool:
 
 def is_archive(path: str) -> bool:
     """Whether `path` names a tar archive, with or without #sha256=..."""
-    return _CHECKSUM.sub("", path).lower().endswith(ARCHIVES)
+    return _file_name(_CHECKSUM.sub("", path)).lower().endswith(ARCHIVES)
 
 
 def bring(source: str, downloads: Path, token: str | None = None) -> Brought:
     """Makes `source` a local file or folder: fetched if it is elsewhere, unpacked if it is an archive.
 
     A file or archive may be followed by #sha256=HEX, which is then checked; a folder of prepared tokens is checked by
-    its manifest. One process of a node works under `downloads`, the others wait. `token` is the hub's. Raises UserError
-    for what isn't there, isn't permitted, can't be reached or is not what it should be, SourceBroken where a download
-    broke off.
+    its manifest. One process of a node works under `downloads`, the others wait. `token` is the hub's. User information
+    and signatures of an address are used and not kept: a new signature finds what was fetched with an older one.
+    Raises UserError for what isn't there, isn't permitted, can't be reached or is not what it should be, SourceBroken
+    where a download broke off.
     """
     address, checksum = _CHECKSUM.sub("", source), _CHECKSUM.search(source)
     expected = checksum[1].lower() if checksum else None
@@ -88,7 +91,7 @@ def bring(source: str, downloads: Path, token: str | None = None) -> Brought:
     if expected and "" not in files:
         raise UserError(f"{address} is a folder, #sha256= is for a file: leave it out")
     description = {
-        "address": address,
+        "address": identity_of(address),
         "sha256": expected,
         "files": {inside: [info["size"], _version(info)] for inside, info in sorted(files.items())},
     }
@@ -107,7 +110,7 @@ def bring(source: str, downloads: Path, token: str | None = None) -> Brought:
             raise
         raise UserError(f"cannot write to {downloads}: {error.strerror or error}: pass --prepared_dir") from error
     if not archive:
-        return Brought(folder / PurePosixPath(root).name if "" in files else folder, name, description)
+        return Brought(folder / _file_name(root) if "" in files else folder, name, description)
     top = list(folder.iterdir())
     return Brought(top[0] if len(top) == 1 and top[0].is_dir() else folder, name, description)
 
@@ -117,7 +120,7 @@ def _fetch_files(system, root: str, files: dict, staged: Path, address: str, exp
     if PREPARED in files and MANIFEST not in files:
         raise UserError(f"{address} has {PREPARED} and no {MANIFEST}: its upload was not finished; run it again")
     whole = staged / "whole"
-    targets = {inside: whole / (inside or PurePosixPath(root).name) for inside in files}
+    targets = {inside: whole / (inside or _file_name(root)) for inside in files}
     _fetch_all(system, root, files, targets, address)
     if expected:
         _require_hash(targets[""], expected, address, remove=True)
@@ -188,6 +191,8 @@ def _list(system, root: str, address: str) -> dict[str, dict]:
     except UserError:
         raise
     except FileNotFoundError as error:
+        if getattr(error.__cause__, "status", 404) != 404:  # what fsspec makes of every answer of an HTTP server
+            raise _unreadable(address, error.__cause__) from error
         raise UserError(f"found nothing at {address}: check the address") from error
     except Exception as error:
         raise _unreadable(address, error) from error
@@ -291,11 +296,18 @@ def _require_room(folder: Path, needed: int, address: str) -> None:
 
 
 def _plain_name(address: str) -> str:
-    name = PurePosixPath(address.split("://")[-1].rstrip("/")).name
+    name = _file_name(address)
     for suffix in ARCHIVES:
         if name.lower().endswith(suffix):
             name = name[: -len(suffix)]
     return slug(name)
+
+
+def _file_name(address: str) -> str:
+    """The last name of a path or address, without the query of the latter."""
+    if not is_remote(address):
+        return PurePosixPath(address.rstrip("/")).name
+    return PurePosixPath(identity_of(address).split("://")[-1].partition("?")[0].rstrip("/")).name
 
 
 def slug(name: str) -> str:

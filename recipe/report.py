@@ -34,6 +34,7 @@ from recipe.results import read_json, write_whole
 from recipe.run import RECORD
 from recipe.schedules import WITHOUT_AN_END
 from recipe.scores import ScoreTable, best_of_grid, cells_of, read_frame, score_table
+from recipe.secrets import redact, redact_all
 from recipe.training_curves import Picture, pictures_of, rows_with
 
 LOG = "log.jsonl"
@@ -182,7 +183,7 @@ def commands_of(run: Path, record: dict) -> dict[str, str]:
     found = {"the pre-training": command_line(record["command"])} if record.get("command") else {}
     for suite, title in TITLES.items():
         if (sweep := read_json(run / suite / RECORD)) and sweep.get("command"):
-            found[f"the {title} scores"] = command_line(sweep["command"])
+            found[f"the {title} scores"] = command_line(redact_all(sweep["command"]))
     return found | {"this page": shlex.join(["python", "-m", "recipe.report", str(run)])}
 
 
@@ -242,7 +243,7 @@ def report_of(run: Path, args: ReportArguments) -> str:
         raise UserError(f"found no folder {run}: expected that of a run, which has a {LOG}")
     if not (run / LOG).is_file():
         raise UserError(f"found no {LOG} in {run}: expected the folder of a run, its OUTPUT_DIR")
-    log, record = read_log(run / LOG), read_json(run / RECORD) or {}
+    log, record = read_log(run / LOG), redact_all(read_json(run / RECORD) or {})
     samples, without = samples_of(run, args)
     caveats = of_training(run, log, record)
     parts: list[Scores] = []
@@ -271,7 +272,7 @@ def main() -> None:
     file = Path(args.output_file).expanduser() if args.output_file else run / REPORT
     if args.output_file and not file.parent.is_dir():
         raise UserError(f"found no folder {file.parent} for --output_file: make it first")
-    page = report_of(run, args)
+    page = redact(report_of(run, args))
     try:
         write_whole(file, page.encode())
     except OSError as error:

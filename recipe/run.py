@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from recipe.errors import UserError
+from recipe.secrets import redact, redact_all, redact_words
 
 RECORD = "run.json"
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "deepspeed", "numpy")
@@ -27,7 +28,7 @@ def record_run(folder: Path, meaning: dict, settings: dict, allow_changed: str =
 def settle_record(
     folder: Path, meaning: dict, settings: dict, allow_changed: str = "", resumed_from: Path | None = None
 ) -> dict:
-    """The record of a run in `folder`, checked against the one that is there; nothing is written.
+    """The record of a run in `folder`, without secrets, checked against the one that is there; nothing is written.
 
     `meaning` holds the settings that decide what the run computes; on resume each must be as it was, unless
     `allow_changed` (names separated by commas) lists it. The same holds for the run.json of the folder in which
@@ -37,21 +38,21 @@ def settle_record(
     allowed = {name.strip() for name in allow_changed.split(",") if name.strip()}
     if unknown := sorted(allowed - set(meaning)):
         raise UserError(f"--allow_changed names {', '.join(unknown)}, expected some of {', '.join(meaning)}")
-    meaning = json.loads(json.dumps(meaning))  # as it will be read back: keys are text
+    meaning = redact_all(json.loads(json.dumps(meaning)))  # as it will be read back: keys are text
     before, history = {}, []
     if (path := folder / RECORD).exists():
-        before = json.loads(path.read_text())
+        before = redact_all(json.loads(path.read_text()))
         changed = changes(folder, before["meaning"], meaning, allowed, "use the former, another OUTPUT_DIR,")
         history = [*before.get("history", []), *([{"changed": changed}] if changed else [])]
     if resumed_from and (origin := resumed_from.resolve().parent) != folder.resolve() and (origin / RECORD).exists():
-        other = json.loads((origin / RECORD).read_text())
+        other = redact_all(json.loads((origin / RECORD).read_text()))
         changed = changes(origin, other["meaning"], meaning, allowed, "use the former")
         begun = {"resumed_from": str(resumed_from), "changed": changed}
         history += [begun] if begun not in history else []
     return {
-        "command": _without_secrets(sys.argv),
+        "command": redact_words(sys.argv),
         "meaning": meaning,
-        "settings": settings,
+        "settings": redact_all(settings),
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "machine": f"{platform.machine()} {platform.system()}",
@@ -113,19 +114,8 @@ def _code_fingerprint() -> str:
     return digest.hexdigest()
 
 
-def _without_secrets(argv: list[str]) -> list[str]:
-    """The command with the values of --token and its like left out."""
-    shown = []
-    for before, word in zip(["", *argv], argv, strict=False):
-        flag, equals, _ = word.partition("=")
-        is_secret_flag = flag.startswith("--") and flag.endswith(("token", "key"))
-        after_secret_flag = before.startswith("--") and before.endswith(("token", "key")) and not word.startswith("--")
-        shown.append(f"{flag}=<hidden>" if is_secret_flag and equals else "<hidden>" if after_secret_flag else word)
-    return shown
-
-
 def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = redact(value if isinstance(value, str) else json.dumps(value))  # first: half an address hides its secret
     return text if len(text) <= 120 else text[:117] + "..."
 
 

@@ -22,6 +22,7 @@ from recipe.curve import draw
 from recipe.errors import UserError, run_script
 from recipe.glue import AVERAGES
 from recipe.results import RESULTS, read_results, write_whole
+from recipe.secrets import redact
 
 MISSING = "–"
 JOINED = "scores.md"  # in a run's folder: all suites in one table
@@ -282,8 +283,8 @@ def rebuild(sweep: Path, tracker: bool = False) -> str:
         suite = suite_of(results[0]["task"])
         frame = rows_of(results)
         printed = frame.drop(columns=[column for column in frame if column.startswith("score:")])
-        table = table_of(frame)
-        write_whole(sweep / f"{suite}.csv", printed.to_csv(index=False).encode())
+        table = redact(table_of(frame))
+        write_whole(sweep / f"{suite}.csv", redact(printed.to_csv(index=False)).encode())
         write_whole(sweep / f"{suite}.md", table.encode())
         best, _ = best_of_grid(frame)
         cells = cells_of(best)
@@ -321,7 +322,7 @@ def _show_with_others(sweep: Path, suite: str, results: list[dict], frame: pd.Da
     tables = {name: table_of(rows_of(records)) for name, records in parts.items()}
     write_cards(best[best["checkpoint"].isin(own)], cells_of(best), tables)
     if len(parts) > 1 and sweep.name in TITLES:
-        write_whole(sweep.parent / JOINED, table_of(together).encode())
+        write_whole(sweep.parent / JOINED, redact(table_of(together)).encode())
 
 
 def main() -> int:

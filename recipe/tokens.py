@@ -29,6 +29,7 @@ from recipe.locks import alone
 from recipe.order import mix
 from recipe.remote import PREPARED
 from recipe.rows import TokenisedRows
+from recipe.secrets import redact_all
 from recipe.tokenizer import block_ends, fingerprint, pieces, plain_backend, words_end_at_spaces
 
 FORMAT = 1  # raised when the same inputs would give other files
@@ -314,5 +315,5 @@ def _batches(documents: Iterable[str], skip: int) -> Iterator[list[str]]:
 
 def _write_json(path: Path, content: dict) -> None:
     partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.write_text(json.dumps(redact_all(content), indent=2) + "\n")
     partial.replace(path)

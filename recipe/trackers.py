@@ -12,8 +12,11 @@ from transformers import TrainerCallback
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_reporting_integration_callbacks
 
 from recipe.errors import UserError
+from recipe.secrets import guard_console, redact
 
 ANSWER_SECONDS = 4.0
+# What W&B shows of a run and is told through the environment.
+SHOWN = ("WANDB_NAME", "WANDB_RUN_GROUP", "WANDB_JOB_TYPE", "WANDB_TAGS", "WANDB_NOTES")
 # What each tracker needs: (modules, of which one will do; what to install).
 PACKAGES = {
     "azure_ml": (("azureml",), "azureml-mlflow"),
@@ -47,6 +50,9 @@ def settle_trackers(args, say) -> None:
             raise UserError(f"--report_to {name}: the package is not installed: pip install {package}, or leave it out")
     if "wandb" not in args.report_to:
         return
+    os.environ.update({name: redact(os.environ[name]) for name in SHOWN if name in os.environ})
+    if getattr(args, "run_name", None):
+        args.run_name = redact(args.run_name)
     os.environ.setdefault("WANDB_PROJECT", "encoder-recipe")
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_LOG_MODEL", "false")
@@ -99,7 +105,9 @@ class Guarded(TrainerCallback):
         except Exception as error:
             self.broken = True
             name = type(self.callback).__name__
-            print(f"warning: {name} failed ({str(error).strip()[:200]}); training goes on without it", flush=True)
+            print(
+                f"warning: {name} failed ({redact(str(error)).strip()[:200]}); training goes on without it", flush=True
+            )
             return None
 
 
@@ -119,6 +127,7 @@ def continue_wandb_run(identity: str) -> None:
 
 def guard_trackers(trainer) -> None:
     """Wraps the callbacks of `trainer`'s trackers (not those that the recipe itself needs) in `Guarded`."""
+    guard_console()  # W&B copies the console from the moment it is imported
     handler = trainer.callback_handler
     trackers = tuple(get_reporting_integration_callbacks(trainer.args.report_to))
     handler.callbacks = [Guarded(c) if trackers and isinstance(c, trackers) else c for c in handler.callbacks]

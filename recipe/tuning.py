@@ -20,6 +20,7 @@ from recipe.callbacks import RankSeed, TrueEpoch
 from recipe.classifier import Origin
 from recipe.examples import IGNORED, Examples, FineTuneBatches, evaluation_batches
 from recipe.saving import WholeCheckpoints
+from recipe.secrets import redact_all
 from recipe.trainer import NonFiniteError
 from recipe.tuning_arguments import SETTINGS, FineTuneArguments, StartArguments
 
@@ -204,7 +205,7 @@ class FineTuning:
         dev = next(iter(scores), None)
         headline = self.headline()
         again = self.data.weights != self.data.model_name_or_path
-        return {
+        record = {
             "task": self.data.title,
             "checkpoint": asdict(self.origin),
             "seed": args.seed,
@@ -226,6 +227,7 @@ class FineTuning:
             "versions": {"python": platform.python_version()}
             | {package: importlib.metadata.version(package) for package in PACKAGES},
         }
+        return redact_all(record)
 
 
 def size_of(rows, official: int | None) -> dict:
