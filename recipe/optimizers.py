@@ -7,6 +7,8 @@ from transformers import PreTrainedModel, TrainingArguments
 from recipe.errors import UserError
 
 MUON = "muon"
+# ModernBERT keeps several matrices in one weight, below each other: queries, keys and values; a GLU's input and gate.
+FUSED = {"Wqkv": 3, "Wi": 2}
 # What --optim_args may say of Muon: the names of torch.optim.Muon's own settings, and lr, its peak learning rate.
 MUON_SETTINGS = {"lr": float, "momentum": float, "ns_steps": int, "adjust_lr_fn": str}
 
@@ -30,9 +32,33 @@ def muon_settings(optim_args: str | None) -> dict:
     return settings
 
 
-def hidden_matrices(model: PreTrainedModel) -> set[nn.Parameter]:
-    """The weights of the linear layers inside the encoder: no embedding, no part of a head, no bias."""
-    return {module.weight for module in model.base_model.modules() if isinstance(module, nn.Linear)}
+def hidden_matrices(model: PreTrainedModel) -> dict[nn.Parameter, int]:
+    """The weights of the linear layers inside the encoder (no embedding, no part of a head, no bias), each with the
+    number of matrices that it holds."""
+    linear = [(name, part) for name, part in model.base_model.named_modules() if isinstance(part, nn.Linear)]
+    return {part.weight: FUSED.get(name.rpartition(".")[2], 1) for name, part in linear}
+
+
+class MuonOfFused(torch.optim.Muon):
+    """Muon that orthogonalises each matrix of a fused weight by itself; `parts` has their number for each weight.
+
+    The singular values of an update are then about 1 in each of queries, keys and values, as in a model that keeps them
+    apart; taken as one matrix, they share them: where the gradient of the values is the largest, queries and keys move
+    less. The momentum keeps the shape of the whole weight. Sizes of updates (their root mean square) stay as they were.
+    """
+
+    def __init__(self, params, parts: dict[nn.Parameter, int], **settings):
+        super().__init__(params, **settings)
+        self.parts = parts
+
+    def _init_group(self, group, *lists: list[torch.Tensor]) -> bool:
+        """The weights of a group, their gradients and momenta: views of each matrix in place of a fused one."""
+        whole: tuple[list, ...] = ([], [], [])
+        is_complex = super()._init_group(group, *whole)
+        for weight, *rest in zip(*whole, strict=True):
+            for tensors, tensor in zip(lists, (weight, *rest), strict=True):
+                tensors += tensor.chunk(self.parts[weight])
+        return is_complex
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -73,7 +99,7 @@ class MuonFactory:
         ]
         muon = {"lr": args.learning_rate, "weight_decay": args.weight_decay} | muon_settings(args.optim_args)
         return MuonWithAdamW(
-            torch.optim.Muon([p for p in weights if p in hidden], **muon),
+            MuonOfFused([p for p in weights if p in hidden], hidden, **muon),
             torch.optim.AdamW(
                 groups,
                 lr=args.learning_rate,

@@ -78,10 +78,60 @@ def test_together_they_compute_what_each_would_alone(tmp_path):
         assert torch.equal(a, b)
 
 
-def test_its_state_goes_through_a_file_and_on(tmp_path):
+def fused_weights(model):
+    """(number of matrices in it, weight) of each weight of a ModernBERT that holds several."""
+    return [(parts, weight) for weight, parts in hidden_matrices(model).items() if parts > 1]
+
+
+def test_each_matrix_of_a_fused_weight_is_orthogonalised_by_itself(tmp_path):
+    """The same bits as plain Muon on separate matrices; all of them move alike, whatever their gradients' sizes."""
+    model = toy("modernbert")
+    optimizer = MuonFactory()(model, args=arguments(tmp_path, weight_decay=0.1))
+    found = fused_weights(model)
+    assert sorted(parts for parts, _ in found) == [2, 2, 3, 3] and not fused_weights(toy())
+    apart, gradients = [], []
+    for parts, weight in found:
+        pieces = [torch.nn.Parameter(piece.detach().clone()) for piece in weight.chunk(parts)]
+        muon = torch.optim.Muon(pieces, lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+        apart.append((pieces, muon))
+        scale = torch.tensor([100.0**-n for n in range(parts)]).repeat_interleave(len(weight) // parts)
+        gradients.append(scale[:, None] * torch.randn(weight.shape, generator=torch.Generator().manual_seed(parts)))
+    for _ in range(3):
+        before = [weight.detach().clone() for _, weight in found]
+        for (parts, weight), (pieces, muon), gradient in zip(found, apart, gradients, strict=True):
+            weight.grad = gradient.clone()
+            for piece, part in zip(pieces, gradient.chunk(parts), strict=True):
+                piece.grad = part.clone()
+            muon.step()
+        optimizer.step()
+    for (parts, weight), (pieces, _), old in zip(found, apart, before, strict=True):
+        assert torch.equal(weight, torch.cat(pieces))
+        assert optimizer.state[weight]["momentum_buffer"].shape == weight.shape  # as a checkpoint has it
+        moved = weight.detach() - old * (1 - 1e-2 * 0.1)
+        sizes = [part.square().mean().sqrt().item() / 1e-2 for part in moved.chunk(parts)]
+        assert sizes == pytest.approx([0.2] * parts, rel=0.2)  # of AdamW's; as one matrix the last would hardly move
+
+
+def test_the_parts_of_a_fused_weight_are_what_the_model_takes_them_for():
+    attention = toy("modernbert").base_model.layers[0].attn
+    for place, matters in (
+        (0, False),
+        (2, True),
+    ):  # without queries tokens are looked at alike; without values, at nothing
+        broken = copy.deepcopy(attention)
+        with torch.no_grad():
+            broken.Wqkv.weight.chunk(3)[place].zero_()
+        rows = torch.randn(1, 4, 16, generator=torch.Generator().manual_seed(0))
+        angles = (torch.ones(1, 4, 8), torch.zeros(1, 4, 8))
+        out = broken(rows, position_embeddings=angles)[0]
+        assert torch.count_nonzero(out).item() == (0 if matters else out.numel())
+
+
+@pytest.mark.parametrize("family", ["roberta", "modernbert"])
+def test_its_state_goes_through_a_file_and_on(tmp_path, family):
     args = arguments(tmp_path)
-    whole = steps(model := toy(), MuonFactory()(model, args=args), 5)
-    model = toy()
+    whole = steps(model := toy(family), MuonFactory()(model, args=args), 5)
+    model = toy(family)
     optimizer = MuonFactory()(model, args=args)
     steps(model, optimizer, 3)
     torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import matplotlib
 import pytest
 from glue_toys import sweep_here, toy_checkpoint, write_glue
 from toy import REPOSITORY, config_settings
@@ -305,7 +306,7 @@ def test_twenty_commands_leave_no_marker_behind(shop, tmp_path, monkeypatch, cap
         "MIRROR_URL": marker("MIRROR_URL", "https://mirror:{}@h/"),
         "WANDB_NOTES": marker("WANDB_NOTES", "on http://h/c.txt?sig={}"),
         "HOME": str(left / "home"), "TMPDIR": str(left / "tmp"), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline",
-        "PYTHON": sys.executable,
+        "PYTHON": sys.executable, "MPLCONFIGDIR": matplotlib.get_configdir(),  # looking for fonts takes seconds
     }  # fmt: skip
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -384,7 +385,7 @@ def test_twenty_commands_leave_no_marker_behind(shop, tmp_path, monkeypatch, cap
        "--save_model", "true")  # fmt: skip
     own = ("--train_file", planted("own"), "--validation_file", planted("own dev"))
     do(run_glue, *of_model, *own, "--output_dir", "own", *tuning, code=2)
-    do(run_qa, *of_model, "--task_name", "squad", "--squad_data", squad, "--output_dir", "qa", *tuning, *tokens("qa"))
+    do(run_qa, *of_model, "--dataset_name", squad, "--doc_stride", 8, "--output_dir", "qa", *tuning, *tokens("qa"))
     sweep_here(monkeypatch)
     jobs = ("--runs", "run", "--tasks", "rte", "--newest", "true", "--glue_data", glue, "--num_train_epochs", 1)
     fine = ("--max_seq_length", 32, *fine[2:])
