@@ -13,6 +13,10 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from recipe.secrets import redact_words  # noqa: E402
+
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "deepspeed", "numpy")
 SIDE = {"cpu": 1536, "cuda": 8192}  # rows of the square matrices whose product is timed: 7 GFLOP, 1.1 TFLOP
 PRODUCTS = {"cpu": 3, "cuda": 30}
@@ -102,5 +106,5 @@ def publish(title: str, table: str, found: object, output: Path | None) -> None:
     )
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
-        content = {"title": title, "command": sys.argv, "machine": about, "found": found}
+        content = {"title": title, "command": redact_words(sys.argv), "machine": about, "found": found}
         output.write_text(json.dumps(content, indent=2, default=str) + "\n")

@@ -95,6 +95,7 @@ def run_job(job: Job, since: float) -> Outcome:
 
     The claim is a lock that the system frees when its process ends, however it ends.
     """
+    guard_console()  # a worker's log shows no secret of the command, wherever the worker is
     began = time.monotonic()
     job.result.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(job.result.with_name(f".{job.result.stem}.lock"))
@@ -183,7 +184,6 @@ def begin_worker(device: str | None, threads: int, log: str | None) -> None:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         os.close(descriptor)
-    guard_console()
 
 
 def _end_with(sentinel: int) -> None:

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import matplotlib
 import pytest
 from glue_toys import sweep_here, toy_checkpoint, write_glue
-from toy import REPOSITORY, config_settings
+from toy import REPOSITORY, config_settings, pretrain_command
 
 import fill_mask
 import prepare_data
@@ -420,3 +420,40 @@ def test_twenty_commands_leave_no_marker_behind(shop, tmp_path, monkeypatch, cap
     assert list(left.rglob("*.wandb")) and list(left.rglob("report.html")) and len(ran) >= 20 and len(needles) > 60
     with capfd.disabled():
         print(f"\n{len(ran)} commands, {files} files, {size:,} bytes, {len(needles)} markers: none found")
+
+
+@pytest.mark.slow
+def test_shells_ranks_and_workers_leave_none_either(shop, tmp_path):
+    """The same search after real processes: two ranks with W&B, a resume by another signature, a sweep's workers."""
+    marker, left = Markers(), tmp_path / "left"
+    left.mkdir()
+    data, run = write_glue(tmp_path / "glue", rows=16, dev=8), left / "run"
+    environment = {
+        "WANDB_MODE": "offline", "WANDB_DIR": left, "REPORT_TO": "wandb", "HOME": left, "TMPDIR": left,
+        "HF_TOKEN": marker("HF_TOKEN"), "WANDB_API_KEY": marker("WANDB_API_KEY", "{}" + "0" * 24),
+        "MPLCONFIGDIR": matplotlib.get_configdir(), "PYTHON": sys.executable, "HF_HUB_OFFLINE": 1,
+    }  # fmt: skip
+    said = []
+
+    def finish(command, exports):
+        done = subprocess.run(command, env=exports, capture_output=True, text=True, timeout=600, cwd=left)
+        said.append(done.stdout + done.stderr)
+        assert done.returncode == 0, said[-1]
+
+    for place, steps in (("first", 4), ("then", 6)):
+        address = shop(f"u:{marker(place + ' password')}", marker(place + " signature"))
+        flags = ("--token", marker(place + " token"), f"--hub_token={marker(place + ' hub_token')}")
+        finish(*pretrain_command(tmp_path, "left/run", *flags, "--allow_changed", "max_steps", DATASET=address,
+                                 MAX_STEPS=steps, SAVE_STEPS=2, NPROC_PER_NODE=2, **environment))  # fmt: skip
+    assert shop.handler.got == 1 and "step 6/6" in said[-1] and "step 4/6" not in said[-1]
+    settings = {"RUN": run, "TASKS": "rte cola", "GLUE_DATA": data, "EPOCHS": 1, "WORKERS": 2, **environment}
+    command = ["bash", str(REPOSITORY / "finetune_glue.sh"), "--use_cpu", "true", "--max_seq_length", "32", "--newest",
+               "true", "--prepared_dir", str(tmp_path / "data"), "--token", marker("sweep token")]  # fmt: skip
+    finish(command, os.environ | {name: str(value) for name, value in settings.items()})
+
+    needles = marker.needles()
+    leaks, files, size = found_in(tmp_path, needles)
+    assert not leaks, "\n".join(leaks)
+    assert not [name for needle, name in needles.items() for text in said if needle.decode() in text]
+    assert list(left.rglob("worker-*.log")) and len(list(left.rglob("*.wandb"))) >= 4
+    print(f"{len(said)} commands, {files} files, {size:,} bytes, {len(needles)} markers: none found")
