@@ -13,14 +13,15 @@ A blank is ___ (or <mask>, or [MASK]). Several blanks are guessed each with the 
 import contextlib
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
 from recipe.arguments import HubArguments, option, parse
 from recipe.errors import UserError, run_script
 from recipe.fill import BLANKS, fill_all, models_of, table_of
+from recipe.paths import is_file
 from recipe.quiet import quiet_libraries
+from recipe.surrogates import without_surrogates
 
 WIDE = 240  # columns, where nobody's terminal says how many there are
 
@@ -37,6 +38,7 @@ def main() -> None:
         (FillArguments, HubArguments), description=__doc__, positional=("models and sentences ...",)
     )
     quiet_libraries()
+    words = [readable(word) for word in words]
     texts = [word for word in words if is_text(word)]
     models = models_of([word for word in words if word not in texts], warn=lambda line: print(line, file=sys.stderr))
     console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
@@ -51,14 +53,22 @@ def main() -> None:
         console.print(f"A sentence with {BLANKS[0]} in it, or an empty line to end:")
         while text := ask():
             try:
-                answer(text)
+                answer(readable(text))
             except UserError as error:  # the next sentence may be better
                 console.print(f"{error}", markup=False)
 
 
 def is_text(word: str) -> bool:
     """Whether a word of the command line is a sentence rather than the name of a model."""
-    return not Path(word).expanduser().exists() and (" " in word or any(blank in word for blank in BLANKS))
+    return not is_file(word) and (" " in word or any(blank in word for blank in BLANKS))
+
+
+def readable(word: str) -> str:
+    """`word` with what isn't UTF-8 in it replaced, and said: no tokenizer and no terminal takes it."""
+    text, replaced = without_surrogates(word)
+    if replaced:
+        print(f"warning: {replaced} bytes of {text!r} are not UTF-8: replaced by U+FFFD", file=sys.stderr)
+    return text
 
 
 def ask() -> str:

@@ -19,6 +19,7 @@ from recipe.errors import UserError
 from recipe.numbers import require_numbers
 from recipe.old_flags import translate
 from recipe.optimizers import MUON, muon_settings
+from recipe.paths import require_paths
 from recipe.schedules import WITHOUT_AN_END
 from recipe.secrets import hide_arguments, remember
 from recipe.settings import check_optimizer, check_settings
@@ -338,6 +339,7 @@ class Parser(HfArgumentParser):
             hint = f": did you mean {close[0]}?" if close else ": see --help"
             raise UserError(f"found the unknown flag {flag}{hint}")
         require_numbers(vars(namespace))
+        require_paths(vars(namespace))
         return namespace, unknown
 
     @property

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from recipe.errors import UserError
+from recipe.paths import is_file
 
 CONNECT_SECONDS = 4.0
 
@@ -52,12 +53,12 @@ def go_offline_unless_reachable() -> bool:
 
 def is_local(name: str) -> bool:
     """Whether a model or tokenizer name is a path rather than a hub id."""
-    return Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.endswith(".json")
+    return is_file(name) or name.startswith((".", "/", "~")) or name.endswith(".json")
 
 
 def require_local_path(name: str, what: str) -> None:
     """Raises UserError where `name` can only be a path and nothing is there."""
-    if is_local(name) and not Path(name).expanduser().exists():
+    if is_local(name) and not is_file(name):
         raise UserError(f"found no {what} at {name}: expected a folder or file that exists, or a hub id")
 
 

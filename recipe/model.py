@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from recipe.config_check import check_config, check_numbers
 from recipe.errors import UserError
 from recipe.hub import is_local, require_hub, require_local_path
 
@@ -57,14 +58,10 @@ def load_config(name: str, overrides: str | None = None, **hub_options) -> PreTr
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"cannot load the config of {name}: {reason}: pass a hub id, a folder or a file") from error
     if overrides:
-        config = _overridden(config, overrides)
+        config = _overridden(config, overrides, name)
     if config.model_type not in HEADS:
         raise UserError(f"{name} is a {config.model_type} model, expected one of {', '.join(HEADS)}")
-    if config.hidden_size % config.num_attention_heads:
-        raise UserError(
-            f"{name} has hidden_size {config.hidden_size} and {config.num_attention_heads} attention heads, "
-            "expected a width that the heads divide: change one of them"
-        )
+    check_config(config, name)
     kinds = getattr(config, "layer_types", None)
     if kinds is not None and len(kinds) != config.num_hidden_layers:
         raise UserError(
@@ -74,7 +71,7 @@ def load_config(name: str, overrides: str | None = None, **hub_options) -> PreTr
     return config
 
 
-def _overridden(config: PreTrainedConfig, overrides: str) -> PreTrainedConfig:
+def _overridden(config: PreTrainedConfig, overrides: str, name: str) -> PreTrainedConfig:
     """`config` with "key=value,key=value" applied. The kinds of layers follow their number where they did before."""
 
     def without_kinds() -> PreTrainedConfig:
@@ -86,6 +83,7 @@ def _overridden(config: PreTrainedConfig, overrides: str) -> PreTrainedConfig:
         config.update_from_string(overrides)
     except ValueError as error:
         raise UserError(f"--config_overrides {overrides!r}: {error}: expected key=value,key=value") from error
+    check_numbers(config.to_dict(), name)
     return without_kinds() if follow and len(kinds) != config.num_hidden_layers else config
 
 
@@ -105,10 +103,13 @@ def _config_from_file(file: Path, strict: bool) -> PreTrainedConfig:
     known = {*config_class().to_dict(), *PreTrainedConfig().to_dict(), "torch_dtype", "num_labels"}
     if strict and (unknown := sorted(set(settings) - known)):
         raise UserError(f"{file} has the unknown key {', '.join(unknown)}: {config_class.__name__} has no such setting")
+    check_numbers(settings, str(file))
     try:
         return config_class.from_dict(settings)
     except Exception as error:  # the strict config classes raise errors of several libraries
-        raise UserError(f"{file} is no valid {config_class.__name__}: {str(error).strip().splitlines()[-1]}") from error
+        raise UserError(
+            f"{file} is no valid {config_class.__name__}: {str(error).strip().splitlines()[-1].strip()}"
+        ) from error
 
 
 def set_dropout(config: PreTrainedConfig, probability: float) -> None:

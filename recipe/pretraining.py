@@ -61,6 +61,7 @@ from recipe.trackers import continue_wandb_run, guard_trackers, settle_trackers
 from recipe.trainer import NonFiniteError, PretrainTrainer
 from recipe.unigram import UnigramBaseline
 
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 # The settings of TrainingArguments that decide what a run computes.
 DECIDING = (
     "seed data_seed max_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay "
@@ -100,7 +101,8 @@ def config_of(model: ModelArguments) -> tuple[str, PreTrainedConfig]:
     if name == model.model_type:
         if name not in CONFIG_MAPPING:
             raise UserError(f"found --model_type {name}, expected one of {', '.join(HEADS)}")
-        name = f"configs/{name}_base.json" if Path(f"configs/{name}_base.json").exists() else name
+        ours = CONFIGS / f"{name}_base.json"
+        name = str(ours) if ours.exists() else name
     config = load_config(name, model.config_overrides, **model.hub_options())
     if model.dropout is not None:
         set_dropout(config, model.dropout)

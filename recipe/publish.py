@@ -62,7 +62,10 @@ def _public(file: Path, content: bytes) -> bytes:
 def main() -> None:
     ((run, folder),) = parse((), description=__doc__, positional=("run", "folder"))
     run, folder = Path(run).expanduser(), Path(folder).expanduser()
-    files = publish(run, folder)
+    try:
+        files = publish(run, folder)
+    except OSError as error:
+        raise UserError(f"cannot publish to {folder}: {error.filename}: {error.strerror}: name another") from error
     size = sum((folder / file).stat().st_size for file in files)
     print(f"{folder}: {', '.join(map(str, files))} ({size / 1e6:.1f} MB); python -m recipe.report {folder}")
 

@@ -18,6 +18,15 @@ NEEDS_A_METRIC = ("reduce_lr_on_plateau", "greedy")
 WITHOUT_A_LAST_STEP = ("inverse_sqrt",)
 
 
+def require_warmup_within(args: TrainingArguments) -> None:
+    """Raises UserError where the warm-up is longer than the run, whose peak learning rate would never be reached."""
+    if args.warmup_steps >= 1 and 0 < args.max_steps < args.warmup_steps:
+        raise UserError(
+            f"found --warmup_steps {args.warmup_steps:g}, expected at most the {args.max_steps:,} steps of the run: "
+            "shorten it, or pass a share of the run like 0.06"
+        )
+
+
 def settle_schedule(args: TrainingArguments, max_hours: float | None = None) -> None:
     """Checks lr_scheduler_type and lr_scheduler_kwargs against the run's steps, and turns a num_decay_steps below 1, a
     share of the run, into steps. `args.max_steps` must be set. Raises UserError for what transformers would only refuse
@@ -29,6 +38,7 @@ def settle_schedule(args: TrainingArguments, max_hours: float | None = None) -> 
         if kind in kinds:
             raise UserError(f"found --lr_scheduler_type {kind}, which {why}: use linear, cosine or warmup_stable_decay")
     steps = HORIZON if max_hours else args.max_steps
+    require_warmup_within(args)
     if kind == "warmup_stable_decay":
         decay = kwargs.get("num_decay_steps")
         if not isinstance(decay, int | float) or decay <= 0 or (max_hours and decay >= 1):

@@ -5,6 +5,7 @@ upgrade's new field is decided on before anyone can set it in vain.
 """
 
 import importlib.util
+import json
 from dataclasses import MISSING, fields
 
 import torch
@@ -26,7 +27,7 @@ HONOURED = """
     push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision
     dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor
     ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout
-    deepspeed debug skip_memory_metrics
+    deepspeed skip_memory_metrics
 """
 HONOURED_IN_FINE_TUNING = "do_predict fp16 label_smoothing_factor save_only_model"
 
@@ -68,6 +69,7 @@ REFUSED: dict[str, tuple[tuple, str]] = {
     "dataloader_multiprocessing_context": ((None,), "workers are started as PyTorch does it by default"),
     "use_liger_kernel": ((False,), "it has no kernels for these models"),
     "liger_kernel_config": ((None,), "Liger has no kernels for these models"),
+    "debug": (("", [], None), "its tools stop at the inputs of these models"),
     "use_cache": ((False,), "training has nothing to cache"),
     "fsdp": ((None, False, "", []), "tied embeddings fail under it; use --deepspeed ds_config/zero2_bf16.json"),
     "fsdp_config": ((None,), "tied embeddings fail under FSDP; use --deepspeed ds_config/zero2_bf16.json"),
@@ -118,6 +120,7 @@ OPTIMIZER_PACKAGES = (
     ("ademamix", "bitsandbytes", "bitsandbytes"),
     ("rmsprop_bnb", "bitsandbytes", "bitsandbytes"),
 )
+OBJECTS = ("lr_scheduler_kwargs", "activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")
 NEED_A_MODEL = ("galore", "apollo", "lomo", "adalomo")  # these optimizers take more than parameters
 IGNORE_THEIR_ARGS = ("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "adafactor")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -134,6 +137,8 @@ def check_settings(args: TrainingArguments, pretraining: bool) -> list[str]:
         value = getattr(args, name)
         if value not in fine and str(value) not in map(str, fine):
             raise UserError(f"found --{name} {_word(value)}: {reason}; leave it out")
+    for name in OBJECTS:
+        _require_object(name, getattr(args, name))
     if _word(args.save_strategy) == "best":
         why = "pre-training keeps its newest checkpoints" if pretraining else "the score is that of the last step"
         raise UserError(f"found --save_strategy best: {why}; use steps, epoch or no")
@@ -168,6 +173,16 @@ def check_optimizer(args: TrainingArguments) -> None:
         raise UserError(f"found --optim {args.optim.value}{given}: {str(error).splitlines()[0]}") from error
 
 
+def _require_object(name: str, value: object) -> None:
+    """Raises UserError where a setting is neither a JSON object nor absent."""
+    try:
+        content = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        content = value
+    if content is not None and not isinstance(content, dict):
+        raise UserError(f"found --{name} {value}, expected a JSON object like '{{\"key\": 1}}'")
+
+
 def _require_packages(args: TrainingArguments) -> None:
     optimizer = _word(args.optim)
     for part, module, package in OPTIMIZER_PACKAGES:
@@ -195,5 +210,7 @@ def _is_given(args: TrainingArguments, name: str) -> bool:
 
 
 def _word(value: object) -> str:
-    """An enum's value, or any other as text."""
+    """An enum's value, several of them, or any other value, as text."""
+    if isinstance(value, list):
+        return " ".join(map(_word, value))
     return str(getattr(value, "value", value))

@@ -20,6 +20,7 @@ from recipe.callbacks import RankSeed, TrueEpoch
 from recipe.classifier import Origin
 from recipe.examples import IGNORED, Examples, FineTuneBatches, evaluation_batches
 from recipe.saving import WholeCheckpoints
+from recipe.schedules import require_warmup_within
 from recipe.secrets import redact_all
 from recipe.trainer import NonFiniteError
 from recipe.tuning_arguments import SETTINGS, FineTuneArguments, StartArguments
@@ -74,6 +75,7 @@ class FineTuneTrainer(WholeCheckpoints, Trainer):
             collate_fn=_as_it_is,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+            prefetch_factor=self.args.dataloader_prefetch_factor,
             generator=torch.Generator(),  # one of its own: a loader that is made must not move the dropout's draws
         )
 
@@ -99,7 +101,9 @@ class FineTuneTrainer(WholeCheckpoints, Trainer):
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if not math.isfinite(norm):
+        if (
+            not math.isfinite(norm) and not self.args.fp16
+        ):  # its loss scaling skips such steps, the first ones among them
             raise NonFiniteError(
                 f"step {self.state.global_step + 1}: the gradient norm is {float(norm)}, expected a number: lower "
                 "--learning_rate, or look at the checkpoint"
@@ -276,6 +280,7 @@ def _settle_steps(args: FineTuneArguments, train: Examples) -> None:
     steps_an_epoch = math.ceil(len(train) / batch)
     if args.max_steps <= 0:
         args.max_steps = max(1, math.ceil(args.num_train_epochs * steps_an_epoch))
+    require_warmup_within(args)
     for what in ("eval", "save", "logging"):
         strategy = getattr(args, f"{what}_strategy")
         if strategy == "epoch":

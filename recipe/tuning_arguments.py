@@ -1,12 +1,13 @@
 """What every fine-tuning can be told: where it starts, how its examples are cut, and the TrainingArguments."""
 
-import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
 
 from recipe.arguments import HubArguments, option
+from recipe.checkpoints import require_room
 from recipe.deepspeed_config import check_deepspeed
 from recipe.errors import UserError
 from recipe.glue import Recipe
@@ -73,6 +74,7 @@ class FineTuneArguments(TrainingArguments):
     def __post_init__(self):
         if not self.output_dir:
             raise UserError("found no --output_dir: name the folder of the result")
+        require_room(Path(self.output_dir))
         require_numbers(vars(self))
         self.unused = check_settings(self, pretraining=False)
         if self.fp16 and not torch.cuda.is_available():

@@ -144,3 +144,12 @@ def test_resumed_it_adds_the_time_already_spent(tmp_path):
 def test_hours_that_make_no_sense(tmp_path, hours):
     with pytest.raises(UserError, match="max_hours"):
         arguments(tmp_path, max_hours=hours)
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(run, tmp_path):
+    with pytest.raises(
+        UserError, match="found --warmup_steps 5, expected at most the 4 steps of the run: shorten it, or"
+    ):
+        run("--warmup_steps", "5")
+    assert not (tmp_path / "run").exists()
+    assert run("--warmup_steps", "4")[0] == 0

@@ -29,6 +29,7 @@ OTHER = {
     "fsdp_config": '{"min_num_params": 1}',
     "metric_for_best_model": "loss",
     "label_smoothing_factor": "0.1",
+    "debug": "underflow_overflow",
 }
 NOT_ON_A_COMMAND_LINE = {"parallelism_config", "liger_kernel_config"}  # objects of Python
 
@@ -84,7 +85,12 @@ def test_each_is_said_or_refused(dataclasses, kind, monkeypatch, tmp_path):
         (["--use_liger_kernel"], "found --use_liger_kernel True: it has no kernels for these models; leave it out$"),
         (["--torch_compile_backend", "nope"], "found --torch_compile_backend nope, expected one of .*inductor"),
         (["--torch_compile_mode", "nope"], "found --torch_compile_mode nope, expected default or reduce-overhead"),
-        (["--debug", "nope"], "nope"),
+        (["--debug", "nope"], "--debug.*nope"),
+        (["--lr_scheduler_kwargs", "[]"], r"found --lr_scheduler_kwargs \[\], expected a JSON object"),
+        (
+            ["--activation_checkpointing_kwargs", "{"],
+            "found --activation_checkpointing_kwargs {, expected a JSON object",
+        ),
         (["--ddp_backend", "nope"], "--ddp_backend.*invalid choice: .nope. .choose from"),
     ],
 )

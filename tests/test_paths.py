@@ -1,0 +1,62 @@
+"""Paths that no file system takes, and sentences that are no paths."""
+
+import pytest
+
+import fill_mask
+import train_tokenizer
+from recipe.arguments import DataArguments, ModelArguments, PretrainArguments, parse
+from recipe.errors import UserError
+from recipe.glue_arguments import FineTuneArguments, GlueArguments
+from recipe.hub import is_local
+from recipe.paths import is_file, require_paths
+
+PRETRAINING = (ModelArguments, DataArguments, PretrainArguments)
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "~nobodyatall/x", "a\0b"])
+def test_what_can_be_no_path_is_no_file(name):
+    assert not is_file(name) and not is_local(name.replace("~", "+"))
+
+
+@pytest.mark.parametrize(
+    "flag", ["output_dir", "prepared_dir", "train_file", "tokenizer_name", "config_name", "dataset_name"]
+)
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("a" * 5000, r"aaa\.\.\., a name of 5000 bytes: expected at most 255"),
+        ("ä" * 200, "a name of 400 bytes"),
+        ("~nobodyatall/x", "there is no user nobodyatall"),
+    ],
+)
+def test_a_path_that_cannot_exist_is_one_line(tmp_path, flag, value, message):
+    with pytest.raises(UserError, match=f"found --{flag} .*{message}"):
+        parse(PRETRAINING, ["--output_dir", str(tmp_path / "run"), "--use_cpu", f"--{flag}", value])
+
+
+def test_addresses_and_objects_are_no_paths():
+    require_paths({"dataset_name": f"https://host/x.txt?signature={'a' * 500}", "deepspeed": "{" + "1" * 500 + "}"})
+
+
+@pytest.mark.parametrize("where", ["run", "run/inside"])
+def test_an_output_folder_that_is_a_file_is_one_line(tmp_path, where):
+    (tmp_path / "run").write_text("a file")
+    task = ["--model_name_or_path", "m", "--task_name", "rte", "--use_cpu"]
+    with pytest.raises(UserError, match=r"cannot write to .*run.* is no folder we may write to"):
+        parse((GlueArguments, FineTuneArguments), ["--output_dir", str(tmp_path / where), *task])
+
+
+@pytest.mark.parametrize("program", [PRETRAINING, (GlueArguments, FineTuneArguments)])
+def test_no_output_folder_is_named(program):
+    with pytest.raises(UserError, match="found no --output_dir"):
+        parse(program, ["--output_dir", "", "--model_name_or_path", "m", *["--task_name", "rte"] * (len(program) == 2)])
+    with pytest.raises(UserError, match="found no --output_dir"):
+        train_tokenizer.TokenizerArguments(output_dir="")
+
+
+def test_a_sentence_of_ten_thousand_letters_is_a_sentence(capsys):
+    assert fill_mask.is_text("a" * 10_000 + " ___")
+    assert fill_mask.is_text("~nobodyatall ___") and not fill_mask.is_text("a" * 10_000)
+    assert fill_mask.readable("cut \ud83d ___") == "cut \ufffd ___"
+    assert "1 bytes of 'cut \ufffd ___' are not UTF-8: replaced" in capsys.readouterr().err
+    assert fill_mask.readable("naïve ___") == "naïve ___" and not capsys.readouterr().err
