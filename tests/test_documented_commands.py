@@ -1,0 +1,174 @@
+"""The commands of README, docs and usage blocks, typed as they stand there; small by environment variables alone.
+
+Each command is in one group: run for real; run dry, because it needs the hub, GPUs or hours (a program without DRY_RUN
+has its flags read by its own parser); or not run, because it needs what the group names.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from documented import Documented, documented_commands
+from toy import REPOSITORY, SHARED_DATA, toy_documents
+
+from recipe.arguments import DataArguments, ModelArguments, ObjectiveArguments, PretrainArguments, parse
+from recipe.glue_arguments import FineTuneArguments, GlueArguments
+from recipe.plan import meaning_of, parse_sweep
+from recipe.qa_arguments import QaArguments, QaTrainingArguments
+from run_clm import CausalArguments
+
+REAL = (  # test_pretrain_and_glue_as_the_readme_says
+    r"bash pretrain\.sh",
+    r"RUN=runs/NAME GLUE_DATA=glue/ bash finetune_glue\.sh",
+)
+REAL_SLOW = (
+    r"python fill_mask\.py runs/(?!.*roberta-base).*",
+    r"python -m recipe\.(scores|report|publish) .*",
+    r"python -m recipe\.scale .*",
+    r"python train_tokenizer\.py .*",
+    r"python prepare_data\.py --dataset_name docstrings .*",
+    r"python -m recipe\.answers dev-v1\.1\.json .*",
+)
+# Flags of programs that a shell script or the reader starts: (program, what reads its flags).
+PARSERS = {
+    "run_mlm.py": (ModelArguments, DataArguments, ObjectiveArguments, PretrainArguments),
+    "run_clm.py": (ModelArguments, DataArguments, CausalArguments, PretrainArguments),
+    "run_glue.py": (GlueArguments, FineTuneArguments),
+    "run_qa.py": (QaArguments, QaTrainingArguments),
+}
+DRY = (
+    r"(?!RUN=runs/NAME GLUE_DATA=glue/ bash)\S.* bash (pretrain|finetune_glue|finetune_qa)\.sh( --.*)?",
+    r"(.* )?bash launch/(slurm|ray)\.sh (pretrain|finetune_glue)\.sh",
+    r"python run_(mlm|clm|glue|qa)\.py .*",
+)
+NEEDS = {
+    "SkyPilot and a cloud": (r"sky .*", r"pip install 'skypilot.*"),
+    "a Ray cluster": (r"ray .*",),
+    "the package index": (r"pip install (s3fs|gcsfs|'ray.*)",),
+    "a bucket": (r"python prepare_data\.py .*s3://.*",),
+    "the hub": (r"python fill_mask\.py .*roberta-base", r"python prepare_data\.py --dataset_name my_corpus/ .*roberta-base"),
+    "SQuAD 2.0's answers": (r"python -m recipe\.answers dev-v2\.0\.json .*",),
+    "two or more GPUs": (r"python -m recipe\.launch .*",),
+    "a machine to itself: these measure it": (r"(.* )?bash benchmarks/.*", r"python benchmarks/.*"),
+    "the suite itself": (r"bash test\.sh.*", r"bash tests/chaos/run\.sh"),
+}  # fmt: skip
+COMMANDS = documented_commands()
+SMALL = {
+    "DATASET": "my.txt", "RECIPE": "demo", "RUN_NAME": "NAME", "VOCAB_SIZE": "300", "SEQ_LENGTH": "32", "MAX_STEPS": "4",
+    "GLOBAL_BATCH_SIZE": "8", "MICRO_BATCH_SIZE": "4", "WARMUP_STEPS": "1", "LOGGING_STEPS": "1", "EVAL_BLOCKS": "16",
+}  # fmt: skip
+
+
+def groups_of(command: str) -> list[str]:
+    """The groups that a command is in."""
+    patterns = {"real": REAL, "real, slow": REAL_SLOW, "dry": DRY} | NEEDS
+    return [group for group, many in patterns.items() if any(re.fullmatch(pattern, command) for pattern in many)]
+
+
+def of_group(group: str) -> list:
+    chosen = {(found.command, found.exports): found for found in COMMANDS if groups_of(found.command) == [group]}
+    return [pytest.param(found, id=f"{found.file}: {found.command}") for found in chosen.values()]
+
+
+def test_every_documented_command_is_in_one_group():
+    assert len(COMMANDS) > 100
+    lost = {f"{found.file}: {found.command}": groups_of(found.command) for found in COMMANDS}
+    assert {command: groups for command, groups in lost.items() if len(groups) != 1} == {}
+    every = [pattern for many in (REAL, REAL_SLOW, DRY, *NEEDS.values()) for pattern in many]
+    unused = [p for p in every if not any(re.fullmatch(p, found.command) for found in COMMANDS)]
+    assert unused == []
+
+
+def test_new_documentation_cannot_escape():
+    assert groups_of("bash pretrain_faster.sh") == [] and groups_of("python run_ner.py --do_train") == []
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """The repository's files in a folder of their own, and what the commands' placeholders stand for."""
+    folder = tmp_path_factory.mktemp("checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for name in filter(None, listed.split("\0")):
+        if (REPOSITORY / name).is_file() and not name.startswith("tests/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    (folder / "my_corpus").mkdir()
+    for file in (folder / "my.txt", folder / "my_corpus" / "text.txt"):
+        file.write_text("\n\n".join(toy_documents(220)))
+    if SHARED_DATA.is_dir():
+        (folder / "glue").symlink_to(SHARED_DATA / "glue")
+    return folder
+
+
+def typed(checkout: Path, found: Documented, **variables: str) -> subprocess.CompletedProcess:
+    """What comes of typing a command in the repository's folder, with these variables exported."""
+    leave = ("MODEL", "TOKENIZER", "DATASET", "RUN", "DRY_RUN", "WORLD_SIZE", "RANK", "LOCAL_RANK")
+    environment = {name: value for name, value in os.environ.items() if name not in leave}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment |= {"PATH": path, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    lines = "\n".join([*found.exports, found.command])
+    return subprocess.run(
+        ["bash", "-c", lines], cwd=checkout, env=environment | variables, capture_output=True, text=True, timeout=280
+    )
+
+
+@pytest.mark.parametrize("found", of_group("dry"))
+def test_a_command_that_needs_more_than_a_test_has_runs_dry(checkout, found, monkeypatch):
+    if found.command.startswith("python "):
+        words = shlex.split(found.command)[1:]
+    else:
+        done = typed(checkout, found, DRY_RUN="1")
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        words = shlex.split(done.stdout)
+    monkeypatch.chdir(checkout)
+    if "recipe.sweep" in words:
+        sweep, rest = parse_sweep(words[words.index("recipe.sweep") + 1 :])
+        assert meaning_of(sweep, rest)
+        return
+    program = next((word for word in words if word in PARSERS), None)
+    if program is None:  # sbatch's or Ray's, which start one of the scripts elsewhere
+        assert any(word.endswith(("pretrain.sh", "finetune_glue.sh")) for word in words)
+        return
+    flags = [word for word in words[words.index(program) + 1 :] if word != "..."]
+    if "--model_name_or_path" not in flags and program == "run_qa.py":
+        flags += ["--model_name_or_path", "x", "--output_dir", "x"]  # the line above it in the docstring has these
+    if torch.accelerator.is_available() or "--deepspeed" not in flags:
+        parse(PARSERS[program], flags)
+
+
+def losses(folder: Path) -> list[float]:
+    logs = map(json.loads, (folder / "log.jsonl").open())
+    return [log[name] for log in logs for name in ("loss", "grad_norm", "eval_loss") if name in log]
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="two CPU processes are asked for")
+def test_pretrain_and_glue_as_the_readme_says(checkout):
+    pretrain, glue = (next(found for found in COMMANDS if re.fullmatch(pattern, found.command)) for pattern in REAL)
+    done = typed(checkout, pretrain, **SMALL)
+    assert done.returncode == 0, done.stderr
+    two = typed(checkout, pretrain, **SMALL | {"RUN_NAME": "two", "NPROC_PER_NODE": "2"})
+    assert two.returncode == 0, two.stderr
+    assert "batch      4 sequences x 2 accumulations x 1 devices = 8 sequences" in done.stdout
+    assert "batch      4 sequences x 1 accumulations x 2 devices = 8 sequences" in two.stdout
+    runs = checkout / "runs"
+    assert len(losses(runs / "NAME")) >= 10 and losses(runs / "two") == pytest.approx(losses(runs / "NAME"), abs=1e-5)
+    again = typed(checkout, pretrain, **SMALL)
+    assert again.returncode == 0 and "is done: 4 steps" in again.stdout
+    refused = typed(checkout, pretrain, **SMALL | {"RUN_NAME": "stray", "WORLD_SIZE": "2"})
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and not (runs / "stray").exists()
+    assert "found WORLD_SIZE=2 in the environment, but no RANK" in refused.stderr
+    if not (checkout / "glue").exists():
+        pytest.skip("there are no GLUE files in ../shared/data")
+    scored = typed(checkout, glue, TASKS="rte", EPOCHS="0.02")
+    assert scored.returncode == 0, scored.stderr
+    assert "rte" in (runs / "NAME" / "glue" / "glue.csv").read_text()
