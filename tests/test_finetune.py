@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from glue_toys import as_flags, toy_checkpoint, toy_run, toy_tokenizer, write_glue
+from ranks import run_ranks
 from safetensors.torch import load_file, save_file
 from toy import config_settings
 from transformers import AutoConfig, AutoModelForMaskedLM, TrainerCallback
@@ -99,6 +100,62 @@ def test_law_1_no_cut_of_the_batch_changes_a_step(work, task):
     for curve, final in zip(curves[1:], weights[1:], strict=True):
         np.testing.assert_allclose(curve, curves[0], rtol=1e-5)
         torch.testing.assert_close(final, weights[0], rtol=1e-5, atol=1e-6)
+
+
+def test_law_1_two_processes_take_the_steps_of_one_and_write_its_files(monkeypatch, flags, tmp_path):
+    """Nobody passes --use_cpu."""
+    settings = {
+        "task_name": "mnli",
+        "learning_rate": 1e-4,
+        "do_predict": True,
+        "save_strategy": "epoch",
+        "use_cpu": None,
+    }
+    original = run_glue.prepare
+
+    def steps(name, micro) -> list:
+        norms = Norms()
+
+        def watched(*arguments):
+            job = original(*arguments)
+            job.trainer.add_callback(norms)
+            return job
+
+        monkeypatch.setattr(run_glue, "prepare", watched)
+        argv = flags(**settings, per_device_train_batch_size=micro, output_dir=tmp_path / name)
+        assert script(monkeypatch, argv) == 0
+        return norms.seen
+
+    both = run_ranks(2, lambda rank: steps("two", 4), tmp_path / "ranks")
+    alone = steps("one", 8)
+    assert len(alone) == 6
+    for seen in both:
+        np.testing.assert_allclose(seen, alone, rtol=1e-5)
+    files = [{path.name for path in (tmp_path / name).iterdir()} for name in ("one", "two")]
+    assert files[0] == files[1] and {"mnli-seed5.json", "MNLI-m.tsv", "run.json", "checkpoint-6"} <= files[0]
+    records = [json.loads((tmp_path / name / "mnli-seed5.json").read_text()) for name in ("one", "two")]
+    first, second = (record["metrics"]["validation_matched"] for record in records)
+    assert first == pytest.approx(second, abs=1e-5)
+    assert (records[0]["settings"]["devices"], records[1]["settings"]["devices"]) == (1, 2)
+
+
+def test_a_resume_is_compared_with_the_run_that_the_checkpoint_belongs_to(monkeypatch, flags, tmp_path, capsys):
+    saved = {"save_strategy": "epoch", "do_eval": None}
+    assert script(monkeypatch, flags(**saved)) == 0
+    assert script(monkeypatch, flags(**saved)) == 0
+    assert "continuing from" in capsys.readouterr().out
+    named = {"resume_from_checkpoint": tmp_path / "out" / "checkpoint-3", "output_dir": tmp_path / "more"}
+    with pytest.raises(UserError, match=r"out was begun with learning_rate 0.01, now it is 0.1: use the former or"):
+        script(monkeypatch, flags(**saved, **named, learning_rate=0.1))
+    with pytest.raises(UserError, match=r"cannot resume from .*: it has no manifest.json"):
+        script(monkeypatch, flags(**saved, **named | {"resume_from_checkpoint": tmp_path / "out"}))
+    assert not (tmp_path / "more").exists()
+    with pytest.raises(UserError, match=r"begun with task rte, now it is cola"):
+        script(monkeypatch, flags(**saved, task_name="cola"))
+    assert script(monkeypatch, flags(**saved, **named, learning_rate=0.1, allow_changed="learning_rate")) == 0
+    logged = json.loads((tmp_path / "more" / "checkpoint-6" / "trainer_state.json").read_text())["log_history"]
+    # Six steps, of which one warms up (6 %): 0.1 falls to 0 over the other five.
+    assert [entry["learning_rate"] for entry in logged if entry["step"] > 3] == pytest.approx([0.06, 0.04, 0.02])
 
 
 def test_a_modernbert_is_fine_tuned_by_the_same_command_and_laws(work, tmp_path):

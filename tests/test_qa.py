@@ -13,6 +13,7 @@ import pytest
 import torch
 from glue_toys import as_flags, toy_run
 from qa_toys import StopAt, paragraphs, squad_of, write_squad
+from ranks import run_ranks
 from safetensors.torch import load_file
 from toy import REPOSITORY
 from transformers import BertConfig, BertForMaskedLM, TrainerCallback
@@ -103,6 +104,37 @@ def test_law_1_no_cut_of_the_batch_changes_a_step(work):
     for curve, final in zip(curves[1:], weights[1:], strict=True):
         np.testing.assert_allclose(curve, curves[0], rtol=1e-5)
         torch.testing.assert_close(final, weights[0], rtol=1e-5, atol=1e-6)
+
+
+def test_law_1_two_processes_take_the_steps_of_one_and_write_its_files(monkeypatch, flags, tmp_path):
+    """Nobody passes --use_cpu."""
+    original = run_qa.prepare
+
+    def steps(name, micro) -> list:
+        norms = Norms()
+
+        def watched(*arguments):
+            job = original(*arguments)
+            job.trainer.add_callback(norms)
+            return job
+
+        monkeypatch.setattr(run_qa, "prepare", watched)
+        argv = flags(
+            per_device_train_batch_size=micro, output_dir=tmp_path / name, use_cpu=None, learning_rate=0.1, max_steps=6,
+            optim="sgd", save_strategy="steps", save_steps=3,
+        )  # fmt: skip
+        assert script(monkeypatch, argv) == 0
+        return norms.seen
+
+    both = run_ranks(2, lambda rank: steps("two", 4), tmp_path / "ranks")
+    alone = steps("one", 8)
+    assert len(alone) == 6
+    for seen in both:
+        np.testing.assert_allclose(seen, alone, rtol=1e-5)
+    files = [{path.name for path in (tmp_path / name).iterdir()} for name in ("one", "two")]
+    assert files[0] == files[1] and {"squad-seed5.json", "eval_predictions.json", "checkpoint-6"} <= files[0]
+    answers = [json.loads((tmp_path / name / "eval_predictions.json").read_text()) for name in ("one", "two")]
+    assert answers[0] == answers[1]
 
 
 def test_the_loss_is_the_mean_over_windows_of_its_two_halves(work):
