@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Fine-tunes one checkpoint on one GLUE task with one seed, and writes one JSON that says what its numbers are.
+"""Fine-tunes one checkpoint on one GLUE task, or on files of your own, with one seed. Leaves the model, and one JSON
+that says what its numbers are.
 
 Speaks the flags of the Hugging Face example script of this name, all TrainingArguments, or one .json or .yaml file
 with them. Batch size, learning rate and epochs default to the task's row in recipe/glue.py.
@@ -19,11 +20,12 @@ from recipe.finetune import GlueTuning, prepare
 from recipe.glue import METRIC_NAMES
 from recipe.glue_arguments import FineTuneArguments, GlueArguments
 from recipe.quiet import quiet_libraries
-from recipe.results import result_file, write_json, write_submission
+from recipe.results import eval_results, result_file, write_json, write_metrics, write_predictions
 from recipe.run_folder import as_it_was
 from recipe.suites import SUITES
 from recipe.trackers import settle_trackers
 from recipe.trainer import NonFiniteError
+from recipe.tuning_arguments import check_start
 
 
 def main() -> int:
@@ -36,7 +38,7 @@ def main() -> int:
         say(f"warning: {sentence}")
 
     with as_it_was(Path(args.output_dir)) if args.process_index == 0 else nullcontext():
-        work = prepare(data, args)
+        work = prepare(data, args, say)
         describe(work, say)
         return carry_out(work, say)
 
@@ -47,9 +49,7 @@ def carry_out(work: GlueTuning, say) -> int:
     try:
         if args.do_train:
             result = work.trainer.train(resume_from_checkpoint=begin_or_continue(work, deciding(work), say))
-            work.trainer.save_metrics("train", result.metrics)
-            if args.save_model:
-                work.trainer.save_model()
+            work.keep_trained(result.metrics)
         scores = work.evaluate() if args.do_eval else {}
         submissions = predict(work) if args.do_predict else []
     except NonFiniteError as error:
@@ -62,15 +62,11 @@ def carry_out(work: GlueTuning, say) -> int:
 
 def check(data: GlueArguments, args: FineTuneArguments) -> None:
     """What can be known before anything is read."""
-    if not (args.do_train or args.do_eval or args.do_predict):
-        raise UserError("found none of --do_train, --do_eval and --do_predict: pass what to do")
-    if args.n_gpu > 1:
-        raise UserError(
-            f"found {args.n_gpu} GPUs and one process: choose one by CUDA_VISIBLE_DEVICES=0, start one process a GPU "
-            "with torchrun, or let finetune_glue.sh run one job a GPU"
-        )
-    if data.train_file and args.do_eval and not data.validation_file:
-        raise UserError("found --train_file and --do_eval but no --validation_file: pass one")
+    check_start(data, args, "finetune_glue.sh")
+    for split, doing in (("train", args.do_train), ("validation", args.do_eval), ("test", args.do_predict)):
+        if data.own_files and doing and split not in data.own_files:
+            flag = {"train": "train", "validation": "eval", "test": "predict"}[split]
+            raise UserError(f"found --do_{flag} and files of your own, but no --{split}_file: pass one")
 
 
 def describe(work: GlueTuning, say) -> None:
@@ -89,7 +85,7 @@ def deciding(work: GlueTuning) -> dict:
 
 
 def predict(work: GlueTuning) -> list[Path]:
-    """Predicts every test split into a file of GLUE's submission format (index and prediction for other data)."""
+    """Predicts every test split into two files: GLUE's submission format, and the example script's."""
     files = []
     for split in (split for split in work.rows.splits if split.startswith("test")):
         output = work.trainer.predict(work.examples(split))
@@ -97,7 +93,7 @@ def predict(work: GlueTuning) -> list[Path]:
         folder = Path(work.args.output_dir)
         if not work.args.should_save:
             continue
-        files.append(write_submission(folder, work.data.task, work.rows.labels, split, predictions))
+        files += write_predictions(folder, work.data.task, work.rows, split, predictions)
     return files
 
 
@@ -110,13 +106,14 @@ def save(work: GlueTuning, scores: dict, submissions: list[Path]) -> None:
         shown = ", ".join(f"{METRIC_NAMES.get(name, name)} {value:.4f}" for name, value in metrics.items())
         print(f"{work.data.title} {split}{part}: {shown}")
     if scores:
-        name = "eval" if len(scores) == 1 else None
-        for split, metrics in scores.items():
-            prefixed = {f"eval_{key}": value for key, value in metrics.items()}
-            work.trainer.save_metrics(name or split, prefixed, combined=split == next(iter(scores)))
+        samples = {split: len(work.rows.splits[split]) for split in scores}
+        write_metrics(folder, "eval", eval_results(scores, samples))
         file = result_file(folder, work.data.title, work.args.seed)
         write_json(file, work.record(scores))
         print(f"written to {file}")
+    if work.args.do_train and work.args.save_model:
+        print(f"model in {folder}")
+        work.write_card(scores, "text-classification", print)
     for file in submissions:
         print(f"predictions in {file}")
 

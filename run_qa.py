@@ -17,22 +17,23 @@ from pathlib import Path
 from recipe.arguments import parse
 from recipe.callbacks import StopSignals
 from recipe.continuing import begin_or_continue
-from recipe.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, UserError, run_script
+from recipe.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, run_script
 from recipe.qa import QaTuning, prepare
 from recipe.qa_arguments import QaArguments, QaTrainingArguments
 from recipe.quiet import quiet_libraries
-from recipe.results import result_file, write_json
+from recipe.results import eval_results, result_file, write_json, write_metrics
 from recipe.run_folder import run_lock
 from recipe.suites import SUITES
 from recipe.trackers import guard_trackers, settle_trackers
 from recipe.trainer import NonFiniteError
+from recipe.tuning_arguments import check_start
 
 
 def main() -> int:
     data, args = parse((QaArguments, QaTrainingArguments), description=__doc__)
     say = print if args.process_index == 0 else (lambda *_, **__: None)
     quiet_libraries()
-    check(args)
+    check_start(data, args, "finetune_qa.sh")
     settle_trackers(args, say)
     for sentence in args.unused:
         say(f"warning: {sentence}")
@@ -41,17 +42,6 @@ def main() -> int:
         work = prepare(data, args, say)
         describe(work, say)
         return carry_out(work, say)
-
-
-def check(args: QaTrainingArguments) -> None:
-    """What can be known before anything is read."""
-    if not (args.do_train or args.do_eval or args.do_predict):
-        raise UserError("found none of --do_train, --do_eval and --do_predict: pass what to do")
-    if args.n_gpu > 1:
-        raise UserError(
-            f"found {args.n_gpu} GPUs and one process: choose one by CUDA_VISIBLE_DEVICES=0, start one process a GPU "
-            "with torchrun, or let finetune_qa.sh run one job a GPU"
-        )
 
 
 def describe(work: QaTuning, say) -> None:
@@ -79,10 +69,7 @@ def carry_out(work: QaTuning, say) -> int:
             if signals.received and work.trainer.state.global_step < args.max_steps:
                 say(f"stopped by {signals.received.name}; run the same command again to continue")
                 return INTERRUPTED_EXIT_CODE
-            if args.should_save:
-                work.trainer.save_metrics("train", result.metrics)
-            if args.save_model:
-                work.trainer.save_model()
+            work.keep_trained(result.metrics)
         scores = work.evaluate() if args.do_eval else {}
         if args.do_predict:
             work.answer("test")
@@ -107,10 +94,15 @@ def save(work: QaTuning, scores: dict) -> None:
         size = work.record(scores)["examples"][split]
         part = f" (a subset: {size['used']:,} of {size['official']:,})" if size["subset"] else ""
         print(f"{work.data.title} {split}{part}: {', '.join(f'{name} {value:.2f}' for name, value in metrics.items())}")
-        work.trainer.save_metrics("eval", {f"eval_{name}": value for name, value in metrics.items()})
+        write_metrics(folder, "eval", eval_results(scores, {split: len(work.windows[split])}))
         file = result_file(folder, work.data.title, work.args.seed)
         write_json(file, work.record(scores))
         print(f"written to {file}")
+    if "test" in work.predictions:
+        write_metrics(folder, "predict", {"predict_samples": len(work.windows["test"])})
+    if work.args.do_train and work.args.save_model:
+        print(f"model in {folder}")
+        work.write_card(scores, "question-answering", print)
     for file in work.write_more(folder):
         print(f"answers in {file}")
 

@@ -1,7 +1,6 @@
 """Where a fine-tuning starts: which checkpoint it is, its tokenizer, and its encoder under a fresh head."""
 
 import copy
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +11,9 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from recipe.checkpoints import MANIFEST, damage, sha256_of, step_of
 from recipe.errors import UserError
 from recipe.hub import is_local, require_hub, require_local_path
+from recipe.labels import SavedLabels, saved_labels
 from recipe.model import EMBEDDING_MULTIPLE, check_length, fit_to_tokenizer, is_causal, load_config
+from recipe.results import read_json
 from recipe.tokenizer import fingerprint, load_tokenizer
 from recipe.tuning_arguments import RANDOM, StartArguments
 
@@ -46,10 +47,16 @@ def origin_of(data: StartArguments) -> Origin:
     if expected_whole and (reason := damage_of(folder)):
         raise UserError(f"{folder} isn't whole: {reason}: choose another checkpoint")
     name = data.checkpoint_name or f"{folder.resolve().parent.name}/{folder.resolve().name}"
-    step, tokens = progress_of(folder)
+    step, tokens = (None, None) if is_fine_tuned(folder) else progress_of(folder)
     weights = folder / WEIGHTS
     sha256 = _sha256(weights, _stamp(weights)) if weights.exists() else None
     return Origin(name, str(folder), step, tokens, sha256)
+
+
+def is_fine_tuned(folder: Path) -> bool:
+    """Whether a folder holds a model with a task's head: the steps it counts are not those of a pre-training."""
+    names = _json(folder / "config.json").get("architectures") or ()
+    return any(str(name).endswith(("ForSequenceClassification", "ForQuestionAnswering")) for name in names)
 
 
 def progress_of(folder: Path) -> tuple[int | None, int | None]:
@@ -61,7 +68,7 @@ def progress_of(folder: Path) -> tuple[int | None, int | None]:
     if step is not None and state.get("num_input_tokens_seen"):
         return step, state["num_input_tokens_seen"]
     run = _json(folder.resolve().parent / "run.json") if step_of(folder) >= 0 else _json(folder / "run.json")
-    meaning = run.get("meaning", {})
+    meaning = run.get("meaning") or {}
     if step is not None and {"global_batch_size", "max_seq_length"} <= set(meaning):
         return step, step * meaning["global_batch_size"] * meaning["max_seq_length"]
     logged = [entry for entry in state.get("log_history", []) if entry.get("tokens_seen") and entry.get("step")]
@@ -114,6 +121,13 @@ def config_of(data: StartArguments, tokenizer) -> PreTrainedConfig:
         raise UserError(f"{name} is a causal model, whose first token sees no other: expected an encoder's checkpoint")
     check_length(config, data.max_seq_length, name)
     return config
+
+
+def saved_labels_of(data: StartArguments) -> SavedLabels | None:
+    """The labels of the checkpoint that the weights come from, None where it has no classification head."""
+    if data.weights.startswith(RANDOM):
+        return None
+    return saved_labels(_config(data.weights, **data.hub_options()), data.weights)
 
 
 def with_labels(config: PreTrainedConfig, labels: tuple[str, ...]) -> PreTrainedConfig:
@@ -195,7 +209,5 @@ def _stamp(file: Path) -> tuple[int, int] | None:
 
 
 def _json(file: Path) -> dict:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
+    content = read_json(file)
+    return content if isinstance(content, dict) else {}

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -11,13 +12,15 @@ import numpy as np
 from torch import nn
 from transformers import AutoModelForSequenceClassification, set_seed
 
-from recipe.classifier import build_model, config_of, origin_of, tokenizer_of, with_labels
+from recipe.classifier import build_model, config_of, origin_of, saved_labels_of, tokenizer_of, with_labels
 from recipe.errors import UserError
 from recipe.examples import Examples, tokenise
 from recipe.glue import task_called
 from recipe.glue_arguments import FineTuneArguments, GlueArguments
-from recipe.glue_rows import Rows, TaskRows, from_frames, read_files, read_glue
+from recipe.glue_rows import Rows, TaskRows, read_glue
 from recipe.hub import require_hub
+from recipe.labels import SavedLabels, order_of, redraw, reorder
+from recipe.own_rows import Table, from_tables, read_files
 from recipe.tuning import FineTuneTrainer, FineTuning, build_trainer, size_of
 
 METRIC = Path(__file__).resolve().parent.parent / "metrics" / "glue"
@@ -42,9 +45,12 @@ class GlueTuning(FineTuning):
         scores = {}
         for split in self.dev_splits:
             output = self.trainer.predict(self.examples(split), metric_key_prefix="eval")
-            metrics = score(self.data, self.rows, self.predictions(output.predictions), self.rows.splits[split].labels)
-            scores[split] = metrics | {"loss": output.metrics["eval_loss"]}
+            scores[split] = self.score(split, output.predictions) | {"loss": output.metrics["eval_loss"]}
         return scores
+
+    def score(self, split: str, logits: np.ndarray) -> dict[str, float]:
+        """The task's metrics of the logits of a dev split."""
+        return score(self.data, self.rows, self.predictions(logits), self.rows.splits[split].labels)
 
     def predictions(self, logits: np.ndarray) -> np.ndarray:
         """Class ids int64 [rows], or scores float32 [rows]."""
@@ -64,8 +70,8 @@ class GlueTuning(FineTuning):
         return self.data.glue_data if self.data.task else self.data.title
 
 
-def prepare(data: GlueArguments, args: FineTuneArguments) -> GlueTuning:
-    """Reads, tokenises and checks everything, and builds model and trainer.
+def prepare(data: GlueArguments, args: FineTuneArguments, say: Callable[[str], None] = print) -> GlueTuning:
+    """Reads, tokenises and checks everything, and builds model and trainer; says what was decided on the way.
 
     Raises UserError for whatever is wrong with data, checkpoint, tokenizer or settings.
     """
@@ -73,21 +79,47 @@ def prepare(data: GlueArguments, args: FineTuneArguments) -> GlueTuning:
     args.settle(data.recipe)
     origin = origin_of(data)
     tokenizer = tokenizer_of(data)
-    rows = rows_of(data, args)
+    saved = saved_labels_of(data)
+    rows = rows_of(data, args, saved)
+    report_rows(rows, say)
+    fresh_allowed = data.ignore_mismatched_sizes or data.weights != data.model_name_or_path
+    order, fresh, note = order_of(saved, rows.labels, fresh_allowed)
+    if note:
+        say(note)
+    if fresh and not args.do_train:
+        say(f"warning: {data.weights} has no output layer for these labels: its scores are those of a random one")
     config = with_labels(config_of(data, tokenizer), rows.labels)
     set_seed(args.seed)
     model = build_model(AutoModelForSequenceClassification, data, config, args.seed)
+    if order is not None:
+        reorder(model, order)
+    if fresh and saved is not None and len(saved.names) == len(rows.labels):
+        redraw(model)  # its output layer fits by its size alone
     train = examples_of(data, rows, "train", tokenizer, model) if args.do_train else None
     dev = next((split for split in rows.splits if split.startswith("validation")), None)
     dev_examples = examples_of(data, rows, dev, tokenizer, model) if dev else None
     trainer = build_trainer(FineTuneTrainer, model, args, tokenizer, train, dev_examples, regression=rows.regression)
-    return GlueTuning(data, args, rows, origin, trainer, tokenizer, began)
+    work = GlueTuning(data, args, rows, origin, trainer, tokenizer, began)
+    trainer.score = lambda logits: work.score(dev, logits)
+    return work
 
 
-def rows_of(data: GlueArguments, args: FineTuneArguments) -> TaskRows:
-    """The splits that this run needs, cut to the samples that were asked for.
+def report_rows(rows: TaskRows, say: Callable[[str], None]) -> None:
+    """Says what was decided while the rows were read, and what was left out or replaced."""
+    for note in rows.notes:
+        say(note)
+    for split in rows.splits.values():
+        if split.skipped:
+            say(f"warning: {split.source}: {split.skipped:,} broken rows of the official file are skipped")
+        if split.replaced:
+            say(f"warning: {split.source}: {split.replaced:,} lone surrogates were replaced by U+FFFD")
 
-    Raises UserError where one that it can't do without is missing.
+
+def rows_of(data: GlueArguments, args: FineTuneArguments, saved: SavedLabels | None = None) -> TaskRows:
+    """The splits that this run needs, cut to the samples that were asked for. Without training the labels of one's own
+    data are those of the checkpoint, `saved`.
+
+    Raises UserError where a split that it can't do without is missing, or has no labels.
     """
     task = data.task
     dev = task.dev_splits if task else ("validation",)
@@ -98,21 +130,27 @@ def rows_of(data: GlueArguments, args: FineTuneArguments) -> TaskRows:
     options = tuple(data.hub_options().items())
     if task:
         rows = _glue(task.name, data.glue_data, wanted, options)
-    elif data.train_file:
-        files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
-        rows = read_files(files)
     else:
-        rows = _hub(data.dataset_name, data.dataset_config_name, options)
+        doing = {"train": args.do_train, "validation": args.do_eval, "test": args.do_predict}
+        if data.own_files:
+            found = {split: name for split, name in data.own_files.items() if doing[split]}
+            rows = read_files(found, data.own_options, saved) if found else TaskRows({}, ())
+        else:
+            tables = _hub(data.dataset_name, data.dataset_config_name, options)
+            rows = from_tables({s: t for s, t in tables.items() if doing.get(s)}, data.own_options, saved)
     # MNLI without its mismatched half is still MNLI; the missing cell of the table says so.
     for needed, doing in ((("train",), args.do_train), (dev, args.do_eval), (test, args.do_predict)):
         if doing and not any(split in rows.splits for split in needed):
             where = data.glue_data if task else data.title
-            raise UserError(f"{where} has no {needed[0]} split of {data.title}: add its file, or leave the task out")
+            add = f"pass --{needed[0]}_file" if data.own_files else "add its file, or leave the task out"
+            raise UserError(f"{where} has no {needed[0]} split of {data.title}: {add}")
     limits = {"train": data.max_train_samples, "validation": data.max_eval_samples, "test": data.max_predict_samples}
     cut = {split: r.first(limits[split.split("_")[0]]) for split, r in rows.splits.items() if split in wanted}
-    if "train" in cut and cut["train"].labels is None:
-        raise UserError(f"{cut['train'].source} has no labels: expected some to train on")
-    return TaskRows(cut, rows.labels)
+    for split, part in cut.items():
+        if part.labels is None and not split.startswith("test"):
+            use = "train on" if split == "train" else "score by"
+            raise UserError(f"{part.source} has no labels: expected some to {use}")
+    return TaskRows(cut, rows.labels, rows.notes)
 
 
 @lru_cache(maxsize=4)
@@ -121,7 +159,7 @@ def _glue(name: str, source: str, splits: tuple[str, ...], options: tuple) -> Ta
 
 
 @lru_cache(maxsize=2)
-def _hub(name: str, config: str | None, options: tuple) -> TaskRows:
+def _hub(name: str, config: str | None, options: tuple) -> dict[str, Table]:
     require_hub(f"dataset {name}", "files of your own as --train_file and --validation_file")
     from datasets import load_dataset
 
@@ -130,7 +168,10 @@ def _hub(name: str, config: str | None, options: tuple) -> TaskRows:
         data = load_dataset(name, config, **chosen)
     except Exception as error:  # the library raises a dozen classes for "not there" and "no network"
         raise UserError(f"cannot load {name}: {str(error).splitlines()[0]}: pass --train_file instead") from error
-    return from_frames({split: part.to_pandas() for split, part in data.items()}, {s: f"{name} {s}" for s in data})
+    return {
+        split: Table(f"{name} {split}", part.to_dict(), [f"row {number}" for number in range(len(part))])
+        for split, part in data.items()
+    }
 
 
 def examples_of(data: GlueArguments, rows: TaskRows, split: str, tokenizer, model: nn.Module) -> Examples:

@@ -1,9 +1,10 @@
-"""Rows of a classification task: GLUE from the hub, from a copy of that repository or from the official TSV files,
-and csv or json files of one's own. Labels come out as class ids or scores; a mistake names its file and line."""
+"""Rows of a classification task, and how GLUE's are read: from the hub, from a copy of that repository or from the
+official TSV files. Labels come out as class ids or scores; a mistake names its file and line."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,18 +16,23 @@ from recipe.hub import require_hub
 
 GLUE_HUB_ID = "nyu-mll/glue"
 SCORES = (0.0, 5.0)  # the range of STS-B
+INDEX = ("index", "id")  # columns that number the rows of a test file
 _FILES = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
 _DIAGNOSTIC_FILES = ("AX.tsv", "diagnostic.tsv", "test.tsv")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """One split. `texts` holds one list of strings a text column (one or two); `labels` is None where hidden."""
+    """One split. `texts` holds one list of strings a text column (one or two); `labels` is None where hidden; `index`
+    is what the file of a test split numbers its rows by, None where it doesn't; `replaced` lone surrogates became
+    U+FFFD."""
 
     texts: tuple[list[str], ...]
     labels: list[int] | list[float] | None
     source: str
     skipped: int = 0  # broken rows of the official file that were left out
+    index: tuple[str, ...] | None = None
+    replaced: int = 0
 
     def __len__(self) -> int:
         return len(self.texts[0])
@@ -35,7 +41,13 @@ class Rows:
         """The first `count` rows, all for None."""
         if count is None or count >= len(self):
             return self
-        return Rows(tuple(column[:count] for column in self.texts), self.labels and self.labels[:count], self.source, 0)
+        return replace(
+            self,
+            texts=tuple(column[:count] for column in self.texts),
+            labels=self.labels and self.labels[:count],
+            index=self.index and self.index[:count],
+            skipped=0,
+        )
 
     @cached_property
     def digest(self) -> str:
@@ -50,10 +62,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class TaskRows:
-    """All splits that were asked for and exist, and what the labels are: names by class id, none for a regression."""
+    """All splits that were asked for and exist, and what the labels are: names by class id, none for a regression.
+    `notes` says what was decided on the way."""
 
     splits: dict[str, Rows]
     labels: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def regression(self) -> bool:
@@ -62,7 +76,8 @@ class TaskRows:
 
 def read_glue(task: Task, source: str, splits: tuple[str, ...], **hub_options) -> TaskRows:
     """The `splits` of a GLUE task from `source`: a folder (official TSV files, or parquet files laid out as in the hub
-    repository) or a hub id. A split whose file isn't there is left out of the result.
+    repository) or a hub id. A split whose file isn't there is left out of the result. The broken rows of the official
+    training file are left out and counted; any other broken row is refused, or predictions would not match their rows.
 
     Raises UserError for a folder without the task, a missing column, a line with a wrong number of columns, or a label
     outside the task's.
@@ -114,25 +129,33 @@ def _read_tsv(task: Task, home: Path, split: str) -> Rows | None:
     header = layout.header or tuple(next(lines, (0, []))[1])
     columns = [_column(file, header, name) for name in layout.texts]
     label = _column(file, header, layout.label) if layout.label else None
+    number_column = next((header.index(name) for name in INDEX if name in header), None) if label is None else None
+    index: list[str] = []
+    broken_rows = task.broken_rows if split == "train" else 0
     texts: tuple[list[str], ...] = tuple([] for _ in columns)
     labels: list = []
     skipped = 0
     for number, fields in lines:
         if len(fields) != len(header):
             skipped += 1
-            if skipped > task.broken_rows:
+            if skipped > broken_rows:
                 raise UserError(
                     f"{file}, line {number}: found {len(fields)} columns, expected {len(header)} "
                     f"({', '.join(header)}), separated by tabs"
                 )
             continue
-        for column, index in zip(texts, columns, strict=True):
-            column.append(fields[index])
+        for column, place in zip(texts, columns, strict=True):
+            column.append(fields[place])
+        if number_column is not None:
+            index.append(fields[number_column])
         if label is not None:
             labels.append(_label(task.labels, fields[label], f"{file}, line {number}"))
     if not texts[0]:
         raise UserError(f"{file} has no rows: expected the {split} split of {task.title}")
-    return Rows(texts, labels if label is not None else None, str(file), skipped)
+    if len(set(index)) < len(index):
+        again = Counter(index).most_common(1)[0][0]
+        raise UserError(f"{file}: found the {header[number_column]} {again!r} twice, expected each once: change one")
+    return Rows(texts, labels if label is not None else None, str(file), skipped, tuple(index) or None)
 
 
 def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
@@ -167,7 +190,7 @@ def _label(names: tuple[str, ...], text: str, where: str) -> int | float:
     if names:
         if text in names:
             return names.index(text)
-        if text.isdigit() and int(text) < len(names):
+        if text.isdecimal() and int(text) < len(names):
             return int(text)
         raise UserError(f"{where}: found the label {text!r}, expected {', '.join(names)} or 0 to {len(names) - 1}")
     try:
@@ -218,69 +241,5 @@ def _from_frame(task: Task, frame: pd.DataFrame, source: str) -> Rows:
     values = frame["label"].tolist()
     hidden = all(value == -1 for value in values)
     labels = None if hidden else [_label(task.labels, str(v), f"{source}, row {n}") for n, v in enumerate(values)]
-    return Rows(tuple(frame[name].astype(str).tolist() for name in task.texts), labels, source)
-
-
-# ---- data of one's own
-
-
-def read_files(files: dict[str, str | None]) -> TaskRows:
-    """Text classification from csv, tsv, json or jsonl files with a column `label` and one or two text columns
-    (sentence1 and sentence2, or the first ones that aren't the label). Float labels make it a regression; others are
-    classes, numbered in sorted order over the training file.
-
-    Raises UserError for a file that cannot be parsed, or a label that the training file doesn't have.
-    """
-    frames = {split: _frame_of(Path(name).expanduser()) for split, name in files.items() if name}
-    return from_frames(frames, {split: str(files[split]) for split in frames})
-
-
-def from_frames(frames: dict[str, pd.DataFrame], sources: dict[str, str]) -> TaskRows:
-    """The same from tables that were read before."""
-    first = next(iter(frames))
-    if "label" not in frames[first]:
-        found = ", ".join(map(str, frames[first]))
-        raise UserError(f"{sources[first]} has the columns {found}, expected one called 'label'")
-    texts = _text_columns(frames[first], sources[first])
-    labelled = frames[first]["label"]
-    regression = pd.api.types.is_float_dtype(labelled)
-    names = () if regression else tuple(str(value) for value in sorted(labelled.unique().tolist()))
-    splits = {}
-    for split, frame in frames.items():
-        for name in texts:
-            if name not in frame:
-                raise UserError(f"{sources[split]} has the columns {', '.join(map(str, frame))}, expected {name!r}")
-        hidden = "label" not in frame or (split == "test" and set(frame["label"].tolist()) == {-1})
-        labels = None if hidden else [_own_label(v, names, sources[split], n) for n, v in enumerate(frame["label"])]
-        splits[split] = Rows(tuple(frame[name].astype(str).tolist() for name in texts), labels, sources[split])
-    return TaskRows(splits, names)
-
-
-def _frame_of(file: Path) -> pd.DataFrame:
-    kind = file.suffix.lstrip(".")
-    try:
-        if kind in ("csv", "tsv"):
-            return pd.read_csv(file, sep="," if kind == "csv" else "\t", keep_default_na=False)
-        if kind in ("json", "jsonl"):
-            return pd.read_json(file, lines=kind == "jsonl" or file.read_text("utf-8").lstrip()[:1] == "{", dtype=False)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
-        raise UserError(f"cannot read {file}: {reason}: expected a table with a column 'label'") from error
-    raise UserError(f"found the file {file}, expected .csv, .tsv, .json or .jsonl")
-
-
-def _text_columns(frame: pd.DataFrame, source: str) -> tuple[str, ...]:
-    if "sentence1" in frame and "sentence2" in frame:
-        return ("sentence1", "sentence2")
-    others = tuple(name for name in frame if name not in ("label", "idx", "index", "id"))
-    if not others:
-        raise UserError(f"{source} has the columns {', '.join(map(str, frame))}, expected a text column beside 'label'")
-    return others[:2]
-
-
-def _own_label(value, names: tuple[str, ...], source: str, row: int) -> int | float:
-    if not names:
-        return float(value)
-    if str(value) not in names:
-        raise UserError(f"{source}, row {row}: found the label {str(value)!r}, expected one of {', '.join(names)}")
-    return names.index(str(value))
+    index = tuple(map(str, frame["idx"].tolist())) if labels is None and "idx" in frame else None
+    return Rows(tuple(frame[name].astype(str).tolist() for name in task.texts), labels, source, index=index)

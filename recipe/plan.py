@@ -93,6 +93,11 @@ def parse_sweep(argv: list[str]) -> tuple[SweepArguments, list[str]]:
         sweep, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     except (ValueError, TypeError) as error:
         raise error if isinstance(error, UserError) else UserError(str(error)) from error
+    if any(part.split("=")[0] == "--save_model" for part in rest):
+        raise UserError(
+            f"found --save_model: a sweep keeps scores, not the models of its jobs; leave it out, and use "
+            f"{sweep.suite.script} for a model"
+        )
     return sweep, in_flags_of_today(rest, Parser(sweep.suite.arguments).flags)
 
 

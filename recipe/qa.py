@@ -60,18 +60,22 @@ class QaTuning(FineTuning):
 
     def answer(self, split: str) -> dict[str, float]:
         """Answers the questions of `split`, kept in `predictions`. Returns {"eval_loss"}, or nothing without labels."""
-        data, questions = self.data, self.rows[split]
         output = self.trainer.predict(self.examples(split), metric_key_prefix="eval")
-        self.predictions[split] = decode(
-            output.predictions,
+        self.predictions[split] = self.decode(split, output.predictions)
+        return output.metrics
+
+    def decode(self, split: str, logits: np.ndarray) -> Predictions:
+        """The answers to the questions of `split` that logits [tokens, 2] give."""
+        data = self.data
+        return decode(
+            logits,
             self.windows[split],
-            questions,
+            self.rows[split],
             n_best=data.n_best_size,
             max_length=data.max_answer_length,
             with_negative=data.version_2_with_negative,
             threshold=data.null_score_diff_threshold,
         )
-        return output.metrics
 
     def examples(self, split: str) -> Examples:
         """A split as the model reads it."""
@@ -133,7 +137,9 @@ def prepare(data: QaArguments, args: QaTrainingArguments, say: Callable[[str], N
     }
     parts = {split: examples_of(data, windows[split], rows[split], tokenizer, model) for split in windows}
     trainer = build_trainer(AnswerTrainer, model, args, tokenizer, parts.get("train"), parts.get("validation"))
-    return QaTuning(data, args, rows, origin, trainer, tokenizer, began, windows)
+    work = QaTuning(data, args, rows, origin, trainer, tokenizer, began, windows)
+    trainer.score = lambda logits: score_of(data, work.decode("validation", logits), rows["validation"])
+    return work
 
 
 def config_with_span_head(config: PreTrainedConfig) -> PreTrainedConfig:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from recipe.glue import Task
+from recipe.glue_rows import TaskRows
 
 RESULTS = "jobs"  # the folder of a sweep that holds them
 _MNLI_FILES = {"test_matched": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv"}
@@ -44,23 +45,51 @@ def read_results(sweep: Path) -> list[dict]:
     return [record for file in files if (record := read_json(file)) and "metrics" in record]
 
 
-def write_submission(
-    folder: Path, task: Task | None, labels: tuple[str, ...], split: str, predictions: np.ndarray
-) -> Path:
-    """Writes predictions [rows] as GLUE's server wants them, columns `index` and `prediction`: class names for the
-    entailment tasks that have them, ids for the others, scores within its scale for STS-B. Data of one's own (`task`
-    None) gets class names or scores. Returns the file."""
+def eval_results(scores: dict[str, dict[str, float]], samples: dict[str, int]) -> dict[str, float]:
+    """The metrics of all dev splits, named as the Hugging Face example scripts do: eval_accuracy, eval_samples ... with
+    _mm behind those of MNLI's mismatched half; eval_combined_score is the mean of two metrics, where there are two."""
+    results: dict[str, float] = {}
+    for split, metrics in scores.items():
+        end = "_mm" if split == "validation_mismatched" else ""
+        values = {**metrics, "samples": samples[split]}
+        for several in (("accuracy", "f1"), ("pearson", "spearmanr")):
+            if set(several) <= set(metrics):
+                values["combined_score"] = sum(metrics[name] for name in several) / len(several)
+        results |= {f"eval_{name}{end}": value for name, value in values.items()}
+    return results
+
+
+def write_metrics(folder: Path, part: str, metrics: dict) -> None:
+    """Writes <part>_results.json, and the same beside what is in all_results.json."""
+    write_json(folder / f"{part}_results.json", dict(sorted(metrics.items())))
+    before = read_json(folder / "all_results.json")
+    before = before if isinstance(before, dict) else {}
+    write_json(folder / "all_results.json", dict(sorted((before | metrics).items())))
+
+
+def write_predictions(
+    folder: Path, task: Task | None, rows: TaskRows, split: str, predictions: np.ndarray
+) -> list[Path]:
+    """Writes predictions [rows] of a test split into two files with the columns `index` and `prediction`; `index` is
+    what the split's own file numbers its rows by, 0, 1 ... where it doesn't. Returns the files.
+
+    The first is what GLUE's server takes: class names for the entailment tasks that have them, ids for the others,
+    scores within its scale for STS-B; class names or scores for data of one's own (`task` None). The second,
+    predict_results_<task>.txt, is what the Hugging Face example script leaves: names of classes, or scores.
+    """
     title = task.title if task else "predictions"
-    file = folder / (_MNLI_FILES.get(split, f"{title}.tsv"))
-    if not labels:
-        limits = (0.0, 5.0) if task else (-np.inf, np.inf)
-        values = [f"{value:.3f}" for value in np.clip(predictions, *limits)]
+    name = task.name if task else "None"  # what that script calls data of one's own
+    name += "-mm" if split == "test_mismatched" else ""
+    files = folder / _MNLI_FILES.get(split, f"{title}.tsv"), folder / f"predict_results_{name}.txt"
+    if rows.labels:
+        names = [rows.labels[value] for value in predictions]
+        submitted = names if task is None or task.submit_names else [str(value) for value in predictions]
     else:
-        named = task is None or task.submit_names
-        values = [labels[value] if named else str(value) for value in predictions]
-    lines = ["index\tprediction", *(f"{number}\t{value}" for number, value in enumerate(values))]
+        names = [f"{value:.3f}" for value in predictions]
+        submitted = [f"{value:.3f}" for value in np.clip(predictions, 0.0, 5.0)] if task else names
+    index = rows.splits[split].index or range(len(predictions))
     folder.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".tmp")
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(file)
-    return file
+    for file, values in zip(files, (submitted, names), strict=True):
+        lines = ["index\tprediction", *(f"{number}\t{value}" for number, value in zip(index, values, strict=True))]
+        write_whole(file, ("\n".join(lines) + "\n").encode())
+    return list(files)

@@ -4,6 +4,7 @@ import importlib.metadata
 import math
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,17 +13,20 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from recipe.callbacks import RankSeed, TrueEpoch
 from recipe.classifier import Origin
 from recipe.examples import IGNORED, Examples, FineTuneBatches, evaluation_batches
+from recipe.hub import is_local
+from recipe.results import write_metrics
 from recipe.saving import WholeCheckpoints
 from recipe.schedules import require_warmup_within
 from recipe.secrets import redact_all
 from recipe.trainer import NonFiniteError
+from recipe.tuned_card import write_tuned_card
 from recipe.tuning_arguments import SETTINGS, FineTuneArguments, StartArguments
 
 SAMPLE_TOKENS = 60  # of the first example, shown on the console
@@ -55,6 +59,8 @@ class FineTuneTrainer(WholeCheckpoints, Trainer):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the labels of the global batch
         self.regression = regression
+        # The task's metrics from what `room_for` gave of the dev split; an evaluation during training logs them.
+        self.score: Callable[[np.ndarray], dict[str, float]] | None = None
 
     def get_train_dataloader(self) -> DataLoader:
         return self._loader(self.train_dataset, train_batches(self.train_dataset, self.args, self._step))
@@ -133,7 +139,19 @@ class FineTuneTrainer(WholeCheckpoints, Trainer):
         if not np.isfinite(room).all():
             raise NonFiniteError("the model's outputs on the dev split are not finite: its score would be of chance")
         metrics = {f"{metric_key_prefix}_loss": total / max(1, counted)} if dataset.labels is not None else {}
+        if self.score is not None and dataset is self.eval_dataset:
+            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in self.score(room).items()}
         return EvalLoopOutput(predictions=room, label_ids=dataset.labels, metrics=metrics, num_samples=len(dataset))
+
+
+class EvaluationLines(TrainerCallback):
+    """A line on the console for each evaluation during training, where there is no progress bar to show its log."""
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        if state.is_world_process_zero and args.disable_tqdm and state.global_step:
+            speed = ("_runtime", "_per_second", "epoch", "_model_preparation_time")
+            shown = [f"{k.removeprefix('eval_')} {v:.4g}" for k, v in metrics.items() if not k.endswith(speed)]
+            print(f"step {state.global_step}/{state.max_steps}  eval {', '.join(shown)}", flush=True)
 
 
 def _as_it_is(batch):
@@ -181,6 +199,22 @@ class FineTuning:
     def source(self) -> str:
         """Where the data came from."""
         raise NotImplementedError
+
+    def keep_trained(self, metrics: dict[str, float]) -> None:
+        """Leaves train_results.json, trainer_state.json and, if it is to be kept, the model in output_dir. Every rank
+        calls it."""
+        if self.args.should_save:
+            samples = {"train_samples": len(self.trainer.train_dataset)}
+            write_metrics(Path(self.args.output_dir), "train", metrics | samples)
+            self.trainer.save_state()
+        if self.args.save_model:
+            self.trainer.save_model()
+
+    def write_card(self, scores: dict, task_type: str, say: Callable[[str], None]) -> None:
+        """Writes the model card, unless output_dir has a README.md of somebody else's."""
+        base = None if is_local(self.data.model_name_or_path) else self.data.model_name_or_path
+        if write_tuned_card(Path(self.args.output_dir), self.record(scores), task_type, base) is None:
+            say(f"{self.args.output_dir} has a README.md of its own: no model card is written")
 
     def write_more(self, folder: Path) -> list[Path]:
         """Writes what else came of the evaluation into `folder`, if anything; returns the files."""
@@ -265,7 +299,7 @@ def build_trainer(
         train_dataset=train,
         eval_dataset=dev,
         processing_class=tokenizer,
-        callbacks=[RankSeed(), TrueEpoch(steps_an_epoch, 1)],
+        callbacks=[RankSeed(), TrueEpoch(steps_an_epoch, 1), EvaluationLines()],
         **more,
     )
     trainer.remove_callback(PrinterCallback)

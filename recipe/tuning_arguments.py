@@ -64,9 +64,11 @@ class FineTuneArguments(TrainingArguments):
     learning_rate: float | None = option(None, "Peak learning rate; by default the task's.")
     num_train_epochs: float | None = option(None, "Passes over the training data; by default the task's.")
     warmup_steps: float = option(0.06, "Steps of linear warm-up; below 1, their share of all (RoBERTa's 6 %).")
-    save_strategy: str = option("no", "Off: the score is what stays. --save_model keeps the fine-tuned model.")
+    save_strategy: str = option("no", "Off: the score and the fine-tuned model are what stays.")
     logging_steps: float = option(50, "Steps between two logs of the loss.")
-    save_model: bool = option(False, "Keep the fine-tuned model in output_dir.")
+    save_model: bool = option(
+        True, "Leave the fine-tuned model, its tokenizer and a card in output_dir. A sweep keeps no models."
+    )
     allow_changed: str = option("", "Settings that may differ from the run that is continued, separated by commas.")
     ignore_data_skip: bool = option(True, "Always on here: the data seeks to the step that a run resumes at.")
     logging_nan_inf_filter: bool = option(False, "Always off here: a loss that isn't finite must be seen.")
@@ -102,3 +104,16 @@ class FineTuneArguments(TrainingArguments):
             self.learning_rate = settings.learning_rate
         if self.num_train_epochs is None:
             self.num_train_epochs = settings.epochs
+
+
+def check_start(data: StartArguments, args: FineTuneArguments, sweep: str) -> None:
+    """What can be known before anything is read; `sweep` is the script that runs one job per GPU."""
+    if not (args.do_train or args.do_eval or args.do_predict):
+        raise UserError("found none of --do_train, --do_eval and --do_predict: pass what to do")
+    if args.n_gpu > 1:
+        raise UserError(
+            f"found {args.n_gpu} GPUs and one process: choose one by CUDA_VISIBLE_DEVICES=0, start one process per GPU "
+            f"with torchrun, or let {sweep} run one job per GPU"
+        )
+    if args.do_train and Path(args.output_dir).expanduser().resolve() == Path(data.weights).expanduser().resolve():
+        raise UserError(f"found --output_dir {args.output_dir}, which is the checkpoint's own folder: name another one")

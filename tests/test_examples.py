@@ -28,6 +28,14 @@ def test_a_pair_reads_as_the_model_expects(rows, tmp_path):
     assert first.tolist() == tokenizer(rows.texts[0][0], rows.texts[1][0])["input_ids"]
 
 
+def test_the_second_text_of_a_pair_has_a_type_of_its_own(rows, wordpiece, tmp_path):
+    """BERT tells the two apart by it."""
+    data = made(tokenise(rows, wordpiece, 256, tmp_path), rows.labels, pad_id=wordpiece.pad_token_id, token_types=True)
+    for row in (0, 7):
+        theirs = wordpiece(rows.texts[0][row], rows.texts[1][row])["token_type_ids"]
+        assert data.__getitems__([row])["token_type_ids"][0].tolist() == theirs and set(theirs) == {0, 1}
+
+
 def test_longer_pairs_are_cut_and_special_words_in_a_text_stay_text(tmp_path):
     tokenizer = toy_tokenizer()
     long = Rows((["cat " * 50], ["dog " * 50]), [0], "toys")
@@ -98,6 +106,15 @@ def test_like_lengths_share_a_batch():
     assert padding(steps_of_epoch(lengths, 16, 1, 0)) < 0.05 < 0.4 < padding(shuffled)
     longest_first = [lengths[rows].max() for rows in steps_of_epoch(lengths, 16, 1, 0)]
     assert sorted(longest_first, reverse=True) != longest_first  # length must not tell the place in the epoch
+
+
+def test_every_epoch_of_a_run_holds_every_row_once():
+    """19 rows in steps of 8: the third step of each epoch has three."""
+    options = {"steps": 6, "micro_batch": 8, "accumulation": 1, "rank": 0, "ranks": 1, "seed": 3, "start": lambda: 0}
+    batches = list(FineTuneBatches(np.arange(19), **options))
+    assert sorted(map(len, batches[:3])) == sorted(map(len, batches[3:])) == [3, 8, 8]
+    for epoch in (batches[:3], batches[3:]):
+        assert sorted(row for batch in epoch for row in batch) == list(range(19))
 
 
 @pytest.mark.parametrize(("micro", "accumulation", "ranks"), [(8, 1, 1), (2, 4, 1), (4, 1, 2), (1, 2, 4)])

@@ -80,6 +80,15 @@ class Norms(TrainerCallback):
             self.seen.append((logs["loss"], float(logs["grad_norm"])))
 
 
+class Rates(TrainerCallback):
+    def __init__(self):
+        self.seen = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "learning_rate" in logs:
+            self.seen.append(logs["learning_rate"])
+
+
 @pytest.mark.parametrize("task", ["mnli", "stsb"])
 def test_law_1_no_cut_of_the_batch_changes_a_step(work, task):
     """22 examples in steps of 8: the last step of each epoch has 6 and leaves micro-batches short or empty."""
@@ -219,6 +228,44 @@ def test_record_of_run_glue(monkeypatch, flags, tmp_path, run):
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 
+class Logs(TrainerCallback):
+    def __init__(self):
+        self.seen = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.seen.append((state.global_step, logs))
+
+
+def test_an_evaluation_during_training_logs_the_task_s_metrics(work, capsys):
+    """At each epoch, not the loss alone; at the last step they are what the evaluation afterwards says."""
+    job, logs = work(task_name="mrpc", eval_strategy="epoch"), Logs()
+    job.trainer.add_callback(logs)
+    job.trainer.train()
+    evaluations = {step: entry for step, entry in logs.seen if "eval_loss" in entry}
+    assert list(evaluations) == [3, 6] and all({"eval_accuracy", "eval_f1"} <= set(e) for e in evaluations.values())
+    scores = job.evaluate()["validation"]
+    assert {f"eval_{name}": value for name, value in scores.items()}.items() <= evaluations[6].items()
+    assert "step 6/6  eval loss " in capsys.readouterr().out
+
+
+def test_results_have_the_names_that_programs_read(monkeypatch, flags, tmp_path, glue):
+    script(monkeypatch, flags(task_name="mrpc", do_predict=True, max_train_samples=20))
+    out = tmp_path / "out"
+    results = {name: json.loads((out / f"{name}_results.json").read_text()) for name in ("train", "eval", "all")}
+    assert results["all"] == results["train"] | results["eval"]
+    evaluated = results["eval"]
+    assert evaluated["eval_combined_score"] == pytest.approx((evaluated["eval_accuracy"] + evaluated["eval_f1"]) / 2)
+    assert (results["train"]["train_samples"], evaluated["eval_samples"]) == (20, 9)
+    assert (out / "predict_results_mrpc.txt").read_text().startswith("index\tprediction\n0\t")
+    (out / "all_results.json").write_text("[")  # damaged: written anew
+    halves = tmp_path / "glue" / "MNLI"
+    shutil.copytree(glue / "MNLI", halves)
+    shutil.copy(halves / "dev_matched.tsv", halves / "dev_mismatched.tsv")
+    script(monkeypatch, flags(task_name="mnli", glue_data=tmp_path / "glue", max_steps=1, save_model="false"))
+    both = json.loads((out / "all_results.json").read_text())
+    assert both["eval_accuracy"] == both["eval_accuracy_mm"] and both["eval_samples_mm"] == 9
+
+
 def test_settings_default_to_the_task(work):
     job = work(task_name="cola", per_device_train_batch_size=None, learning_rate=None, num_train_epochs=None)
     args = job.args
@@ -354,6 +401,13 @@ def test_nan_weights_are_an_error_and_no_score(monkeypatch, flags, run, tmp_path
         ({"do_train": None, "do_eval": None}, "found none of --do_train"),
         ({"model_name_or_path": None}, "found no --model_name_or_path"),
         ({"load_best_model_at_end": "true"}, "the score is that of the last step"),
+        ({"metric_for_best_model": "f1"}, "found --metric_for_best_model f1: the score is that of the last step"),
+        ({"save_strategy": "best"}, "found --save_strategy best: the score is that of the last step"),
+        ({"text_columns": "a"}, "--text_columns, --label_column or --regression beside --task_name"),
+        ({"csv_quoting": "some"}, "found --csv_quoting some, expected one of"),
+        ({"task_name": None, "validation_file": "v.csv"}, "--do_train and files of your own, but no --train_file"),
+        ({"task_name": None, "train_file": "v.csv"}, "--do_eval and files of your own, but no --validation_file"),
+        ({"task_name": None, "train_file": "t.csv", "text_columns": "a,b,c"}, "found 3 --text_columns, expected one or"),
         ({"glue_data": "/nowhere"}, "found no folder /nowhere"),
         ({"train_file": "x.csv"}, "--task_name beside --train_file"),
         ({"learning_rat": 1}, "unknown flag --learning_rat: did you mean --learning_rate"),
@@ -364,6 +418,19 @@ def test_mistakes_are_one_line(monkeypatch, flags, changes, message):
     with pytest.raises(UserError, match=message) as error:
         script(monkeypatch, flags(**changes))
     assert "\n" not in str(error.value)
+
+
+def test_the_checkpoint_s_own_folder_is_no_output(work, run, monkeypatch, flags):
+    with pytest.raises(UserError, match=r"--output_dir .*checkpoint-10, which is the checkpoint's own folder"):
+        script(monkeypatch, flags(output_dir=run / "checkpoint-10"))
+
+
+def test_warm_up_is_six_percent_unless_told(work):
+    assert work().args.get_warmup_steps(200) == 12
+    job, rates = work(max_steps=50, learning_rate=1.0, num_train_epochs=None), Rates()
+    job.trainer.add_callback(rates)
+    job.trainer.train()
+    assert rates.seen[:3] == pytest.approx([0.0, 1 / 3, 2 / 3]) and max(rates.seen) == rates.seen[3] == 1.0
 
 
 def test_a_split_that_is_needed_and_missing(work, tmp_path, glue):

@@ -12,8 +12,8 @@ from glue_toys import LAYOUTS, columns, sentences, write_glue, write_tsv
 from recipe.errors import UserError
 from recipe.finetune import METRIC
 from recipe.glue import AVERAGES, COLUMNS, TASKS, task_called
-from recipe.glue_rows import read_files, read_glue
-from recipe.results import write_submission
+from recipe.glue_rows import Rows, TaskRows, read_glue
+from recipe.results import write_predictions
 
 REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "glue"
 TRAINABLE = [name for name in TASKS if name != "ax"]
@@ -141,25 +141,6 @@ def test_without_a_hub_the_message_says_what_to_pass(monkeypatch):
         read_glue(TASKS["rte"], "nobody/glue", ("train",))
 
 
-def test_files_of_ones_own(tmp_path):
-    pd.DataFrame({"text": ["a", "b", "c"], "label": ["no", "yes", "no"]}).to_csv(tmp_path / "t.csv", index=False)
-    (tmp_path / "v.jsonl").write_text('{"text": "d", "label": "yes"}\n')
-    rows = read_files({"train": str(tmp_path / "t.csv"), "validation": str(tmp_path / "v.jsonl")})
-    assert rows.labels == ("no", "yes") and not rows.regression
-    assert rows.splits["train"].labels == [0, 1, 0] and rows.splits["validation"].labels == [1]
-    (tmp_path / "v.jsonl").write_text('{"text": "d", "label": "perhaps"}\n')
-    with pytest.raises(UserError, match="row 0: found the label 'perhaps', expected one of no, yes"):
-        read_files({"train": str(tmp_path / "t.csv"), "validation": str(tmp_path / "v.jsonl")})
-    (tmp_path / "t.csv").write_text("text,label\na,1\nb,2,3\n")
-    with pytest.raises(UserError, match="line 3"):
-        read_files({"train": str(tmp_path / "t.csv")})
-    pd.DataFrame({"sentence2": ["b"], "sentence1": ["a"], "label": [0.5]}).to_json(
-        tmp_path / "r.json", orient="records"
-    )
-    scores = read_files({"train": str(tmp_path / "r.json")})
-    assert scores.regression and scores.splits["train"].texts == (["a"], ["b"])
-
-
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real GLUE data in ../shared/data/glue")
 @pytest.mark.parametrize("name", ["cola", "sst2", "mrpc", "stsb", "rte", "wnli"])
 def test_the_real_files_have_their_official_size(name):
@@ -168,22 +149,49 @@ def test_the_real_files_have_their_official_size(name):
     assert {split: len(part) for split, part in rows.items()} == {k: task.sizes[k] for k in rows}
 
 
-# ---- submission files
+# ---- prediction files
 
 
 @pytest.mark.parametrize(
-    ("name", "split", "predictions", "file", "lines"),
+    ("name", "split", "predictions", "files", "submitted", "named"),
     [
-        ("cola", "test", [1, 0], "CoLA.tsv", ["0\t1", "1\t0"]),
-        ("rte", "test", [1, 0], "RTE.tsv", ["0\tnot_entailment", "1\tentailment"]),
-        ("mnli", "test_mismatched", [2], "MNLI-mm.tsv", ["0\tcontradiction"]),
-        ("stsb", "test", [5.2, -0.1, 2.12345], "STS-B.tsv", ["0\t5.000", "1\t0.000", "2\t2.123"]),
+        ("cola", "test", [1, 0], "CoLA.tsv cola", ["1", "0"], ["acceptable", "unacceptable"]),
+        ("rte", "test", [1, 0], "RTE.tsv rte", ["not_entailment", "entailment"], ["not_entailment", "entailment"]),
+        ("mnli", "test_mismatched", [2], "MNLI-mm.tsv mnli-mm", ["contradiction"], ["contradiction"]),
+        ("stsb", "test", [5.2, -0.1, 2.1], "STS-B.tsv stsb", ["5.000", "0.000", "2.100"], ["5.200", "-0.100", "2.100"]),
+        (None, "test", [1, 0], "predictions.tsv None", ["good", "bad"], ["good", "bad"]),
     ],
 )
-def test_submission_format(tmp_path, name, split, predictions, file, lines):
-    written = write_submission(tmp_path, TASKS[name], TASKS[name].labels, split, np.array(predictions))
-    assert written == tmp_path / file
-    assert written.read_text().splitlines() == ["index\tprediction", *lines]
+@pytest.mark.parametrize("index", [None, ("7", "3", "x")])
+def test_prediction_files(tmp_path, name, split, predictions, files, submitted, named, index):
+    task = TASKS.get(name)
+    count = len(predictions)
+    split_rows = Rows((["a"] * count,), None, "toys", index=index and index[:count])
+    rows = TaskRows({split: split_rows}, task.labels if task else ("bad", "good"))
+    written = write_predictions(tmp_path, task, rows, split, np.array(predictions))
+    first, second = files.split()
+    assert written == [tmp_path / first, tmp_path / f"predict_results_{second}.txt"]
+    for file, values in zip(written, (submitted, named), strict=True):
+        lines = [f"{number}\t{value}" for number, value in zip(index or "012", values, strict=False)]
+        assert file.read_text().splitlines() == ["index\tprediction", *lines]
+
+
+def test_a_broken_test_row_is_refused_and_predictions_have_the_file_s_numbers(tmp_path):
+    """Skipping the row would move every later prediction to another row's number."""
+    rows = [[str(n + 100), f"a {n}", f"b {n}"] for n in range(10)]
+    file = tmp_path / "QQP" / "test.tsv"
+    write_tsv(file, "id question1 question2", rows)
+    test = read_glue(TASKS["qqp"], str(tmp_path), ("test",)).splits["test"]
+    assert test.index == tuple(str(n + 100) for n in range(10)) and test.first(3).index == ("100", "101", "102")
+    for stem, split, header, label in (("test", "test", "id question1 question2", 0),
+                                       ("dev", "validation", LAYOUTS["QQP"][0], 1)):  # fmt: skip
+        good = [LAYOUTS["QQP"][1](n, "a", "b", 1) for n in range(9)] if label else rows
+        write_tsv(tmp_path / "QQP" / f"{stem}.tsv", header, [*good[:2], good[2][:-1], *good[3:]])
+        with pytest.raises(UserError, match=r"line 4: found \d columns, expected \d"):
+            read_glue(TASKS["qqp"], str(tmp_path), (split,))
+    write_tsv(file, "id question1 question2", [*rows, rows[4]])
+    with pytest.raises(UserError, match="found the id '104' twice"):
+        read_glue(TASKS["qqp"], str(tmp_path), ("test",))
 
 
 # ---- the table of tasks

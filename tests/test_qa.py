@@ -267,6 +267,17 @@ def test_it_learns_and_writes_what_it_found(monkeypatch, flags, tmp_path, squad)
     assert AutoModelForQuestionAnswering.from_pretrained(out).config.num_labels == 2
 
 
+def test_an_evaluation_during_training_logs_exact_match_and_f1(work):
+    for negatives in (None, True):
+        job = work(eval_strategy="steps", eval_steps=3, version_2_with_negative=negatives)
+        job.trainer.train()
+        logged = [entry for entry in job.trainer.state.log_history if "eval_loss" in entry]
+        assert [entry["step"] for entry in logged] == [3, 6]
+        scores = {f"eval_{name}": value for name, value in job.evaluate()["validation"].items()}
+        assert scores.items() <= logged[-1].items()
+        assert {"eval_f1", "eval_exact" if negatives else "eval_exact_match"} <= set(scores)
+
+
 def prepare_rows(file):
     from recipe.squad import read_file
 

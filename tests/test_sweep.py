@@ -95,6 +95,14 @@ def test_a_job_s_command_gives_its_result(do, flags, run, monkeypatch, tmp_path)
     assert json.loads((tmp_path / "again" / "rte-seed7.json").read_text())["metrics"] == record["metrics"]
 
 
+def test_a_sweep_keeps_scores_and_no_models(do, flags, run):
+    with pytest.raises(UserError, match=r"found --save_model: a sweep keeps scores, .* use run_glue.py for a model"):
+        do(flags("--save_model", "true"))
+    do(flags(tasks="rte", seeds="1"))
+    kept = {path.name for path in (run / "glue" / "jobs").rglob("*") if path.is_file()}
+    assert {name for name in kept if not name.startswith(".")} == {"rte-seed1.json"}
+
+
 def test_a_failing_job_stops_no_other(do, flags, run, monkeypatch, capsys):
     real = jobs.prepare
 

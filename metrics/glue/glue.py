@@ -40,9 +40,11 @@ class Glue(evaluate.Metric):
     def _compute(self, predictions, references):
         predictions, references = np.asarray(predictions), np.asarray(references)
         if self.config_name in REGRESSION:
+            error = {"mse": float(np.mean((predictions - references) ** 2))} if self.config_name == "regression" else {}
             return {
                 "pearson": correlation(pearsonr, predictions, references),
                 "spearmanr": correlation(spearmanr, predictions, references),
+                **error,
             }
         if self.config_name == "cola":
             return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
