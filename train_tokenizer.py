@@ -10,7 +10,7 @@ Text streams through; memory is bounded by the corpus's distinct words. A corpus
     TOKENIZER=my_tokenizer DATASET=my_corpus bash pretrain.sh
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from recipe.arguments import DataArguments, HubArguments, option, parse
 from recipe.corpus import Corpus
 from recipe.errors import UserError, run_script
-from recipe.fertility import table_of
+from recipe.fertility import fertility, require_known, sample_of, table_of
 from recipe.hub import require_hub
 from recipe.prepare import corpus_of
 from recipe.tokenizer import (
@@ -41,7 +41,7 @@ class TokenizerArguments:
 
     output_dir: str = option("", "Folder for the tokenizer.")
     model: str = option("bpe", f"One of {', '.join(KINDS)}.")
-    vocab_size: int = option(8192, "Tokens, special ones included.")
+    vocab_size: int = option(8192, "Tokens, special ones included; at most 2,097,152.")
     min_frequency: int = option(MIN_FREQUENCY, "A merge must occur this often (not for unigram).")
     lowercase: bool = option(False, "Lower-case the text.")
     max_characters: int = option(MAX_TRAINING_CHARACTERS, "Learn from at most this much text.")
@@ -54,6 +54,8 @@ class TokenizerArguments:
     push_to_hub: str | None = option(None, "Hub repository to push the tokenizer to.")
 
     def __post_init__(self):
+        if self.model not in KINDS:
+            raise UserError(f"found --model {self.model}, expected one of {', '.join(KINDS)}")
         if not self.output_dir:
             raise UserError("found no --output_dir: name a folder for the tokenizer")
 
@@ -74,15 +76,17 @@ def main() -> None:
         lowercase=options.lowercase,
         max_characters=options.max_characters,
     )
+    text, title = judged(corpus, options)
+    known = fertility(tokenizer, sample_of(text()))
+    require_known(known.unknown_share, tokenizer, "just trained", f"the tokens in a sample of the {title}")
     try:
         save_tokenizer(tokenizer, Path(options.output_dir))
     except OSError as error:
         raise UserError(f"cannot write the tokenizer to {options.output_dir}: {error.strerror}") from error
-    print(f"{len(tokenizer):,} tokens in {options.output_dir}")
+    print(f"{len(tokenizer):,} tokens in {options.output_dir}: {known} in a sample of the {title}")
     if corpus.validation or options.held_out:
-        title = "held-out text" if corpus.validation is None else "validation text"
         tokenizers = {options.output_dir: tokenizer, **others}
-        Console(highlight=False).print(table_of(tokenizers, lambda: held_out(corpus, options), title))
+        Console(highlight=False).print(table_of(tokenizers, text, title))
     if options.push_to_hub:
         try:
             tokenizer.push_to_hub(options.push_to_hub, token=hub.token)
@@ -101,11 +105,14 @@ def learned_from(corpus: Corpus, options: TokenizerArguments) -> Iterator[str]:
     return seen if options.sample_share == 1 else sample(seen, options.sample_share, options.seed)
 
 
-def held_out(corpus: Corpus, options: TokenizerArguments) -> Iterator[str]:
-    """The documents that the tokenizer hasn't seen."""
+def judged(corpus: Corpus, options: TokenizerArguments) -> tuple[Callable[[], Iterator[str]], str]:
+    """(a function that begins the text that the tokenizer is judged by, what that text is): documents that it hasn't
+    seen, or, where none were kept back, those it learned from."""
     if corpus.validation:
-        return corpus.validation.texts()
-    return sample(corpus.train.texts(), options.held_out, options.seed + 1)
+        return corpus.validation.texts, "validation text"
+    if options.held_out:
+        return lambda: sample(corpus.train.texts(), options.held_out, options.seed + 1), "held-out text"
+    return lambda: learned_from(corpus, options), "training text"
 
 
 def progress(texts: Iterable[str]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from recipe.arguments import DataArguments, ModelArguments
 from recipe.corpus import Corpus, open_corpus
 from recipe.errors import UserError
+from recipe.fertility import fertility, require_known, sample_of, unknown_id_of
 from recipe.remote import PREPARED, is_remote, push
 from recipe.tokenizer import TRAIN, fingerprint, load_tokenizer, save_tokenizer, train_tokenizer
 from recipe.tokens import PreparedTokens, load_prepared, prepare
@@ -113,18 +114,38 @@ def tokenizer_of(model: ModelArguments, family: str, corpus: Corpus, parent: Pat
 
 
 def tokens_of(data: DataArguments, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, quiet: bool) -> PreparedTokens:
-    """The prepared tokens of `corpus`: those that it is already, or see `recipe.tokens.prepare`."""
+    """The prepared tokens of `corpus`: those that it is already, or see `recipe.tokens.prepare`.
+
+    Raises UserError where more than 5 % of the training tokens are unknown to `tokenizer`, before they are made where a
+    sample of the text shows it.
+    """
     if corpus.prepared:
-        return load_prepared(corpus.prepared, tokenizer)
-    return prepare(
-        corpus,
-        tokenizer,
-        prepared_dir(data),
-        validation_percentage=data.validation_split_percentage,
-        seed=SPLIT_SEED,
-        rebuild=data.overwrite_cache,
-        show_progress=not quiet,
-    )
+        prepared = load_prepared(corpus.prepared, tokenizer)
+    else:
+        prepared = prepare(
+            corpus,
+            tokenizer,
+            prepared_dir(data),
+            validation_percentage=data.validation_split_percentage,
+            seed=SPLIT_SEED,
+            rebuild=data.overwrite_cache,
+            show_progress=not quiet,
+            before=lambda: _meet(corpus, tokenizer),
+        )
+    unknown_id, counts = unknown_id_of(tokenizer), prepared.unigram_counts()
+    if unknown_id is not None:
+        share = counts[unknown_id] / max(1, counts.sum())
+        require_known(share, tokenizer, tokenizer.name_or_path, f"the training tokens of {prepared.folder}")
+    return prepared
+
+
+def _meet(corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Says what the tokenizer makes of the text, on a sample. Raises UserError where too much of it is unknown."""
+    if corpus.train.tokenised:
+        return
+    found = fertility(tokenizer, sample_of(corpus.train.texts()))
+    print(f"tokenizer  {found} in a sample of {corpus.name}", flush=True)
+    require_known(found.unknown_share, tokenizer, tokenizer.name_or_path, f"the tokens in a sample of {corpus.name}")
 
 
 def upload_tokens(prepared: PreparedTokens, tokenizer: PreTrainedTokenizerFast, address: str) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
 
+from recipe.alphabet import ALPHABET, WORD_LETTERS, alphabet, learnable, stands_alone, survey
 from recipe.errors import UserError
 from recipe.hub import is_local, require_hub, require_local_path
 
@@ -21,7 +21,7 @@ BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_TRAINING_CHARACTERS = 200_000_000
 PIECE_CHARACTERS = 10_000
 _SPACE = re.compile(r"(?<=\S) (?=\S)")
-MAX_ALPHABET = 1000  # letters that WordPiece knows; rarer ones are [UNK]
+MAX_VOCAB_SIZE = 1 << 21  # the largest vocabularies in use have about one million tokens
 
 
 def load_tokenizer(name: str, **hub_options) -> PreTrainedTokenizerFast:
@@ -71,6 +71,10 @@ def words_end_at_spaces(backend: Tokenizer) -> bool:
     """Whether text cut by `pieces` has the tokens of the whole: so it is with byte-level BPE and with BERT's words,
     which don't reach over a space, unless a token was added that does."""
     words = backend.pre_tokenizer
+    if isinstance(words, pre_tokenizers.Sequence):
+        first, *others = list(words)
+        if all(isinstance(other, pre_tokenizers.FixedLength) for other in others):  # which cut inside words
+            words = first
     known = isinstance(words, pre_tokenizers.BertPreTokenizer) or (
         isinstance(words, pre_tokenizers.ByteLevel) and words.use_regex
     )
@@ -105,8 +109,7 @@ def train_tokenizer(
         raise UserError(f"found the tokenizer kind {kind!r}, expected one of {', '.join(KINDS)}")
     specials = BERT_SPECIALS if kind == "wordpiece" else ROBERTA_SPECIALS
     floor = len(specials) + (256 if kind == "bpe" else 0)
-    if vocab_size <= floor:
-        raise UserError(f"found VOCAB_SIZE {vocab_size}, expected more than the {floor} bytes and special tokens")
+    check_vocab_size(vocab_size, floor, "bytes and special tokens" if kind == "bpe" else "special tokens")
     characters = 0
 
     def bounded() -> Iterator[str]:
@@ -116,13 +119,23 @@ def train_tokenizer(
             if characters >= max_characters:
                 return
             characters += len(text)
-            yield from pieces(text)
+            yield from learnable(pieces(text))
 
     train = {"bpe": _byte_level_bpe, "wordpiece": _wordpiece, "unigram": _unigram}[kind]
     backend = train(bounded, vocab_size, min_frequency, lowercase)
     if characters == 0:
         raise UserError("found no text to train the tokenizer on")
     return _wrap(backend, kind, lowercase)
+
+
+def check_vocab_size(vocab_size: int, floor: int = 0, of: str = "") -> None:
+    """Raises UserError for a vocabulary without room beyond the `floor` tokens that it must hold, or an absurd one."""
+    if vocab_size <= floor:
+        raise UserError(f"found VOCAB_SIZE {vocab_size}, expected more than {f'the {floor} {of}' if floor else 0}")
+    if vocab_size > MAX_VOCAB_SIZE:
+        raise UserError(
+            f"found VOCAB_SIZE {vocab_size}, expected at most {MAX_VOCAB_SIZE:,}: 8,192 to 65,536 are usual sizes"
+        )
 
 
 def sample(documents: Iterable[str], share: float, seed: int, rest: bool = False) -> Iterator[str]:
@@ -160,18 +173,27 @@ def _byte_level_bpe(texts: Callable[[], Iterable[str]], vocab_size: int, min_fre
 
 def _wordpiece(texts: Callable[[], Iterable[str]], vocab_size: int, min_frequency: int, lowercase: bool):
     """WordPiece from BPE merges with the ## mark, as the library's own trainer does it, but reproducible: that one
-    numbers the marked letters in the order of a hash map, and ties between merges then fall differently each time."""
+    numbers the marked letters in the order of a hash map, and ties between merges then fall differently each time.
+
+    Where words of more than 100 letters are a part of the text (DNA, proteins, Thai), every 100 letters of them are a
+    word: WordPiece would make each of them [UNK]."""
     backend = Tokenizer(models.BPE(continuing_subword_prefix="##"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    letters: Counter[str] = Counter()
-    for text in texts():
-        letters.update(backend.normalizer.normalize_str(text))
-    kept = sorted(letter for letter, _ in letters.most_common(MAX_ALPHABET) if not letter.isspace())
+    letters, long_words = survey(texts(), backend.normalizer, backend.pre_tokenizer)
+    alone = {letter for letter in letters if stands_alone(letter, backend.normalizer, backend.pre_tokenizer)}
+    kept = alphabet(letters, lambda letter: 2 - (letter in alone), "wordpiece", vocab_size, len(BERT_SPECIALS))
+    # A mark on what stands alone is never used; it is left out where the vocabulary needs the room.
+    spare = len(kept) <= ALPHABET and len(BERT_SPECIALS) + 2 * len(kept) < vocab_size
+    kept = sorted(kept)
+    inside = kept if spare else [letter for letter in kept if letter not in alone]
+    if long_words:
+        cut = pre_tokenizers.FixedLength(WORD_LETTERS)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, cut])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        special_tokens=[*BERT_SPECIALS, *kept, *(f"##{letter}" for letter in kept)],
+        special_tokens=[*BERT_SPECIALS, *kept, *(f"##{letter}" for letter in inside)],
         limit_alphabet=len(kept),
         initial_alphabet=kept,
         continuing_subword_prefix="##",
@@ -187,17 +209,26 @@ def _wordpiece(texts: Callable[[], Iterable[str]], vocab_size: int, min_frequenc
 
 def _unigram(texts: Callable[[], Iterable[str]], vocab_size: int, min_frequency: int, lowercase: bool):
     backend = Tokenizer(models.Unigram())
-    steps = [normalizers.NFKC()] + ([normalizers.Lowercase()] if lowercase else [])
-    backend.normalizer = normalizers.Sequence(steps)
+
+    def normalizer():
+        return normalizers.Sequence([normalizers.NFKC(), *([normalizers.Lowercase()] if lowercase else [])])
+
+    backend.normalizer, own = normalizer(), normalizer()  # the trainer holds the first one's lock while it reads
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.decoder = decoders.Metaspace()
+    letters, _ = survey(texts(), backend.normalizer, backend.pre_tokenizer)
+    specials = (*ROBERTA_SPECIALS, "▁")
+    rare = set(letters).difference(alphabet(letters, lambda _: 1, "unigram", vocab_size, len(specials)))
+    rare = {ord(letter): " " for letter in rare if not letter.isspace()}
     trainer = trainers.UnigramTrainer(
         vocab_size=vocab_size,
         special_tokens=_with_mask(ROBERTA_SPECIALS),
         unk_token="<unk>",
         show_progress=False,
     )
-    backend.train_from_iterator(texts(), trainer)
+    # The trainer takes every letter into the vocabulary, and gives up where they don't fit.
+    known = (own.normalize_str(text).translate(rare) for text in texts()) if rare else texts()
+    backend.train_from_iterator(known, trainer)
     return backend
 
 
@@ -208,9 +239,17 @@ def _with_mask(specials: tuple[str, ...]) -> list[AddedToken | str]:
 
 def _wrap(backend: Tokenizer, kind: str, lowercase: bool) -> PreTrainedTokenizerFast:
     if kind == "wordpiece":
+        plain = isinstance(backend.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
         cls, sep = backend.token_to_id("[CLS]"), backend.token_to_id("[SEP]")
         backend.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
-        return BertTokenizer(tokenizer_object=backend, do_lower_case=lowercase, model_max_length=512)
+        if plain:
+            return BertTokenizer(tokenizer_object=backend, do_lower_case=lowercase, model_max_length=512)
+        # BertTokenizer would put words of its own in place of ours when it is loaded.
+        names = {f"{name[1:-1].lower()}_token": name for name in BERT_SPECIALS}
+        inputs = list(BertTokenizer.model_input_names)
+        return PreTrainedTokenizerFast(
+            tokenizer_object=backend, model_max_length=512, model_input_names=inputs, **names
+        )
     ends = ("</s>", backend.token_to_id("</s>")), ("<s>", backend.token_to_id("<s>"))
     backend.post_processor = processors.RobertaProcessing(*ends, trim_offsets=True, add_prefix_space=False)
     names = {

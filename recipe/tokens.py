@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -68,14 +68,15 @@ def prepare(
     seed: int = 42,
     rebuild: bool = False,
     show_progress: bool = True,
+    before: Callable[[], None] = lambda: None,
 ) -> PreparedTokens:
     """Returns the prepared tokens of `corpus` under `parent`, making them if they aren't there.
 
     Where the corpus has no validation text, each document goes to the validation split with a chance of
     `validation_percentage` in 100, decided by `seed` and the document's number. One process works while others that
     ask for the same wait; killed, the next call continues where the last note was taken. Memory is bounded by
-    BATCH_CHARACTERS (by the longest document with a tokenizer whose words reach over spaces). Raises UserError for
-    unusable text, and leaves nothing behind then.
+    BATCH_CHARACTERS (by the longest document with a tokenizer whose words reach over spaces). `before` is called where
+    there is something to make, and may raise. Raises UserError for unusable text, and leaves nothing behind then.
     """
     origin = {
         "format": FORMAT,
@@ -96,6 +97,7 @@ def prepare(
             if rebuild and folder.exists() and os.environ.get("LOCAL_RANK", "0") == "0":
                 shutil.rmtree(folder)
             if not (folder / PREPARED).exists():
+                before()
                 chooser = _Chooser(seed, 0.0 if corpus.validation else validation_percentage / 100)
                 _Preparation(corpus, tokenizer, folder, origin, chooser, show_progress).run()
     except OSError as error:

@@ -187,7 +187,8 @@ def test_tokenizer_tokens_and_blanks_one_after_the_other(monkeypatch, capsys, tm
     assert "300 tokens in" in made
     data = ("--train_file", text_file, "--tokenizer_name", tmp_path / "tokenizer", "--prepared_dir", tmp_path / "data")
     first, again = (call(prepare_data, monkeypatch, capsys, *data) for _ in range(2))
-    assert first == again and "train" in first and "documents" in first
+    assert first.endswith(again) and "train" in again and "documents" in again
+    assert "tokens per word, 0.00% unknown in a sample of corpus.txt" in first.removesuffix(again)
 
     from transformers import AutoConfig, AutoTokenizer
 
@@ -211,7 +212,7 @@ def test_tokenizer_tokens_and_blanks_one_after_the_other(monkeypatch, capsys, tm
     assert "held-out text" in reported and "uncased" in reported and "300" in reported and "0.000%" in reported
     quiet = call(train_tokenizer, monkeypatch, capsys, "--train_file", text_file, "--output_dir", tmp_path / "plain",
                  "--held_out", 0, "--vocab_size", 300)  # fmt: skip
-    assert "tokens a word" not in quiet
+    assert "tokens per word, 0.00% unknown in a sample of the training text" in quiet and "bytes per token" not in quiet
     learned = [AutoTokenizer.from_pretrained(tmp_path / name).get_vocab() for name in ("tokenizer", "plain")]
     assert learned[0] != learned[1]  # what is held out wasn't learned from
     with pytest.raises(UserError, match="found no tokenizer at"):
@@ -225,8 +226,26 @@ def test_tokenizer_tokens_and_blanks_one_after_the_other(monkeypatch, capsys, tm
 def test_a_tokenizer_is_judged_on_documents_that_it_has_not_seen(text_file, documents):
     corpus = open_corpus(str(text_file))
     options = train_tokenizer.TokenizerArguments(output_dir="x", held_out=0.2)
-    learned, held = (list(part(corpus, options)) for part in (train_tokenizer.learned_from, train_tokenizer.held_out))
+    learned, held = (
+        list(train_tokenizer.learned_from(corpus, options)),
+        list(train_tokenizer.judged(corpus, options)[0]()),
+    )
     assert not set(learned) & set(held) and sorted(learned + held) == sorted(documents) and 20 < len(held) < 60
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--vocab_size", 5, "found VOCAB_SIZE 5, expected more than the 261 bytes and special tokens"),
+        ("--vocab_size", 10**9, "found --vocab_size 1000000000, expected at least 1 and at most 2,097,152"),
+        ("--model", "word", "found --model word, expected one of bpe, wordpiece, unigram"),
+    ],
+)
+def test_a_tokenizer_with_absurd_settings_is_refused(monkeypatch, capsys, tmp_path, text_file, flag, value, message):
+    with pytest.raises(UserError, match=message):
+        call(train_tokenizer, monkeypatch, capsys, "--train_file", text_file, "--output_dir", tmp_path / "never", flag,
+             value)  # fmt: skip
+    assert not (tmp_path / "never").exists()
 
 
 @pytest.mark.parametrize("program", ["run_mlm.py", pytest.param("run_clm.py", marks=pytest.mark.slow)])
