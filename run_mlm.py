@@ -13,6 +13,7 @@ from dataclasses import asdict
 from recipe.arguments import DataArguments, ModelArguments, ObjectiveArguments, PretrainArguments, parse
 from recipe.batches import Blocks, MaskedSequences
 from recipe.errors import UserError, run_script
+from recipe.maskable import require_maskable
 from recipe.masked_spans import Spans
 from recipe.masking import Masking
 from recipe.model import require_masked, use_masked_only_head
@@ -47,6 +48,7 @@ def main() -> int:
     require_masked(config, name)
     tokenizer, prepared = text_of(model_args, data, name, config, say)
     sequences = masked_sequences(prepared, tokenizer, data, objective, args)
+    require_maskable(sequences)
 
     model = use_masked_only_head(model_of(model_args, config, args.seed))
     meaning = what_the_run_means(config, data, args, prepared, tokenizer, {"objective": "mlm", **asdict(objective)})

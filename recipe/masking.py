@@ -54,6 +54,10 @@ class Masking:
         """Masked positions of a block of `length` tokens."""
         return max(1, round(self.mlm_probability * length))
 
+    def rates(self, numbers: np.ndarray) -> np.ndarray:
+        """The share of tokens to predict in each sequence n."""
+        return np.full(len(numbers), self.mlm_probability) if self.rate_of is None else self.rate_of(numbers)
+
     def apply(self, ids: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Masks the sequences first, first + 1, ... whose tokens are the rows of `ids` [batch, length].
 
@@ -66,7 +70,7 @@ class Masking:
         order_keys, actions, draws, span_draws = self._random(batch, length, count, first)
 
         ordinary = ~self.is_special[ids]
-        rate = self.mlm_probability if self.rate_of is None else self.rate_of(first + np.arange(batch))[:, None]
+        rate = self.rates(first + np.arange(batch))[:, None]
         quota = np.maximum(1, np.rint(rate * (ids != self.pad_id).sum(axis=1, keepdims=True)))
         keys = np.where(ordinary, order_keys, NEVER)
         if self.words is None and self.spans is None:

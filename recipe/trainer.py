@@ -126,8 +126,11 @@ class PretrainTrainer(WholeCheckpoints, Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs)
+        # A batch of one block that holds an end token alone has nothing to predict; its sum of losses is 0.
+        count = num_items_in_batch
+        count = count.clamp(min=1) if isinstance(count, torch.Tensor) else max(count, 1)
         # Ranks average their gradients, so each one's share is scaled by their number.
-        loss = outputs["loss"] * (self.args.world_size / num_items_in_batch)
+        loss = outputs["loss"] * (self.args.world_size / count)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model, inputs, num_items_in_batch=None):

@@ -1,0 +1,75 @@
+"""Whether there is anything to mask, asked before the first step."""
+
+import numpy as np
+import pytest
+import torch
+from toy import TOKENIZERS, flat_tokens, sequences_of, toy_documents
+from toy_trainers import make_trainer
+
+from recipe.batches import Blocks, MaskedSequences
+from recipe.errors import UserError
+from recipe.maskable import hidden_and_asked, require_maskable
+from recipe.masked_spans import Spans
+from recipe.masking import Masking
+from recipe.pretraining import Sequences
+from recipe.tokenizer import block_ends
+from recipe.words import word_boundaries
+
+
+def of_tokens(tokenizer, tokens, length=32, **masking) -> MaskedSequences:
+    blocks = Blocks(np.asarray(tokens, dtype=np.uint16), length, block_ends(tokenizer), tokenizer.pad_token_id)
+    specials = tuple(tokenizer.all_special_ids)
+    return MaskedSequences(
+        blocks, Masking(len(tokenizer), tokenizer.mask_token_id, tokenizer.pad_token_id, specials, 7, **masking), 3
+    )
+
+
+def test_a_split_of_special_and_unknown_tokens_is_refused(wordpiece, documents):
+    text = of_tokens(wordpiece, flat_tokens(wordpiece, documents))
+    nothing = of_tokens(wordpiece, [wordpiece.unk_token_id, wordpiece.sep_token_id] * 100)
+    require_maskable(Sequences(None, text, None, text))
+    with pytest.raises(UserError, match="found nothing to mask: all 200 training tokens are special or unknown"):
+        require_maskable(Sequences(None, nothing, None, text))
+    with pytest.raises(UserError, match="all 200 validation tokens"):
+        require_maskable(Sequences(None, text, None, nothing))
+
+
+@pytest.mark.parametrize("spans", [None, Spans()])
+def test_whole_words_that_fit_no_block_are_refused(bpe, documents, spans):
+    words = word_boundaries(bpe)
+    text = sequences_of(bpe, documents, length=64, words=words, spans=spans)
+    hidden, asked = hidden_and_asked(text)
+    assert 0.9 * asked < hidden <= 1.05 * asked and asked == pytest.approx(0.15)
+    require_maskable(Sequences(None, text, None, text))
+    endless = sequences_of(
+        bpe, ["".join(toy_documents(40)).replace(" ", "")[:2000]], length=64, words=words, spans=spans
+    )
+    letters = sequences_of(bpe, ["ACGT" * 500], length=64, words=words, spans=spans)
+    assert hidden_and_asked(letters)[0] == 0.0
+    for split in ((letters, None, text), (text, letters, text), (text, None, letters)):
+        with pytest.raises(
+            UserError, match=r"--whole_word_mask hides 0.0% of the .* in blocks of 64, expected about 15%"
+        ):
+            require_maskable(Sequences(None, *split))
+    assert hidden_and_asked(endless)[0] > 0  # punctuation
+    require_maskable(Sequences(None, sequences_of(bpe, ["ACGT" * 500], spans=spans), None, text))  # tokens always fit
+
+
+def test_what_is_asked_for_falls_with_the_rate(bpe, documents):
+    falling = sequences_of(bpe, documents, words=word_boundaries(bpe), rate_of=lambda n: 0.15 - 0.1 * (n > 50))
+    hidden, asked = hidden_and_asked(falling)
+    assert 0.05 < asked < 0.15 and hidden > 0.7 * asked
+
+
+@pytest.mark.parametrize("family", ["roberta"])
+def test_a_batch_with_nothing_to_predict_is_no_reason_to_stop(family, request, tmp_path):
+    """Its loss is 0 and its gradient, too: one block of one sequence that holds an end token alone."""
+    tokenizer = request.getfixturevalue(TOKENIZERS[family])
+    trainer = make_trainer(tmp_path, tokenizer, toy_documents(20), steps=1, save_strategy="no")
+    batch = {
+        "input_ids": torch.full((1, 32), tokenizer.eos_token_id),
+        "masked_positions": torch.zeros((1, 5), dtype=torch.int64),
+        "labels": torch.full((1, 5), -100),
+    }
+    for count in (torch.tensor(0), 0):
+        assert trainer.compute_loss(trainer.model.train(), batch, num_items_in_batch=count).item() == 0.0
