@@ -57,7 +57,7 @@ def main() -> int:
     tokenizer, prepared = text_of(model_args, data, name, config, say, causal.keep_linebreaks)
     sequences = next_tokens(prepared, tokenizer, data, args)
 
-    model = use_next_token_head(model_of(model_args, config, args.seed))
+    model = use_next_token_head(model_of(model_args, config, args.seed, say))
     meaning = what_the_run_means(config, data, args, prepared, tokenizer, {"objective": "clm"})
     fresh = not model_args.model_name_or_path
     return pretrain(model, tokenizer, prepared, sequences, args, meaning, report, say, fresh)

@@ -16,11 +16,12 @@ from pathlib import Path
 from recipe.arguments import parse
 from recipe.continuing import begin_or_continue
 from recipe.errors import NONFINITE_EXIT_CODE, UserError, run_script
+from recipe.files import write_json
 from recipe.finetune import GlueTuning, prepare
 from recipe.glue import METRIC_NAMES
 from recipe.glue_arguments import FineTuneArguments, GlueArguments
 from recipe.quiet import quiet_libraries
-from recipe.results import eval_results, result_file, write_json, write_metrics, write_predictions
+from recipe.results import eval_results, result_file, write_metrics, write_predictions
 from recipe.run_folder import as_it_was
 from recipe.suites import SUITES
 from recipe.trackers import settle_trackers

@@ -50,7 +50,7 @@ def main() -> int:
     sequences = masked_sequences(prepared, tokenizer, data, objective, args)
     require_maskable(sequences)
 
-    model = use_masked_only_head(model_of(model_args, config, args.seed))
+    model = use_masked_only_head(model_of(model_args, config, args.seed, say))
     meaning = what_the_run_means(config, data, args, prepared, tokenizer, {"objective": "mlm", **asdict(objective)})
     fresh = not model_args.model_name_or_path
     return pretrain(model, tokenizer, prepared, sequences, args, meaning, report, say, fresh)

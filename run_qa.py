@@ -18,10 +18,11 @@ from recipe.arguments import parse
 from recipe.callbacks import StopSignals
 from recipe.continuing import begin_or_continue
 from recipe.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, run_script
+from recipe.files import write_json
 from recipe.qa import QaTuning, prepare
 from recipe.qa_arguments import QaArguments, QaTrainingArguments
 from recipe.quiet import quiet_libraries
-from recipe.results import eval_results, result_file, write_json, write_metrics
+from recipe.results import eval_results, result_file, write_metrics
 from recipe.run_folder import run_lock
 from recipe.suites import SUITES
 from recipe.trackers import guard_trackers, settle_trackers

@@ -98,7 +98,7 @@ def loaded(setting: Setting, tokenizer, options) -> dict[str, list[float]]:
 
 def sequences(setting: Setting, tokenizer) -> MaskedSequences:
     prepared = prepare(open_corpus(setting.dataset), tokenizer, Path(setting.prepared_dir), seed=SPLIT_SEED)
-    blocks = Blocks(prepared.tokens("train"), setting.length, block_ends(tokenizer), tokenizer.pad_token_id)
+    blocks = Blocks(prepared.checked("train"), setting.length, block_ends(tokenizer), tokenizer.pad_token_id)
     specials = tuple(tokenizer.all_special_ids)
     masking = Masking(len(tokenizer), tokenizer.mask_token_id, tokenizer.pad_token_id, specials, 0, MASK_RATE)
     return MaskedSequences(blocks, masking, order_seed=0)

@@ -298,7 +298,7 @@ def stock_rows(setting: Setting, tokenizer):
     from recipe.tokens import prepare
 
     prepared = prepare(open_corpus(setting.dataset), tokenizer, Path(setting.prepared_dir), seed=SPLIT_SEED)
-    blocks = Blocks(prepared.tokens("train"), setting.length, block_ends(tokenizer), tokenizer.pad_token_id)
+    blocks = Blocks(prepared.checked("train"), setting.length, block_ends(tokenizer), tokenizer.pad_token_id)
     ids = blocks.rows(np.arange(min(len(blocks) - 1, STOCK_ROWS))).astype(np.int32)
     special = np.isin(ids, tokenizer.all_special_ids).astype(np.int8)
     columns = {"input_ids": ids, "attention_mask": np.ones_like(special), "special_tokens_mask": special}

@@ -6,15 +6,16 @@ from torch.utils.data import Dataset
 
 from recipe.masking import IGNORED, Masking
 from recipe.order import blocks_in
+from recipe.token_arrays import CheckedTokens
 
 
 class Blocks:
     """A flat array of tokens cut into blocks of `length`: a begin token, tokens of the corpus and an end token, unless
     that is None (`ends`). Every token is in exactly one block; the last block is shorter where they don't divide, and
-    padded."""
+    padded. Tokens of a file are verified before they are used."""
 
-    def __init__(self, tokens: np.ndarray, length: int, ends: tuple[int, int | None], pad_id: int):
-        self.tokens = np.asarray(tokens)  # a plain view: slicing np.memmap itself is ten times slower
+    def __init__(self, tokens: np.ndarray | CheckedTokens, length: int, ends: tuple[int, int | None], pad_id: int):
+        self.tokens = tokens
         self.length, self.ends, self.pad_id = length, ends, pad_id
         self.body = length - sum(end is not None for end in ends)
 
@@ -24,12 +25,14 @@ class Blocks:
     def rows(self, blocks: np.ndarray) -> np.ndarray:
         """[len(blocks), length]: the ids of these blocks."""
         begin, end = self.ends
+        starts, stops = blocks * self.body, np.minimum((blocks + 1) * self.body, len(self.tokens))
+        tokens = self.tokens.verified(starts, stops) if isinstance(self.tokens, CheckedTokens) else self.tokens
         rows = np.empty((len(blocks), self.length), dtype=self.tokens.dtype)
         rows[:, 0] = begin
         if end is not None:
             rows[:, -1] = end
-        for row, block in zip(rows, blocks.tolist(), strict=True):
-            text = self.tokens[block * self.body : (block + 1) * self.body]
+        for row, start, stop in zip(rows, starts.tolist(), stops.tolist(), strict=True):
+            text = tokens[start:stop]
             row[1 : 1 + len(text)] = text
             if len(text) < self.body:
                 row[1 + len(text) :] = self.pad_id

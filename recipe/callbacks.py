@@ -10,6 +10,7 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState, ProgressCallback
 
+from recipe.files import write_whole
 from recipe.schedules import WITHOUT_AN_END
 from recipe.secrets import redact_all
 from recipe.stages import Stages
@@ -165,17 +166,15 @@ class JsonLog(TrainerCallback):
         if not state.is_world_process_zero or not self.path.exists():
             return
         kept = []
-        for line in self.path.read_text().splitlines(keepends=True):
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
             try:
                 entry = json.loads(line)
                 # The summary of a run that was interrupted summarises nothing.
                 if entry["step"] <= state.global_step and line.endswith("\n") and "train_loss" not in entry:
                     kept.append(line)
-            except (ValueError, KeyError, TypeError):
-                continue  # a line that the kill cut short
-        partial = self.path.with_suffix(".tmp")
-        partial.write_text("".join(kept))
-        partial.replace(self.path)
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue  # a line that the kill cut short, or that was damaged since
+        write_whole(self.path, "".join(kept).encode())
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero:

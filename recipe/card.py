@@ -1,6 +1,5 @@
 """The model card of a checkpoint: README.md with its scores as the hub reads them, and what the pre-training was."""
 
-import json
 import os
 from pathlib import Path
 
@@ -11,8 +10,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from recipe.checkpoints import step_of
 from recipe.columns import COLUMNS, GLUE, METRIC_NAMES, QA, TITLES, columns_of, suite_of
 from recipe.errors import UserError
+from recipe.files import read_json, write_whole
 from recipe.glue_rows import GLUE_HUB_ID
 from recipe.hub import require_hub
+from recipe.run import read_record
 from recipe.secrets import redact, redact_all
 from recipe.squad import TASKS as SQUADS
 
@@ -79,18 +80,19 @@ def write_run_card(run: Path, causal: bool, metrics: dict[str, float] | None = N
 
 def _is_ours(file: Path, *marks: str) -> bool:
     """Whether a card isn't there, or is one of `marks` (by default all) that may be written anew."""
-    if not file.exists():
+    if not os.path.lexists(file):
         return True
-    text = file.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # a folder, or a link that leads nowhere
+        return False
     return any(mark in text for mark in marks or (MARK, RUN_MARK))
 
 
 def _write(file: Path, text: str) -> bool:
     """Writes a card whole; False on a read-only disk, whose checkpoints have their scores in the sweep's folder."""
-    partial = file.with_name(f".{CARD}.{os.getpid()}.tmp")
     try:
-        partial.write_text(redact(text), encoding="utf-8")
-        partial.replace(file)
+        write_whole(file, redact(text).encode())
     except OSError:
         return False
     return True
@@ -162,21 +164,17 @@ def run_folder(checkpoint: Path) -> Path:
 
 def _pretraining(folder: Path) -> str:
     """What run.json and trainer_state.json know of the pre-training, empty where there are none."""
-    try:
-        record = redact_all(json.loads((run_folder(folder) / "run.json").read_text()))
-    except (OSError, ValueError):
+    if not (record := redact_all(read_record(run_folder(folder)))):
         return ""
     meaning = record.get("meaning", {})
     lines = [f"| {words} | {meaning[key]} |" for key, words in SETTINGS.items() if meaning.get(key) is not None]
     command = record.get("command", [])
     data = [f"`{command[n + 1]}`" for n, part in enumerate(command[:-1]) if part in _DATA_FLAGS]
-    try:
-        history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    except (OSError, ValueError, KeyError):
-        history = []
-    losses = [entry for entry in history if "eval_loss" in entry]
+    history = (read_json(folder / "trainer_state.json") or {}).get("log_history")
+    entries = [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
+    losses = [entry["eval_loss"] for entry in entries if isinstance(entry.get("eval_loss"), float)]
     if losses:
-        lines.append(f"| masked-token loss on validation (nats) | {losses[-1]['eval_loss']:.3f} |")
+        lines.append(f"| masked-token loss on validation (nats) | {losses[-1]:.3f} |")
     packages = ", ".join(f"{package} {version}" for package, version in record.get("packages", {}).items() if version)
     return "\n\n".join(
         [

@@ -21,7 +21,7 @@ def of_training(run: Path, log: pd.DataFrame, record: dict) -> list[str]:
     found = []
     meaning, train, evals = record.get("meaning", {}), rows_with(log, "loss"), rows_with(log, "eval_loss")
     if not record:
-        found.append("There is no run.json: what the run was told isn't known.")
+        found.append("There is no whole run.json: what the run was told isn't known.")
     if not len(train):
         found.append("Nothing of the training is logged yet.")
     last, planned = int(log["step"].max()) if len(log) else 0, meaning.get("max_steps")

@@ -4,7 +4,6 @@ A checkpoint is written to a staging folder, gets manifest.json (every file with
 its name checkpoint-N by one rename. What bears that name without a manifest that verifies is damaged.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -13,10 +12,13 @@ from collections.abc import Collection
 from pathlib import Path
 
 from recipe.errors import UserError
-from recipe.zero import ranks_of
+from recipe.files import DamagedFile, publish_folder, read_object, remove, sha256_of
 
 MANIFEST = "manifest.json"
+STATE = "trainer_state.json"
 STAGING = "_staging"  # the underscore keeps it out of pushes to the hub
+# What a run writes into its folder beside checkpoints and the model: nothing else may bear these names.
+OWN_FILES = ("run.json", "log.jsonl", "all_results.json", "train_results.json", "eval_results.json", STATE, ".lock")
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -31,80 +33,54 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted((path for path in run.glob("checkpoint-*") if path.is_dir() and step_of(path) >= 0), key=step_of)
 
 
-def sha256_of(file: Path) -> str:
-    """The hex sha256 of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def manifest_of(files: dict[str, Path]) -> str:
-    """The manifest of a folder that is to hold `files`, by their names there: sizes and sha256 as JSON."""
+def manifest_of(files: dict[str, Path], ranks: int = 1) -> str:
+    """The manifest of a folder that is to hold `files`, by their names there: sizes and sha256 as JSON; and the `ranks`
+    of the run where it had several, each of which left a random state."""
     described = {name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for name, path in files.items()}
-    return json.dumps({"files": described}, indent=2) + "\n"
+    return json.dumps({"files": described} | ({"ranks": ranks} if ranks > 1 else {}), indent=2) + "\n"
 
 
-def commit(staged: Path, final: Path) -> None:
-    """Makes the finished folder `staged` the checkpoint `final`: manifest, flush to disk, rename."""
+def commit(staged: Path, final: Path, ranks: int = 1) -> None:
+    """Makes the finished folder `staged` the checkpoint `final`: manifest, flush to disk, rename. What bears that name,
+    a damaged checkpoint, this very step saved before, a stray file or link, goes."""
     files = {
         path.relative_to(staged).as_posix(): path
         for path in sorted(staged.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
-    manifest = staged / MANIFEST
-    manifest.write_text(manifest_of(files))
-    for path in files.values():
-        _flush(path)
-    _flush(manifest)
-    _flush(staged)
-    if final.exists():  # damaged, or this very step saved before
-        doomed = staged.with_name(f"old-{final.name}")
-        shutil.rmtree(doomed, ignore_errors=True)
+    (staged / MANIFEST).write_text(manifest_of(files, ranks))
+    doomed = staged.with_name(f"old-{final.name}")
+    remove(doomed)
+    if os.path.lexists(final):
         final.replace(doomed)
-        staged.replace(final)
-        shutil.rmtree(doomed)
-    else:
-        staged.replace(final)
-    _flush(final.parent)
+    publish_folder(staged, final)
+    remove(doomed)
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def damage(folder: Path, manifest: str = MANIFEST) -> str | None:
+    """What is wrong with a folder's files by its `manifest`, in a few words that name the file; None where each that is
+    listed is as it was written. A checkpoint that has no damage can be evaluated; see recipe.resume for more."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint folder, in a few words that name the file; None for a whole one."""
-    try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
+        files = read_object(folder / manifest)["files"]
+        listed = [(name, about["bytes"], about["sha256"]) for name, about in files.items()]
     except FileNotFoundError:
-        return f"it has no {MANIFEST}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{MANIFEST} is unreadable"
-    for name, expected in files.items():
+        return f"it has no {manifest}"
+    except DamagedFile as error:
+        return f"{manifest} {error}"
+    except (OSError, KeyError, TypeError, AttributeError):
+        return f"{manifest} is unreadable"
+    for name, size, sha256 in listed:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes, expected {expected['bytes']}"
-        if sha256_of(path) != expected["sha256"]:
-            return f"{name} has other content than its manifest says"
+        try:
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} bytes, expected {size}"
+            if sha256_of(path) != sha256:
+                return f"{name} has other content than its manifest says"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
     return None
-
-
-def require_training_state(folder: Path, zero: bool) -> None:
-    """Raises UserError where a whole checkpoint can't continue a run: without optimizer and scheduler, or where it was
-    saved with DeepSpeed and is resumed without, or the reverse. `zero` says that DeepSpeed is in use now."""
-    saved_by_zero = ranks_of(folder) > 0
-    if zero and not saved_by_zero:
-        raise UserError(f"{folder} was saved without DeepSpeed, now it is on: set DS_CONFIG= (no --deepspeed)")
-    if saved_by_zero and not zero:
-        raise UserError(f"{folder} was saved with DeepSpeed, now it is off: set DS_CONFIG (--deepspeed) as before")
-    missing = [name for name in ("optimizer.pt", "scheduler.pt") if not zero and not (folder / name).exists()]
-    if missing:
-        raise UserError(f"{folder} has no {' and no '.join(missing)}: it can be evaluated, not continued")
 
 
 def newest_whole(run: Path, warn=print) -> Path | None:
@@ -127,14 +103,15 @@ def rotate(run: Path, limit: int | None, newest: Path, to_keep: Collection[int] 
     """
     if not limit or limit < 0:
         return
-    others = [folder for folder in checkpoints(run) if folder.resolve() != newest.resolve()]
+    others = [folder for folder in checkpoints(run) if folder.name != newest.name]
     before = [f for f in others if (f / MANIFEST).exists() and step_of(f) < step_of(newest)]
     passing = [folder for folder in before if step_of(folder) not in to_keep]
     kept = {folder for folder in before if folder not in passing} | set(passing[-(limit - 1) :] if limit > 1 else ())
     for folder in others:
         if folder not in kept:
-            (folder / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(folder)
+            if not folder.is_symlink():
+                (folder / MANIFEST).unlink(missing_ok=True)
+            remove(folder)
 
 
 def require_room(run: Path, needed: int = 0) -> None:
@@ -143,6 +120,9 @@ def require_room(run: Path, needed: int = 0) -> None:
     existing = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UserError(f"cannot write to {run}: {existing} is no folder we may write to: choose another OUTPUT_DIR")
+    for name in OWN_FILES:
+        if os.path.lexists(run / name) and not (run / name).is_file():
+            raise UserError(f"found {run / name}, which is no file: move it away, or choose another OUTPUT_DIR")
     if (free := shutil.disk_usage(existing).free) < needed:
         raise UserError(
             f"{run} has {free / 1e9:.1f} GB free, one checkpoint takes {needed / 1e9:.1f} GB: make room or choose "

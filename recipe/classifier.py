@@ -8,14 +8,16 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from recipe.checkpoints import MANIFEST, damage, sha256_of, step_of
+from recipe.checkpoints import MANIFEST, damage, step_of
 from recipe.errors import UserError
+from recipe.files import read_json, sha256_of
 from recipe.hub import is_local, require_hub, require_local_path
 from recipe.labels import SavedLabels, saved_labels
 from recipe.model import EMBEDDING_MULTIPLE, check_length, fit_to_tokenizer, is_causal, load_config
-from recipe.results import read_json
+from recipe.run import read_record
 from recipe.tokenizer import fingerprint, load_tokenizer
 from recipe.tuning_arguments import RANDOM, StartArguments
+from recipe.weights import load_weights
 
 WEIGHTS = "model.safetensors"
 
@@ -55,26 +57,36 @@ def origin_of(data: StartArguments) -> Origin:
 
 def is_fine_tuned(folder: Path) -> bool:
     """Whether a folder holds a model with a task's head: the steps it counts are not those of a pre-training."""
-    names = _json(folder / "config.json").get("architectures") or ()
-    return any(str(name).endswith(("ForSequenceClassification", "ForQuestionAnswering")) for name in names)
+    names = (read_json(folder / "config.json") or {}).get("architectures")
+    return isinstance(names, list) and any(
+        str(name).endswith(("ForSequenceClassification", "ForQuestionAnswering")) for name in names
+    )
 
 
 def progress_of(folder: Path) -> tuple[int | None, int | None]:
     """(optimizer step, tokens seen) of a checkpoint folder, from trainer_state.json and the run.json beside it."""
-    state = _json(folder / "trainer_state.json")
-    step = state.get("global_step")
+    state = read_json(folder / "trainer_state.json") or {}
+    step = _whole_number(state.get("global_step"))
     if step is None:
         step = step_of(folder) if step_of(folder) >= 0 else None
-    if step is not None and state.get("num_input_tokens_seen"):
-        return step, state["num_input_tokens_seen"]
-    run = _json(folder.resolve().parent / "run.json") if step_of(folder) >= 0 else _json(folder / "run.json")
-    meaning = run.get("meaning") or {}
-    if step is not None and {"global_batch_size", "max_seq_length"} <= set(meaning):
-        return step, step * meaning["global_batch_size"] * meaning["max_seq_length"]
-    logged = [entry for entry in state.get("log_history", []) if entry.get("tokens_seen") and entry.get("step")]
+    seen = _whole_number(state.get("num_input_tokens_seen"))
+    if step is not None and seen:
+        return step, seen
+    meaning = read_record(folder.resolve().parent if step_of(folder) >= 0 else folder).get("meaning", {})
+    batch, length = (_whole_number(meaning.get(name)) for name in ("global_batch_size", "max_seq_length"))
+    if step is not None and batch and length:
+        return step, step * batch * length
+    history = state.get("log_history")
+    entries = [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
+    logged = [(_whole_number(entry.get("tokens_seen")), _whole_number(entry.get("step"))) for entry in entries]
+    logged = [(tokens, at) for tokens, at in logged if tokens and at]
     if step is None or not logged:
         return step, None
-    return step, round(step * logged[-1]["tokens_seen"] / logged[-1]["step"])
+    return step, round(step * logged[-1][0] / logged[-1][1])
+
+
+def _whole_number(value: object) -> int | None:
+    return value if type(value) is int else None
 
 
 def tokenizer_of(data: StartArguments):
@@ -161,26 +173,16 @@ def build_model(head, data: StartArguments, config: PreTrainedConfig, seed: int)
     if data.model_name_or_path.startswith(RANDOM):
         return head.from_config(config)
     source = data.weights
-    # The head of an MNLI model has three outputs; its output layer is drawn afresh for another task's.
-    mismatches = data.ignore_mismatched_sizes or source != data.model_name_or_path
-    try:
-        model, report = head.from_pretrained(
-            source,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=mismatches,
-            **data.hub_options(),
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"cannot load the model {source}: {str(error).strip().splitlines()[0]}") from error
-    drawn = {*report["missing_keys"], *(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])}
-    encoder = sorted(key for key in drawn if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key)
-    if encoder and not data.ignore_mismatched_sizes:
-        raise UserError(
-            f"{source} lacks {len(encoder)} weights of a {config.model_type} encoder ({encoder[0]} ...): "
-            "expected a checkpoint of this architecture"
-        )
+    model, _, _ = load_weights(
+        head,
+        source,
+        config,
+        # The head of an MNLI model has three outputs; its output layer is drawn afresh for another task's.
+        new_head=source != data.model_name_or_path,
+        other_shapes=data.ignore_mismatched_sizes,
+        damage_of=damage_of,
+        **data.hub_options(),
+    )
     return model
 
 
@@ -206,8 +208,3 @@ def _stamp(file: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size
-
-
-def _json(file: Path) -> dict:
-    content = read_json(file)
-    return content if isinstance(content, dict) else {}

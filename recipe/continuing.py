@@ -5,9 +5,9 @@ from pathlib import Path
 
 from recipe.arguments import sequences_a_step
 from recipe.callbacks import FirstStep
-from recipe.checkpoints import damage, newest_whole, require_training_state
 from recipe.errors import UserError
-from recipe.run import RECORD, require_agreement, settle_record, write_record
+from recipe.resume import newest_resumable, require_resumable
+from recipe.run import require_agreement, settle_record, write_record
 from recipe.tuning import FineTuning
 from recipe.tuning_arguments import SETTINGS
 
@@ -33,19 +33,13 @@ def begin_or_continue(work: FineTuning, of_the_data: dict, say: Callable[..., No
         "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
     }
     require_agreement(meaning)
-    checkpoint = None
+    checkpoint, model, zero = None, work.trainer.model, bool(args.deepspeed)
     if named and named not in ("True", "true"):
-        checkpoint = Path(named)
-        if reason := damage(checkpoint):
-            raise UserError(f"cannot resume from {named}: {reason}: leave the flag out to take the newest whole one")
-        if not (checkpoint.resolve().parent / RECORD).exists():
-            say(f"warning: there is no {RECORD} beside {named}: what its run was told cannot be compared with this one")
+        checkpoint = require_resumable(named, model, zero, say)
     elif saves or named:
-        checkpoint = newest_whole(folder, say)
+        checkpoint = newest_resumable(folder, model, zero, say)
         if named and checkpoint is None:
             raise UserError(f"found no whole checkpoint in {folder} to resume from: leave --resume_from_checkpoint out")
-    if checkpoint:
-        require_training_state(checkpoint, zero=bool(args.deepspeed))
     if saves or checkpoint:
         record = settle_record(folder, meaning, {}, args.allow_changed, checkpoint)
         if saves:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -16,12 +17,20 @@ INTERRUPTED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: run the same command ag
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+# What torch makes of the message of an error that was raised in a DataLoader's worker: a traceback that ends with it.
+_FROM_A_WORKER = re.compile(r"\ACaught \w+ in .*^[\w.]*Error: ", re.DOTALL | re.MULTILINE)
+
+
 class UserError(ValueError):
-    """A mistake the user can mend. Its message says what was found, what was expected and the one thing to do, and no
-    secret."""
+    """A mistake the user can mend. Its message says what was found, what was expected and the one thing to do, also
+    where it comes out of a DataLoader's worker, and no secret."""
 
     def __init__(self, message: str):
-        super().__init__(redact(str(message)))
+        super().__init__(redact(_FROM_A_WORKER.sub("", str(message)).strip()))
+
+
+class OwnError(UserError):
+    """What one rank alone may have found, such as a damaged page of its data: that rank says it, whichever it is."""
 
 
 class SourceBroken(UserError):
@@ -41,7 +50,8 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     try:
         code = main() or 0
     except UserError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1":
+        first = os.environ.get("LOCAL_RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
+        if first or isinstance(error, OwnError):
             print(f"error: {error}", file=sys.stderr)
         code = USER_ERROR_EXIT_CODE
     except KeyboardInterrupt:

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerFast
 
+from recipe.files import remove, written_whole
 from recipe.glue_rows import Rows
+from recipe.token_arrays import token_dtype
 from recipe.tokenizer import fingerprint, plain_backend
 
 FORMAT = "1"  # raise it when the meaning of the cached arrays changes
@@ -101,17 +103,31 @@ def kept(file: Path, make: Callable[[], dict[str, np.ndarray]], overwrite: bool 
     with FileLock(file.with_suffix(".lock")):
         if overwrite or not (arrays := _stored(file)):
             arrays = make()
-            partial = file.with_suffix(".partial")
-            save_file(arrays, partial)
-            partial.replace(file)
+            if not file.is_file():  # a folder or a link that leads nowhere bears its name
+                remove(file)
+            with written_whole(file) as partial:
+                save_file(arrays, partial, metadata={"sha256": _sha256(arrays)})
     return arrays
 
 
 def _stored(file: Path) -> dict[str, np.ndarray] | None:
+    """The arrays that `kept` stored, None where there are none or they aren't as they were: they are made again."""
     try:
-        return load_file(file)
-    except (FileNotFoundError, SafetensorError):
-        return None  # not made yet, or the disk lost part of it: it is made again
+        with safe_open(file, "numpy") as stored:
+            written = (stored.metadata() or {}).get("sha256")
+            arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - it is no mapping
+    except (OSError, SafetensorError):
+        return None
+    return arrays if written == _sha256(arrays) else None
+
+
+def _sha256(arrays: dict[str, np.ndarray]) -> str:
+    """sha256 of names, types, shapes and contents."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
 
 
 def _encode(rows: Rows, tokenizer: PreTrainedTokenizerFast, max_length: int) -> dict[str, np.ndarray]:
@@ -119,9 +135,8 @@ def _encode(rows: Rows, tokenizer: PreTrainedTokenizerFast, max_length: int) -> 
     backend.enable_truncation(max_length, strategy="longest_first")
     texts = list(zip(*rows.texts, strict=True)) if len(rows.texts) == 2 else rows.texts[0]
     encodings = backend.encode_batch_fast(texts)
-    small = len(tokenizer) <= 1 << 16
     return {
-        "ids": np.fromiter((i for e in encodings for i in e.ids), dtype=np.uint16 if small else np.int32),
+        "ids": np.fromiter((i for e in encodings for i in e.ids), dtype=token_dtype(len(tokenizer))),
         "types": np.fromiter((t for e in encodings for t in e.type_ids), dtype=np.uint8),
         "ends": np.cumsum([len(e.ids) for e in encodings], dtype=np.int64),
     }

@@ -1,5 +1,6 @@
 """What masked language models put into a blank: one model or all checkpoints of a run, as data and as a table."""
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -113,7 +114,11 @@ def _open(name: str, hub_options: tuple) -> tuple[PreTrainedModel, PreTrainedTok
     if not is_local(name):
         require_hub(f"model {name}", "a checkpoint's folder")
     tokenizer = load_tokenizer(name, **options)
-    return load_model(name, load_config(name, **options), **options), tokenizer
+    return load_model(name, load_config(name, **options), _say_aside, **options), tokenizer
+
+
+def _say_aside(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 @torch.no_grad()

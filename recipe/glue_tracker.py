@@ -15,8 +15,9 @@ import wandb
 
 from recipe.card import run_folder
 from recipe.columns import COLUMNS, TITLES, suite_of
+from recipe.files import read_json, write_json
 from recipe.glue import AVERAGES
-from recipe.results import read_json, write_json
+from recipe.run import read_record
 from recipe.secrets import redact_all
 
 STEP = "train/global_step"  # the axis on which transformers logs a pre-training
@@ -67,8 +68,8 @@ def log_curve(sweep: Path, frame: pd.DataFrame, cells: pd.DataFrame) -> None:
 
 def pretraining_id(folder: Path) -> str:
     """The id of a pre-training's W&B run: WANDB_RUN_ID, or what its run.json says, or one made of its folder."""
-    record = read_json(folder / "run.json") or {}
-    return os.environ.get("WANDB_RUN_ID") or record.get("wandb_run_id") or _identity(folder.resolve(), "pretraining")
+    recorded = read_record(folder).get("wandb_run_id")
+    return os.environ.get("WANDB_RUN_ID") or recorded or _identity(folder.resolve(), "pretraining")
 
 
 def _point(cells: pd.Series) -> dict[str, float]:

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from transformers import PreTrainedModel
 
 from recipe.arguments import parse
-from recipe.checkpoints import newest_whole
 from recipe.columns import suite_of
 from recipe.errors import UserError
+from recipe.files import DamagedFile, publish_folder, read_json, remove, write_json, write_whole
 from recipe.quiet import quiet_libraries
-from recipe.results import read_json, result_file, write_json
+from recipe.results import read_result, result_file
+from recipe.resume import newest_resumable
 from recipe.secrets import guard_console, redact, redact_words
 from recipe.suites import SUITES, prepare
 
@@ -64,7 +66,10 @@ class Job:
 
     def is_done(self) -> bool:
         """Whether its result is there, and of these very weights."""
-        record = read_json(self.result)
+        try:
+            record = read_result(self.result)
+        except DamagedFile:
+            return False
         if record is None or (self.saves_model and not self.model.is_dir()):
             return False
         return self.sha256 is None or record["checkpoint"]["sha256"] == self.sha256
@@ -74,7 +79,7 @@ class Job:
         try:
             if self.error.stat().st_mtime < moment:
                 return None
-            return self.error.read_text().strip().splitlines()[-1]
+            return self.error.read_text(errors="replace").strip().splitlines()[-1]
         except (OSError, IndexError):
             return None
 
@@ -108,6 +113,8 @@ def run_job(job: Job, since: float) -> Outcome:
             return Outcome(job, DONE, "done before")
         if message := job.failed_since(since):
             return Outcome(job, FAILED, message)
+        if not job.result.is_file():  # a folder or a link that leads nowhere bears its name
+            remove(job.result)
         try:
             record = fine_tune(job)
         except UserError as error:
@@ -125,7 +132,7 @@ def fail(job: Job, text: str) -> Outcome:
     """Keeps the text of an error where the result would be."""
     job.result.parent.mkdir(parents=True, exist_ok=True)
     text = redact(text.strip())
-    job.error.write_text(text + "\n")
+    write_whole(job.error, f"{text}\n".encode())
     return Outcome(job, FAILED, text.splitlines()[-1])
 
 
@@ -138,16 +145,17 @@ def fine_tune(job: Job) -> dict:
         data = replace(data, mnli_model=str(job.needs.model))
     args.output_dir = str(job.work)
     work = prepare(data, args)
-    work.trainer.train(resume_from_checkpoint=begun(job) if args.save_strategy != "no" else None)
+    begun_at = begun(job, work.trainer.model) if args.save_strategy != "no" else None
+    work.trainer.train(resume_from_checkpoint=begun_at)
     about = {"variant": job.variant, "command": redact_words([suite.script, *job.argv])}
     record = work.record(work.evaluate()) | about
     work.write_more(job.result.with_suffix(""))
     if job.saves_model:
         partial = job.model.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial)
         work.trainer.model.save_pretrained(partial)
-        shutil.rmtree(job.model, ignore_errors=True)
-        partial.replace(job.model)
+        remove(job.model)
+        publish_folder(partial, job.model)
     write_json(job.result, record)
     shutil.rmtree(job.work, ignore_errors=True)
     if job.tracker is not None:
@@ -157,15 +165,15 @@ def fine_tune(job: Job) -> dict:
     return record
 
 
-def begun(job: Job) -> str | None:
-    """The newest whole checkpoint of a job that was killed, if it was begun from these very weights and with this very
+def begun(job: Job, model: PreTrainedModel) -> str | None:
+    """The newest checkpoint of a job that was killed, if it was begun from these very weights and with this very
     command; what was begun otherwise is deleted."""
     mark = job.work / "job.json"
     about = {"argv": redact_words(job.argv), "sha256": job.sha256}
     if read_json(mark) != about:
-        shutil.rmtree(job.work, ignore_errors=True)
+        remove(job.work)
         write_json(mark, about)
-    newest = newest_whole(job.work)
+    newest = newest_resumable(job.work, model, zero=False, warn=print)
     return str(newest) if newest else None
 
 

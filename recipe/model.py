@@ -26,6 +26,7 @@ from transformers import (
 from recipe.config_check import check_config, check_numbers
 from recipe.errors import UserError
 from recipe.hub import is_local, require_hub, require_local_path
+from recipe.weights import has_no_head, load_weights, parts_of
 
 # A model family is one line: what its head does to hidden states [n, width] before the vocabulary projection.
 HEADS: dict[str, Callable[[PreTrainedModel], nn.Module]] = {
@@ -94,7 +95,7 @@ def _config_from_file(file: Path, strict: bool) -> PreTrainedConfig:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the model config {file}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON: {error}: mend it, or start from a file of configs/") from error
     if not isinstance(settings, dict) or settings.get("model_type") not in CONFIG_MAPPING:
         found = settings.get("model_type") if isinstance(settings, dict) else type(settings).__name__
@@ -205,12 +206,28 @@ def build_model(config: PreTrainedConfig) -> PreTrainedModel:
     return _auto_class(config).from_config(config)
 
 
-def load_model(name: str, config: PreTrainedConfig, **hub_options) -> PreTrainedModel:
-    """The model of a checkpoint folder or hub id, in fp32, to continue its pre-training."""
-    try:
-        return _auto_class(config).from_pretrained(name, config=config, dtype=torch.float32, **hub_options)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"cannot load the model {name}: {str(error).strip().splitlines()[0]}") from error
+def load_model(
+    name: str,
+    config: PreTrainedConfig,
+    say: Callable[[str], None] = print,
+    *,
+    new_head: bool = False,
+    **hub_options,
+) -> PreTrainedModel:
+    """The model of a checkpoint folder or hub id, in fp32. Where it has no head at all, `new_head` has one drawn, which
+    is said, as is what was left out. Raises UserError as `load_weights` does, and for a head that is not whole."""
+    model, drawn, left_over = load_weights(_auto_class(config), name, config, **hub_options)
+    headless = has_no_head(model, drawn)
+    if drawn and not (new_head and headless):
+        what = "no language-model head" if headless else f"no weights for {parts_of(drawn)}"
+        raise UserError(
+            f"{name} has {what}, which would be drawn at random: expected a whole checkpoint of a language model"
+        )
+    if drawn:
+        say(f"warning: {name} has no language-model head: {parts_of(drawn)} are drawn afresh from --seed")
+    if left_over:
+        say(f"left out   {parts_of(left_over)} of {name}, which this model has no use for")
+    return model
 
 
 def _auto_class(config: PreTrainedConfig) -> type:

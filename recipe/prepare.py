@@ -10,12 +10,14 @@ from filelock import FileLock
 from transformers import PreTrainedTokenizerFast
 
 from recipe.arguments import DataArguments, ModelArguments
+from recipe.checkpoints import MANIFEST
 from recipe.corpus import Corpus, open_corpus
 from recipe.errors import UserError
 from recipe.fertility import fertility, require_known, sample_of, unknown_id_of
-from recipe.remote import PREPARED, is_remote, push
+from recipe.prepared import PreparedTokens, load_prepared
+from recipe.remote import is_remote, push
 from recipe.tokenizer import TRAIN, fingerprint, load_tokenizer, save_tokenizer, train_tokenizer
-from recipe.tokens import PreparedTokens, load_prepared, prepare
+from recipe.tokens import prepare
 
 TOKENIZER_FOLDER = "tokenizer"  # in prepared tokens that were uploaded
 SPLIT_SEED = 42  # one split for all seeds of a run, so that their eval losses compare
@@ -157,6 +159,7 @@ def upload_tokens(prepared: PreparedTokens, tokenizer: PreTrainedTokenizerFast, 
         files = {f"{TOKENIZER_FOLDER}/{file.name}": file for file in sorted(Path(temporary).iterdir())}
         if fingerprint(load_tokenizer(temporary)) != fingerprint(tokenizer):  # it doesn't survive being saved
             files = {}
-        arrays = (*(f"{split}.npy" for split in prepared.splits), "unigram.npy", PREPARED)
+        arrays = sorted(path.name for path in prepared.folder.iterdir() if path.suffix in (".npy", ".json"))
+        arrays = [name for name in arrays if name != MANIFEST]  # of the folder that these came from
         push({**{name: prepared.folder / name for name in arrays}, **files}, target)
     return target

@@ -25,14 +25,7 @@ from recipe.callbacks import (
     StopSignals,
 )
 from recipe.card import write_run_card
-from recipe.checkpoints import (
-    checkpoints,
-    damage,
-    newest_whole,
-    require_room,
-    require_training_state,
-    step_of,
-)
+from recipe.checkpoints import checkpoints, require_room, step_of
 from recipe.cpu import keep_freed_memory, warning_of_slow_bf16
 from recipe.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, UserError
 from recipe.hub import require_hub
@@ -48,15 +41,16 @@ from recipe.model import (
     set_dropout,
 )
 from recipe.prepare import corpus_of, prepared_dir, require_outside, tokenizer_of, tokens_of
+from recipe.prepared import PreparedTokens
 from recipe.quiet import quiet_libraries
-from recipe.run import RECORD, require_agreement, settle_record, write_record
+from recipe.resume import newest_evaluable, newest_resumable, require_resumable
+from recipe.run import require_agreement, settle_record, write_record
 from recipe.run_folder import run_lock
 from recipe.saving import CHECKPOINT_BYTES_A_PARAMETER
 from recipe.schedules import settle_schedule, time_is_up
 from recipe.stages import Stages, stages_of
 from recipe.summary import describe
 from recipe.tokenizer import block_ends, fingerprint
-from recipe.tokens import PreparedTokens
 from recipe.trackers import continue_wandb_run, guard_trackers, settle_trackers
 from recipe.trainer import NonFiniteError, PretrainTrainer
 from recipe.unigram import UnigramBaseline
@@ -109,11 +103,14 @@ def config_of(model: ModelArguments) -> tuple[str, PreTrainedConfig]:
     return name, config
 
 
-def model_of(model: ModelArguments, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
-    """The model to train: a checkpoint's, or a new one with weights drawn from `seed`."""
+def model_of(
+    model: ModelArguments, config: PreTrainedConfig, seed: int, say: Callable[..., None] = print
+) -> PreTrainedModel:
+    """The model to train: a checkpoint's, whose head is drawn from `seed` where it has none, or a new one with weights
+    drawn from `seed`."""
     set_seed(seed)
     if model.model_name_or_path:
-        return load_model(model.model_name_or_path, config, **model.hub_options())
+        return load_model(model.model_name_or_path, config, say, new_head=True, **model.hub_options())
     return build_model(config)
 
 
@@ -177,7 +174,7 @@ def sequences_of(
     is shorter than one block.
     """
     length, short, limit = data.max_seq_length, args.short_seq_length, data.max_train_samples
-    whole = cut(prepared.tokens("train"), length)
+    whole = cut(prepared.checked("train"), length)
     if len(whole.tokens) < whole.body:
         raise UserError(
             f"the training text has {len(whole.tokens)} tokens, expected at least {whole.body}, one block of "
@@ -192,7 +189,7 @@ def sequences_of(
         stages,
         train=inputs(whole, stages, order_seed, limit),
         short=shorter,
-        evaluation=inputs(cut(prepared.tokens("validation"), length), stages, None, data.max_eval_samples),
+        evaluation=inputs(cut(prepared.checked("validation"), length), stages, None, data.max_eval_samples),
     )
 
 
@@ -238,7 +235,7 @@ def pretrain(
     require_room(run, CHECKPOINT_BYTES_A_PARAMETER * model.num_parameters())
     require_agreement(meaning)
     with run_lock(run) if main_process else nullcontext():
-        checkpoint = checkpoint_to_resume(run, args, say)
+        checkpoint = checkpoint_to_resume(run, model, args, say)
         record = settle_record(run, meaning, args.to_sanitized_dict(), args.allow_changed, checkpoint)
         if main_process and "wandb" in args.report_to:
             continue_wandb_run(record["wandb_run_id"])
@@ -316,19 +313,15 @@ def is_done(run: Path, checkpoint: Path, args: PretrainArguments) -> bool:
     return written and (step_of(checkpoint) >= args.max_steps or out_of_time)
 
 
-def checkpoint_to_resume(run: Path, args: PretrainArguments, say: Callable[..., None]) -> Path | None:
-    """The checkpoint to go on from: the one that --resume_from_checkpoint names, or the newest whole one."""
-    named = args.resume_from_checkpoint
+def checkpoint_to_resume(
+    run: Path, model: PreTrainedModel, args: PretrainArguments, say: Callable[..., None]
+) -> Path | None:
+    """The checkpoint to go on from, or to evaluate: the one that --resume_from_checkpoint names, or the newest that has
+    what it takes."""
+    named, zero = args.resume_from_checkpoint, bool(args.deepspeed)
     if named and named not in ("True", "true"):
-        if reason := damage(Path(named)):
-            raise UserError(f"cannot resume from {named}: {reason}: leave the flag out to take the newest whole one")
-        checkpoint = Path(named)
-        if not (checkpoint.resolve().parent / RECORD).exists():
-            say(f"warning: there is no {RECORD} beside {named}: what its run was told cannot be compared with this one")
-    else:
-        checkpoint = newest_whole(run, warn=say)
-        if checkpoint is None and checkpoints(run):
-            raise UserError(f"none of the checkpoints in {run} is whole: move them away to begin anew")
-    if checkpoint and args.do_train:
-        require_training_state(checkpoint, zero=bool(args.deepspeed))
+        return require_resumable(named, model, zero, say)
+    checkpoint = newest_resumable(run, model, zero, say) if args.do_train else newest_evaluable(run, model, say)
+    if checkpoint is None and checkpoints(run):
+        raise UserError(f"none of the checkpoints in {run} is whole: move them away to begin anew")
     return checkpoint

@@ -14,8 +14,8 @@ from pathlib import Path
 from recipe.arguments import parse
 from recipe.columns import TITLES
 from recipe.errors import UserError, run_script
+from recipe.files import write_whole
 from recipe.report import LOG, read_log
-from recipe.results import write_whole
 from recipe.run import RECORD
 from recipe.scores import JOINED
 from recipe.secrets import redact, redact_all

@@ -23,8 +23,9 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
 from tqdm import tqdm
 
-from recipe.checkpoints import MANIFEST, damage, manifest_of, sha256_of
+from recipe.checkpoints import MANIFEST, damage, manifest_of
 from recipe.errors import DISK_FULL, SourceBroken, UserError
+from recipe.files import publish_folder, remove, sha256_of
 from recipe.hub import go_offline_unless_reachable
 from recipe.locks import alone
 from recipe.secrets import identity_of
@@ -103,8 +104,8 @@ def bring(source: str, downloads: Path, token: str | None = None) -> Brought:
         with alone(downloads / f"{folder.name}.lock", f"fetches {address}"):
             if not folder.exists():
                 whole = _fetch_archive if archive else _fetch_files
-                whole(system, root, files, staged, address, expected).replace(folder)
-                shutil.rmtree(staged)
+                publish_folder(whole(system, root, files, staged, address, expected), folder)
+                remove(staged)
     except OSError as error:
         if error.errno in DISK_FULL:
             raise

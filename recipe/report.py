@@ -27,11 +27,11 @@ from recipe.caveats import of_scores, of_training
 from recipe.columns import TITLES
 from recipe.curve import draw
 from recipe.errors import UserError, run_script
+from recipe.files import write_whole
 from recipe.fill import BLANKS, Filled, fill_all, models_of, shown
 from recipe.model import is_causal, load_config
 from recipe.quiet import quiet_libraries
-from recipe.results import read_json, write_whole
-from recipe.run import RECORD
+from recipe.run import read_record
 from recipe.schedules import WITHOUT_AN_END
 from recipe.scores import ScoreTable, best_of_grid, cells_of, read_frame, score_table
 from recipe.secrets import redact, redact_all
@@ -89,7 +89,7 @@ def read_log(file: Path) -> pd.DataFrame:
         try:
             entry = json.loads(line)
             lines.append({**entry, "step": int(entry["step"])})
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
     log = pd.DataFrame(lines, columns=None if lines else ["step"])
     numbers = [name for name in log if name != "step"]
@@ -178,8 +178,8 @@ def commands_of(run: Path, record: dict) -> dict[str, str]:
     """What to type to have all this again, by what it makes."""
     found = {"the pre-training": command_line(record["command"])} if record.get("command") else {}
     for suite, title in TITLES.items():
-        if (sweep := read_json(run / suite / RECORD)) and sweep.get("command"):
-            found[f"the {title} scores"] = command_line(redact_all(sweep["command"]))
+        if command := read_record(run / suite).get("command"):
+            found[f"the {title} scores"] = command_line(redact_all(command))
     return found | {"this page": shlex.join(["python", "-m", "recipe.report", str(run)])}
 
 
@@ -239,7 +239,7 @@ def report_of(run: Path, args: ReportArguments) -> str:
         raise UserError(f"found no folder {run}: expected that of a run, which has a {LOG}")
     if not (run / LOG).is_file():
         raise UserError(f"found no {LOG} in {run}: expected the folder of a run, its OUTPUT_DIR")
-    log, record = read_log(run / LOG), redact_all(read_json(run / RECORD) or {})
+    log, record = read_log(run / LOG), redact_all(read_record(run))
     samples, without = samples_of(run, args)
     caveats = of_training(run, log, record)
     parts: list[Scores] = []

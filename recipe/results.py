@@ -1,11 +1,11 @@
 """The results of fine-tuning on disk: one JSON a job, whole or not there, and GLUE's submission files."""
 
-import json
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from recipe.files import DamagedFile, read_json, read_object, write_json, write_whole
 from recipe.glue import Task
 from recipe.glue_rows import TaskRows
 
@@ -18,31 +18,57 @@ def result_file(folder: Path, task: str, seed: int) -> Path:
     return folder / f"{task}-seed{seed}.json"
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes `content` so that `path` is whole at any moment, whoever else writes beside us."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_bytes(content)
-    partial.replace(path)
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Writes `content` as a file that is whole at any moment, in a folder that is made if it isn't there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path) -> dict | None:
-    """The content of a JSON file, None where there is none or it isn't JSON."""
+def read_result(file: Path) -> dict | None:
+    """The record of a job, None where there is none. Raises DamagedFile where it isn't as fine-tuning writes it."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        record = read_object(file)
+    except FileNotFoundError:
         return None
+    try:
+        whole = _is_result(record)
+    except (KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise DamagedFile("is no record of a fine-tuning")
+    return record
 
 
-def read_results(sweep: Path) -> list[dict]:
-    """Every record under the folder of a sweep, in the order of their paths."""
-    files = sorted((sweep / RESULTS).rglob("*-seed*.json"))
-    return [record for file in files if (record := read_json(file)) and "metrics" in record]
+def _is_result(record: dict) -> bool:
+    """Whether everything that tables, curves, cards and trackers read of a record is there and of its kind."""
+    checkpoint, settings = record["checkpoint"], record["settings"]
+    factors = ("per_device_train_batch_size", "gradient_accumulation_steps", "devices", "max_steps")
+    sizes = [record["examples"]["train"], *record["examples"].values()]
+    scores = [value for metrics in record["metrics"].values() for value in metrics.values()]
+    return (
+        all(isinstance(text, str) for text in (record["task"], checkpoint["name"], checkpoint["path"]))
+        and all(_is_number(checkpoint[name], or_none=True) for name in ("step", "tokens_seen"))
+        and isinstance(checkpoint["sha256"], str | None)
+        and isinstance(record.get("variant", ""), str)
+        and isinstance(record["started_from_mnli"], str | None)
+        and isinstance(record["headline"]["metric"], str)
+        and bool(scores)
+        and all(_is_number(value) for value in (*scores, record["headline"]["value"], record["seconds"]))
+        and all(_is_number(value) for value in (settings["learning_rate"], settings["num_train_epochs"]))
+        and all(type(value) is int for value in (record["seed"], *(settings[name] for name in factors)))
+        and all(type(size["used"]) is int and isinstance(size["subset"], bool) for size in sizes)
+    )
+
+
+def _is_number(value: object, or_none: bool = False) -> bool:
+    return (value is None and or_none) or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def read_results(sweep: Path, warn: Callable[[str], None] = lambda line: None) -> list[dict]:
+    """Every record under the folder of a sweep, in the order of their paths; says through `warn` which are damaged."""
+    records = []
+    for file in sorted((sweep / RESULTS).rglob("*-seed*.json")):
+        try:
+            record = read_result(file)
+        except DamagedFile as error:
+            warn(f"warning: {file} {error}: left out; run the sweep again and the job is done anew")
+            continue
+        records += [record] if record else []
+    return records
 
 
 def eval_results(scores: dict[str, dict[str, float]], samples: dict[str, int]) -> dict[str, float]:
@@ -62,8 +88,7 @@ def eval_results(scores: dict[str, dict[str, float]], samples: dict[str, int]) -
 def write_metrics(folder: Path, part: str, metrics: dict) -> None:
     """Writes <part>_results.json, and the same beside what is in all_results.json."""
     write_json(folder / f"{part}_results.json", dict(sorted(metrics.items())))
-    before = read_json(folder / "all_results.json")
-    before = before if isinstance(before, dict) else {}
+    before = read_json(folder / "all_results.json") or {}
     write_json(folder / "all_results.json", dict(sorted((before | metrics).items())))
 
 

@@ -3,7 +3,6 @@
 Whoever wrote them isn't trusted: no pickle is read, and no file outside of the folder.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow.parquet
 from transformers import PreTrainedTokenizerFast
 
 from recipe.errors import UserError
+from recipe.files import read_object
 from recipe.tokenizer import block_ends
 
 IDS = "input_ids"
@@ -34,7 +34,7 @@ def saved_dataset(folder: Path) -> dict[str, list[Path]] | None:
     """
     try:
         if (folder / "dataset_dict.json").exists():
-            names = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+            names = read_object(folder / "dataset_dict.json")["splits"]
             return {name: _data_files(folder / _plain(name, folder)) for name in names}
         if (folder / "state.json").exists() and (folder / "dataset_info.json").exists():
             return {"train": _data_files(folder)}
@@ -45,7 +45,7 @@ def saved_dataset(folder: Path) -> dict[str, list[Path]] | None:
 
 
 def _data_files(folder: Path) -> list[Path]:
-    state = json.loads((folder / "state.json").read_text())
+    state = read_object(folder / "state.json")
     if state.get("_indices_data_files") or state.get("_indices_files"):
         raise UserError(f"{folder} was saved with an index of its rows: load it, flatten_indices(), and save it again")
     return [folder / _plain(file["filename"], folder) for file in state["_data_files"]]

@@ -7,11 +7,13 @@ import platform
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from recipe.errors import UserError
+from recipe.files import DamagedFile, read_object, write_whole
 from recipe.secrets import redact, redact_all, redact_words
 
 RECORD = "run.json"
@@ -39,13 +41,12 @@ def settle_record(
     if unknown := sorted(allowed - set(meaning)):
         raise UserError(f"--allow_changed names {', '.join(unknown)}, expected some of {', '.join(meaning)}")
     meaning = redact_all(json.loads(json.dumps(meaning)))  # as it will be read back: keys are text
-    before, history = {}, []
-    if (path := folder / RECORD).exists():
-        before = redact_all(json.loads(path.read_text()))
+    history = []
+    if before := redact_all(_recorded(folder)):
         changed = changes(folder, before["meaning"], meaning, allowed, "use the former, another OUTPUT_DIR,")
         history = [*before.get("history", []), *([{"changed": changed}] if changed else [])]
-    if resumed_from and (origin := resumed_from.resolve().parent) != folder.resolve() and (origin / RECORD).exists():
-        other = redact_all(json.loads((origin / RECORD).read_text()))
+    origin = resumed_from and resumed_from.resolve().parent
+    if origin and origin != folder.resolve() and (other := redact_all(_recorded(origin))):
         changed = changes(origin, other["meaning"], meaning, allowed, "use the former")
         begun = {"resumed_from": str(resumed_from), "changed": changed}
         history += [begun] if begun not in history else []
@@ -78,9 +79,64 @@ def changes(folder: Path, before: dict, now: dict, allowed: set[str], instead: s
 
 def write_record(folder: Path, record: dict) -> None:
     """Writes run.json, whole or not at all."""
-    partial = (folder / RECORD).with_suffix(".tmp")
-    partial.write_text(json.dumps(record, indent=2) + "\n")
-    partial.replace(folder / RECORD)
+    write_whole(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _recorded(folder: Path) -> dict:
+    """The content of a folder's run.json, {} where there is none. Raises UserError where it is damaged."""
+    try:
+        record = checked_record(folder / RECORD)
+        if "meaning" not in record:
+            raise DamagedFile("says nothing of what the run means")
+    except FileNotFoundError:
+        return {}
+    except DamagedFile as error:
+        raise UserError(
+            f"{folder / RECORD} {error}: put a copy of it back, or move it away: the settings that {folder} was begun "
+            "with are then no longer compared"
+        ) from error
+    return record
+
+
+def checked_record(path: Path) -> dict:
+    """The content of a run.json. Raises FileNotFoundError where there is none, DamagedFile where it isn't as
+    `record_run` writes it."""
+    record = read_object(path)
+    if fault := next((name for name, is_right in _FIELDS.items() if not is_right(record)), None):
+        raise DamagedFile(f"has no {fault} as this project writes it")
+    return record
+
+
+def _is(kind: type | tuple[type, ...], value: object) -> bool:
+    return isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
+
+
+# What each part of a run.json must be for those who read it.
+_FIELDS: dict[str, Callable[[dict], bool]] = {
+    "meaning": lambda record: _is(dict, record.get("meaning", {})),
+    "meaning.model": lambda record: _is(dict, record.get("meaning", {}).get("model", {})),
+    "meaning.max_hours": lambda record: _is((int, float), record.get("meaning", {}).get("max_hours") or 0),
+    **{
+        f"meaning.{name}": lambda record, name=name: _is(int, record.get("meaning", {}).get(name) or 0)
+        for name in ("max_steps", "global_batch_size", "max_seq_length")
+    },
+    "settings": lambda record: _is(dict, record.get("settings", {})),
+    "packages": lambda record: _is(dict, record.get("packages", {})),
+    "command": lambda record: _is(list, words := record.get("command", [])) and all(_is(str, word) for word in words),
+    "history": lambda record: (
+        _is(list, changes := record.get("history", []))
+        and all(_is(dict, change) and _is(dict, change.get("changed", {})) for change in changes)
+    ),
+    "wandb_run_id": lambda record: _is(str, record.get("wandb_run_id") or ""),
+}
+
+
+def read_record(folder: Path) -> dict:
+    """The content of a folder's run.json, {} where there is none or where it is damaged."""
+    try:
+        return checked_record(folder / RECORD)
+    except (OSError, DamagedFile):
+        return {}
 
 
 def require_agreement(meaning: dict) -> None:

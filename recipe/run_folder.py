@@ -3,7 +3,6 @@ was."""
 
 import contextlib
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from recipe.checkpoints import STAGING
 from recipe.errors import UserError
+from recipe.files import remove
 
 LOCK = ".lock"
 
@@ -36,7 +36,7 @@ def run_lock(run: Path) -> Iterator[None]:
             raise UserError(f"cannot write to {run}: {error.strerror}: choose another OUTPUT_DIR") from error
         mine += [lock_file] * new
         try:
-            shutil.rmtree(run / STAGING, ignore_errors=True)  # what a killed run left behind
+            remove(run / STAGING)  # what a killed run left behind, or whatever bears its name
             yield
         finally:
             lock.release()

@@ -1,6 +1,7 @@
 """How a Trainer saves and resumes: a checkpoint is staged, committed whole and only then do old ones go; what was not
 yet logged is kept with it (laws 6 and 7); DeepSpeed's are plain ones, too, and fit any number of ranks."""
 
+import json
 import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from recipe.callbacks import LossSinceLog
 from recipe.checkpoints import STAGING, commit, rotate
 from recipe.errors import UserError
+from recipe.files import flush, read_json, remove, write_whole, written_whole
 from recipe.zero import SETTING, is_sharded, master_weights, mend_universal_load, ranks_of, universal_copy
 
 CHECKPOINT_BYTES_A_PARAMETER = 12  # the weight and Adam's two moments, four bytes each
@@ -61,7 +63,14 @@ class WholeCheckpoints:
         return scheduler
 
     def _load_optimizer_and_scheduler(self, checkpoint):
-        super()._load_optimizer_and_scheduler(checkpoint)
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # whole, and of another model or optimizer
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"cannot resume from {checkpoint}: its optimizer or scheduler doesn't fit this run ({reason}): use the "
+                "settings that it was saved with, or move it away"
+            ) from error
         if is_sharded(self.deepspeed) and checkpoint and self.deepspeed.load_universal_checkpoint():
             mend_universal_load(self.deepspeed, Path(checkpoint))
         if checkpoint:
@@ -89,13 +98,13 @@ class WholeCheckpoints:
         self.loss_since_log.before_save(self)
         try:
             if self.args.should_save:
-                shutil.rmtree(run / STAGING, ignore_errors=True)
+                remove(run / STAGING)
                 (run / STAGING).mkdir()
             self.accelerator.wait_for_everyone()
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                commit(run / STAGING / name, run / name)
+                commit(run / STAGING / name, run / name, self.args.world_size)
         except Exception as error:  # safetensors, torch and the system each have their own for a full disk
             raise self._why_not_saved(run, name, error) from error
         finally:
@@ -118,6 +127,23 @@ class WholeCheckpoints:
             "checkpoints before it are whole: make room and run the same command again"
         )
 
+    def save_metrics(self, split, metrics, combined=True):
+        """As the Trainer's own, but that a file is whole at any moment, and that a damaged one is written anew."""
+        if not self.is_world_process_zero():
+            return
+        run = Path(self.args.output_dir)
+        written = {f"{split}_results.json": metrics}
+        if combined:
+            written["all_results.json"] = (read_json(run / "all_results.json") or {}) | metrics
+        for name, content in reversed(written.items()):
+            write_whole(run / name, json.dumps(content, indent=4, sort_keys=True).encode())
+
+    def save_state(self):
+        """As the Trainer's own, but that the file is whole at any moment."""
+        if self.is_world_process_zero():
+            with written_whole(Path(self.args.output_dir) / "trainer_state.json") as partial:
+                self.state.save_to_json(partial)
+
     def save_model(self, output_dir=None, _internal_call=False):
         if not is_sharded(self.deepspeed):
             super().save_model(output_dir, _internal_call)
@@ -136,6 +162,10 @@ class WholeCheckpoints:
             self.model.config.save_pretrained(folder)
         # A pickle that only this code could read; run.json says the same in plain words.
         (folder / "training_args.bin").unlink(missing_ok=True)
+        if not self._saving:  # what is staged is flushed when it is committed
+            for file in folder.iterdir():
+                if file.is_file():
+                    flush(file)
 
 
 @dataclass

@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainingArguments, get_scheduler
 from transformers.trainer_callback import ExportableState, TrainerState
 
 from recipe.errors import UserError
+from recipe.files import DamagedFile, read_object
 
 WITHOUT_AN_END = 1_000_000_000  # max_steps of a run that time alone ends
 HORIZON = 1_000_000  # what a schedule over time counts as its steps: a millionth of the budget each
@@ -128,7 +129,7 @@ class TimeBudget(TrainerCallback, ExportableState):
 def time_is_up(checkpoint: Path, hours: float) -> bool:
     """Whether the run that a checkpoint belongs to had spent its `hours` there."""
     try:
-        saved = json.loads((checkpoint / "trainer_state.json").read_text())["stateful_callbacks"]["TimeBudget"]
+        saved = read_object(checkpoint / "trainer_state.json")["stateful_callbacks"]["TimeBudget"]
         return saved["attributes"]["seconds"] >= hours * 3600
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, DamagedFile, KeyError, TypeError):
         return False

@@ -20,8 +20,9 @@ from recipe.card import run_folder, write_cards
 from recipe.columns import COLUMNS, METRIC_NAMES, TITLES, columns_of, suite_of, unit_of
 from recipe.curve import draw
 from recipe.errors import UserError, run_script
+from recipe.files import write_whole
 from recipe.glue import AVERAGES
-from recipe.results import RESULTS, read_results, write_whole
+from recipe.results import RESULTS, read_results
 from recipe.secrets import redact
 
 MISSING = "–"
@@ -105,6 +106,8 @@ def read_frame(folder: Path, suite: str) -> pd.DataFrame | None:
     try:
         frame = pd.read_csv(file)
         frame["variant"] = frame["variant"].fillna("")
+        numbers = ["step", "tokens_seen", "seed", "score"]
+        frame[numbers] = frame[numbers].apply(pd.to_numeric)
         for column, (task, split, metric) in COLUMNS.items():
             values = frame.get(_in_csv(metric, split), float("nan")) / unit_of(task)
             frame[f"score:{column}"] = pd.Series(values, frame.index).where(frame["task"] == task)
@@ -277,7 +280,7 @@ def _with_metric(column: str) -> str:
 def rebuild(sweep: Path, tracker: bool = False) -> str:
     """Writes everything that shows the results under `sweep`, and returns the table. Safe beside another rebuild."""
     with FileLock(sweep / ".scores.lock"):
-        results = read_results(sweep)
+        results = read_results(sweep, warn=lambda line: print(line, file=sys.stderr))
         if not results:
             return "no results yet"
         suite = suite_of(results[0]["task"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recipe.results import write_json
+from recipe.files import write_json
 from recipe.squad import Questions
 from recipe.windows import NOTHING, Windows
 

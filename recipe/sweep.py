@@ -23,8 +23,7 @@ from recipe.errors import INTERRUPTED_EXIT_CODE, UserError, run_script
 from recipe.hub import is_local
 from recipe.jobs import BUSY, DONE, FAILED, Job, Outcome, fail
 from recipe.plan import Planner, SweepArguments, candidates, meaning_of, parse_sweep
-from recipe.results import read_json
-from recipe.run import record_run
+from recipe.run import read_record, record_run
 from recipe.schedules import time_is_up
 from recipe.scores import rebuild
 from recipe.trackers import settle_trackers
@@ -139,10 +138,10 @@ class Sweep:
 def training_is_over(runs: list[str]) -> bool:
     """Whether every run folder has the checkpoint of its last step, or of the one at which its time was up."""
     for run in (Path(run).expanduser() for run in runs if Path(run).expanduser().is_dir()):
-        record = read_json(run / "run.json") if step_of(run) < 0 else None
-        if not record or (run / f"checkpoint-{record['meaning']['max_steps']}").is_dir():
+        meaning = read_record(run).get("meaning", {}) if step_of(run) < 0 else {}
+        if "max_steps" not in meaning or (run / f"checkpoint-{meaning['max_steps']}").is_dir():
             continue
-        hours, found = record["meaning"].get("max_hours"), checkpoints(run)
+        hours, found = meaning.get("max_hours"), checkpoints(run)
         if not (hours and found and time_is_up(found[-1], hours)):
             return False
     return True

@@ -1,6 +1,7 @@
 """The tokenizer: loaded from the hub or a folder, or trained here on the corpus in bounded memory."""
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast, 
 
 from recipe.alphabet import ALPHABET, WORD_LETTERS, alphabet, learnable, stands_alone, survey
 from recipe.errors import UserError
+from recipe.files import flush, publish_folder
 from recipe.hub import is_local, require_hub, require_local_path
 
 TRAIN = "train"  # the TOKENIZER that asks for one of our own
@@ -32,6 +34,9 @@ def load_tokenizer(name: str, **hub_options) -> PreTrainedTokenizerFast:
     require_local_path(name, "tokenizer")
     if not is_local(name):
         require_hub(f"tokenizer {name}", "a local folder as TOKENIZER, or TOKENIZER=train to train one on the corpus")
+    file = Path(name).expanduser() / "tokenizer.json"
+    if os.path.lexists(file) and not file.is_file():  # transformers would pass over it and make up an empty tokenizer
+        raise UserError(f"cannot load the tokenizer {name}: tokenizer.json is no file: put a copy of it back")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **hub_options)
     except Exception as error:  # libraries raise OSError, ValueError, KeyError ... for the same thing
@@ -272,7 +277,9 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     tokenizer.save_pretrained(partial)
     if folder.exists():
         for file in partial.iterdir():
+            flush(file)
             file.replace(folder / file.name)
         partial.rmdir()
+        flush(folder)
     else:
-        partial.replace(folder)
+        publish_folder(partial, folder)

@@ -5,7 +5,7 @@ Rows of ids that somebody else tokenised become the same arrays, but for what `r
 A folder holds train.npy and validation.npy (NumPy's own format, uint16 or uint32: the documents' tokens one after the
 other, each document followed by the end-of-sequence token), unigram.npy (how often each id occurs in train.npy) and
 prepared.json (what all this was made from). The folder's name ends in a hash of tokenizer, text and split, so other
-text or another tokenizer gives another folder.
+text or another tokenizer gives another folder. recipe.prepared reads them.
 """
 
 import errno
@@ -14,8 +14,8 @@ import json
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
@@ -25,11 +25,24 @@ from transformers import PreTrainedTokenizerFast
 
 from recipe.corpus import Corpus, Source
 from recipe.errors import SourceBroken, UserError
+from recipe.files import (
+    DamagedFile,
+    flush,
+    publish_folder,
+    read_object,
+    remove,
+    sealed,
+    unsealed,
+    write_json,
+    written_whole,
+)
 from recipe.locks import alone
 from recipe.order import mix
+from recipe.prepared import SPLITS, PreparedTokens, fingerprint_of, load_prepared, remedy, write_checksums
 from recipe.remote import PREPARED
 from recipe.rows import TokenisedRows
 from recipe.secrets import redact_all
+from recipe.token_arrays import summarise, token_dtype
 from recipe.tokenizer import block_ends, fingerprint, pieces, plain_backend, words_end_at_spaces
 
 FORMAT = 1  # raised when the same inputs would give other files
@@ -37,26 +50,7 @@ BATCH_CHARACTERS = 1_000_000  # text encoded at a time, at some hundred bytes a 
 PIECE_CHARACTERS = 1 << 16  # of a longer document, where that changes no token: threads share it, and memory is bounded
 BATCH_DOCUMENTS = 20_000
 SECONDS_BETWEEN_NOTES = 5.0
-CHUNK_TOKENS = 1 << 20
-SPLITS = ("train", "validation")
-
-
-@dataclass(frozen=True)
-class PreparedTokens:
-    """What a folder of prepared tokens holds. `splits` has, by split, the counts of tokens and documents and the
-    sha256 of the tokens; `fingerprint` is the folder's hash of what it was made from."""
-
-    folder: Path
-    fingerprint: str
-    splits: dict[str, dict]
-
-    def tokens(self, split: str) -> np.ndarray:
-        """The flat array of `split`, memory-mapped."""
-        return np.load(self.folder / f"{split}.npy", mmap_mode="r")
-
-    def unigram_counts(self) -> np.ndarray:
-        """[vocabulary] int64: occurrences of each id in the training tokens."""
-        return np.load(self.folder / "unigram.npy")
+CHUNK_BYTES = 1 << 22
 
 
 def prepare(
@@ -97,6 +91,8 @@ def prepare(
             if rebuild and folder.exists() and os.environ.get("LOCAL_RANK", "0") == "0":
                 shutil.rmtree(folder)
             if not (folder / PREPARED).exists():
+                if folder.exists():
+                    raise UserError(f"{folder} has no {PREPARED}: {remedy(folder)}")
                 before()
                 chooser = _Chooser(seed, 0.0 if corpus.validation else validation_percentage / 100)
                 _Preparation(corpus, tokenizer, folder, origin, chooser, show_progress).run()
@@ -106,28 +102,6 @@ def prepare(
             f"cannot write prepared tokens to {folder}: {what}: free some or pass --prepared_dir"
         ) from error
     return load_prepared(folder)
-
-
-def load_prepared(folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> PreparedTokens:
-    """Opens a folder that `prepare` made. Raises UserError where it isn't one, where its arrays have another size, or
-    where they were made with another tokenizer than the given one."""
-    try:
-        described = json.loads((folder / PREPARED).read_text())
-        prepared = PreparedTokens(folder, described["fingerprint"], described["splits"])
-        for split in SPLITS:
-            tokens, about = prepared.tokens(split), prepared.splits[split]
-            if tokens.shape != (about["tokens"],) or tokens.dtype not in (np.uint16, np.uint32):
-                raise ValueError(f"{split}.npy does not hold {about['tokens']} tokens")
-        made_with = described["made_from"]["tokenizer"]
-        counts = prepared.unigram_counts().shape
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} holds no whole prepared tokens ({error}): delete it and run again") from error
-    if tokenizer and (made_with != fingerprint(tokenizer) or counts != (len(tokenizer),)):
-        raise UserError(
-            f"the tokens of {folder} were made with the tokenizer {described.get('tokenizer_name')}, "
-            f"{tokenizer.name_or_path} is another one: pass the one that they were made with"
-        )
-    return prepared
 
 
 class _Chooser:
@@ -152,18 +126,18 @@ class _Preparation:
         self.cuts = words_end_at_spaces(self.backend)
         self.separator = block_ends(tokenizer)[1]
         self.vocabulary = len(tokenizer)
-        self.dtype = np.uint16 if self.vocabulary <= 1 << 16 else np.uint32
+        self.dtype = token_dtype(self.vocabulary)
         self.tokenizer_name = tokenizer.name_or_path
         self.show_progress = show_progress
         self.rows = TokenisedRows(corpus.name, tokenizer, corpus.train.join_rows)
 
     def run(self) -> None:
-        try:
-            done = json.loads(self.notes.read_text())
-        except (OSError, ValueError):
-            shutil.rmtree(self.partial, ignore_errors=True)
+        done = self._noted()
+        if done is None:
+            remove(self.partial)
             self.partial.mkdir()
-            done = {"source": 0, "documents": dict.fromkeys(SPLITS, 0), "tokens": dict.fromkeys(SPLITS, 0), "read": 0}
+            zeros = dict.fromkeys(SPLITS, 0)
+            done = {"source": 0, "documents": {**zeros}, "tokens": {**zeros}, "crc32": {**zeros}, "read": 0}
         else:
             print(f"continuing the preparation after {sum(done['tokens'].values()):,} tokens", flush=True)
         try:
@@ -175,6 +149,32 @@ class _Preparation:
         except UserError:
             shutil.rmtree(self.partial, ignore_errors=True)
             raise
+
+    def _noted(self) -> dict | None:
+        """The last note that was taken, if it and the tokens that it vouches for are as they were written."""
+        if not self.notes.is_file():
+            return None
+        try:
+            done = unsealed(read_object(self.notes))
+            for split in SPLITS:
+                if self._crc32(split, done["tokens"][split]) != done["crc32"][split]:
+                    raise DamagedFile(f"does not vouch for {split}.npy, which is damaged")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            print(f"warning: {self.notes} {error}: the preparation begins anew", flush=True)
+            return None
+        return done
+
+    def _crc32(self, split: str, tokens: int) -> int:
+        """CRC-32 of the first `tokens` tokens in the split's unfinished file."""
+        left, crc = tokens * np.dtype(self.dtype).itemsize, 0
+        with (self.partial / f"{split}.npy").open("rb") as stream:
+            np.lib.format.read_magic(stream)
+            np.lib.format.read_array_header_1_0(stream)
+            while left and (chunk := stream.read(min(left, CHUNK_BYTES))):
+                crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+        if left:
+            raise DamagedFile(f"vouches for {tokens} tokens, {split}.npy is shorter")
+        return crc
 
     def _tokenise(self, done: dict) -> None:
         sources = [source for source in (self.corpus.train, self.corpus.validation) if source]
@@ -195,7 +195,8 @@ class _Preparation:
                     to_validation = self.chooser(numbers) if source is self.corpus.train else np.ones(len(texts), bool)
                     for text, validation in zip(self._encode(texts), to_validation, strict=True):
                         split = SPLITS[int(validation)]
-                        files[split].write(text.tobytes())
+                        files[split].write(text)
+                        done["crc32"][split] = zlib.crc32(text, done["crc32"][split])
                         done["documents"][split] += 1
                         done["tokens"][split] += len(text)
                         bar.update(len(text))
@@ -244,7 +245,7 @@ class _Preparation:
         for stream in files.values():
             stream.flush()
             os.fsync(stream.fileno())
-        _write_json(self.notes, done)
+        write_json(self.notes, sealed(done))
 
     def _check(self, done: dict) -> None:
         documents = done["documents"]
@@ -269,24 +270,18 @@ class _Preparation:
             path = self.partial / f"{split}.npy"
             with path.open("r+b") as stream:
                 self._write_header(stream, done["tokens"][split])
-                stream.flush()
-                os.fsync(stream.fileno())
-            digest, counts = hashlib.sha256(), np.zeros(self.vocabulary, dtype=np.int64)
-            with path.open("rb") as stream:
-                np.lib.format.read_magic(stream)
-                np.lib.format.read_array_header_1_0(stream)
-                while len(chunk := np.fromfile(stream, self.dtype, CHUNK_TOKENS)):
-                    digest.update(chunk)
-                    counts += np.bincount(chunk, minlength=self.vocabulary)
+            flush(path)
+            digest, counts = summarise(path, self.vocabulary, write=True)
             if split == "train":
-                np.save(self.partial / "unigram.npy", counts)
+                with written_whole(self.partial / "unigram.npy") as partial, partial.open("wb") as stream:
+                    np.save(stream, counts)
             splits[split] = {
                 "tokens": done["tokens"][split],
                 "documents": done["documents"][split],
-                "sha256": digest.hexdigest(),
+                "sha256": digest,
             }
         described = {
-            "fingerprint": hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest(),
+            "fingerprint": fingerprint_of(splits),
             "corpus": self.corpus.name,
             "tokenizer_name": self.tokenizer_name,
             "vocabulary": self.vocabulary,
@@ -298,8 +293,9 @@ class _Preparation:
             described["rows"] = dict(self.rows.stripped)
             print(self.rows, flush=True)
         self.notes.unlink(missing_ok=True)
-        _write_json(self.partial / PREPARED, described)
-        self.partial.replace(self.folder)
+        write_json(self.partial / PREPARED, redact_all(described))
+        write_checksums(self.partial)
+        publish_folder(self.partial, self.folder)
 
 
 def _batches(documents: Iterable[str], skip: int) -> Iterator[list[str]]:
@@ -313,9 +309,3 @@ def _batches(documents: Iterable[str], skip: int) -> Iterator[list[str]]:
         size += len(text)
     if batch:
         yield batch
-
-
-def _write_json(path: Path, content: dict) -> None:
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(redact_all(content), indent=2) + "\n")
-    partial.replace(path)

@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from recipe.columns import METRIC_NAMES
-from recipe.results import write_whole
+from recipe.files import write_whole
 
 CARD = "README.md"
 MARK = "<!-- written by a fine-tuning: the next one overwrites it -->"

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from recipe.errors import UserError
 from recipe.examples import Examples, kept
 from recipe.squad import Questions
+from recipe.token_arrays import token_dtype
 from recipe.tokenizer import fingerprint, plain_backend
 
 FORMAT = "2"  # raise it when the meaning of the cached arrays changes
@@ -125,9 +126,8 @@ def _cut(questions: Questions, tokenizer, max_length: int, stride: int, progress
             parts["spans"].append(_spans(window, context))
             parts["ends"].append(end)
             parts["question"].append(row)
-    small = len(tokenizer) <= 1 << 16
     return {
-        "ids": np.concatenate(parts["ids"]).astype(np.uint16 if small else np.int32),
+        "ids": np.concatenate(parts["ids"]).astype(token_dtype(len(tokenizer))),
         "types": np.concatenate(parts["types"]),
         "ends": np.array(parts["ends"], dtype=np.int64),
         "question": np.array(parts["question"], dtype=np.int32),

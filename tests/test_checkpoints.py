@@ -14,7 +14,6 @@ from recipe.checkpoints import (
     damage,
     newest_whole,
     require_room,
-    require_training_state,
     rotate,
     step_of,
 )
@@ -118,28 +117,6 @@ def test_rotation_never_takes_the_checkpoint_that_was_just_saved(tmp_path):
     saved = make(tmp_path, 612)
     rotate(tmp_path, 1, newest=saved)
     assert newest_whole(tmp_path) == saved and checkpoints(tmp_path) == [saved]
-
-
-@pytest.mark.parametrize(
-    ("files", "zero", "ranks", "message"),
-    [
-        (["optimizer.pt", "scheduler.pt"], True, 1, "saved without DeepSpeed, now it is on"),
-        (
-            ["global_step5/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"],
-            False,
-            1,
-            "saved with DeepSpeed, now it is off",
-        ),
-        (["scheduler.pt"], False, 1, "has no optimizer.pt"),
-    ],
-)
-def test_what_cannot_be_continued_is_refused(tmp_path, monkeypatch, files, zero, ranks, message):
-    for name in files:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    monkeypatch.setenv("WORLD_SIZE", str(ranks))
-    with pytest.raises(UserError, match=message):
-        require_training_state(tmp_path, zero)
 
 
 def test_a_second_training_in_one_folder_is_refused_and_a_dead_ones_lock_is_free(tmp_path):

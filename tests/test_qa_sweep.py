@@ -15,9 +15,10 @@ from toy import REPOSITORY
 
 from recipe import jobs
 from recipe.errors import UserError
+from recipe.files import write_json
 from recipe.jobs import run_job
 from recipe.plan import candidates, parse_sweep
-from recipe.results import read_results, result_file, write_json
+from recipe.results import read_results, result_file
 from recipe.scores import rebuild
 
 

@@ -22,9 +22,10 @@ import recipe.remote
 from recipe.corpus import open_corpus
 from recipe.errors import SourceBroken, UserError
 from recipe.prepare import upload_tokens
+from recipe.prepared import load_prepared
 from recipe.remote import bring, push, require_writable
 from recipe.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
-from recipe.tokens import load_prepared, prepare
+from recipe.tokens import prepare
 
 pytestmark = pytest.mark.skipif(
     not hasattr(tarfile, "data_filter"), reason="this Python refuses archives: 3.11.4, 3.12"

@@ -17,8 +17,9 @@ from toy import REPOSITORY
 
 from recipe import report
 from recipe.errors import UserError
+from recipe.files import write_json
 from recipe.report import ReportArguments, command_line, report_of
-from recipe.results import result_file, write_json
+from recipe.results import result_file
 from recipe.scores import read_frame, rebuild, table_of
 from recipe.squad import TASKS as SQUADS
 from recipe.training_curves import _scales

@@ -14,8 +14,9 @@ from huggingface_hub import ModelCard
 from recipe import scores
 from recipe.curve import draw
 from recipe.errors import UserError
+from recipe.files import write_json
 from recipe.glue import AVERAGES, COLUMNS, TASKS
-from recipe.results import result_file, write_json
+from recipe.results import result_file
 from recipe.scores import average, best_of_grid, cells_of, rebuild, rows_of, table_of
 
 

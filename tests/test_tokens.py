@@ -8,8 +8,9 @@ import pytest
 import recipe.tokens
 from recipe.corpus import Corpus, Source, open_corpus
 from recipe.errors import UserError
+from recipe.prepared import load_prepared
 from recipe.tokenizer import KINDS, pieces, plain_backend, train_tokenizer
-from recipe.tokens import load_prepared, prepare
+from recipe.tokens import prepare
 
 
 def quiet(corpus, tokenizer, folder, **options):
@@ -164,7 +165,9 @@ def test_a_folder_that_was_tampered_with_is_refused(bpe, text_file, tmp_path):
     described = json.loads((prepared.folder / "prepared.json").read_text())
     described["splits"]["train"]["tokens"] += 1
     (prepared.folder / "prepared.json").write_text(json.dumps(described))
-    with pytest.raises(UserError, match=r"train\.npy does not hold"):
+    with pytest.raises(
+        UserError, match=r"prepared\.json has other content than its fingerprint says: delete the folder"
+    ):
         load_prepared(prepared.folder)
 
 

@@ -1,0 +1,444 @@
+"""Every file that this project writes and reads back, damaged in a dozen ways: passed over, made again or refused in one
+line with exit code 2; never a traceback, and nothing new on disk where it is refused.
+
+    pytest -s tests/test_damaged_files.py       prints how many forms were tried of each file, and what became of them
+"""
+
+import json
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+from glue_toys import planned, record, toy_run, toy_tokenizer, write_glue
+from test_resume import forge
+from toy_trainers import make_trainer
+
+from recipe.batches import Blocks
+from recipe.callbacks import JsonLog
+from recipe.card import write_cards
+from recipe.checkpoints import MANIFEST, STATE, commit, require_room, rotate
+from recipe.classifier import config_of, progress_of
+from recipe.columns import suite_of
+from recipe.corpus import Corpus, Source
+from recipe.errors import UserError, run_script
+from recipe.examples import tokenise
+from recipe.files import read_json, write_json
+from recipe.glue_arguments import GlueArguments
+from recipe.glue_rows import Rows
+from recipe.glue_tracker import pretraining_id
+from recipe.jobs import begun
+from recipe.model import load_config, load_model
+from recipe.prepared import load_prepared
+from recipe.report import ReportArguments, read_log, report_of, scores_of
+from recipe.results import read_result, read_results, result_file
+from recipe.resume import newest_evaluable, newest_resumable
+from recipe.rows import saved_dataset
+from recipe.run import read_record, record_run
+from recipe.run_folder import run_lock
+from recipe.schedules import time_is_up
+from recipe.scores import cells_of, read_frame, rebuild, rows_of, table_of
+from recipe.sweep import training_is_over
+from recipe.tokenizer import load_tokenizer
+from recipe.tokens import prepare
+
+FORMS = {
+    "empty": b"",
+    "one byte": b"\x93",
+    "null": b"null",
+    "a list": b"[]",
+    "an empty object": b"{}",
+    "a number": b"3",
+    "a truth value": b"true",
+    "a text": b'"text"',
+    "wrong types inside": None,
+    "nested too deeply": b"[" * 100_000,
+    "cut in the middle": None,
+    "not UTF-8": b'{"step": 1, "loss": 3.0, "note": "\xff\xfe\x80"}',
+    "a folder": None,
+    "a link to itself": None,
+}
+PASSED, REFUSED = "passed over or made again", "refused in one line"
+TRIED: dict[str, Counter] = {}
+
+
+@pytest.fixture
+def no_pictures(no_curve, monkeypatch):
+    """Drawing takes a second each time."""
+    monkeypatch.setattr("recipe.report.pictures_of", lambda log: [])
+
+
+def put(form, file, good):
+    """Puts a form of damage in the place of `file`, whose content was `good`."""
+    restore(file, None)
+    if form == "a folder":
+        file.mkdir()
+    elif form == "a link to itself":
+        file.symlink_to(file)
+    elif form == "cut in the middle":
+        file.write_bytes(good[: len(good) // 2])
+    elif form == "wrong types inside":
+        file.write_bytes(other_types(good))
+    else:
+        file.write_bytes(FORMS[form])
+
+
+def restore(file, good):
+    if file.is_dir() and not file.is_symlink():
+        shutil.rmtree(file)
+    else:
+        file.unlink(missing_ok=True)
+    if good is not None:
+        file.write_bytes(good)
+
+
+def other_types(good):
+    """JSON whose every value is of another kind, at the top and one below; of what isn't JSON, the bytes backwards."""
+
+    def other(value):
+        return [] if isinstance(value, int | float | str | None) else 3
+
+    try:
+        content = json.loads(good)
+        inner = {k: {n: other(v) for n, v in value.items()} for k, value in content.items() if isinstance(value, dict)}
+        return json.dumps({k: inner.get(k) or other(value) for k, value in content.items()}).encode()
+    except (ValueError, AttributeError):
+        return good[::-1]
+
+
+def try_all(name, file, read, capsys, expected=(PASSED, REFUSED), after=lambda form: None):
+    """Calls `read()` as a program with each form of damage in the place of `file`."""
+    good, found = file.read_bytes(), Counter()
+    for form in FORMS:
+        put(form, file, good)
+        after(form)
+        root = file.parent.parent
+        before = {path for path in root.rglob("*") if path.suffix != ".lock"}
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run_script(read)
+        said = capsys.readouterr().err.splitlines()
+        outcome = {0: PASSED, 2: REFUSED}.get(ended.value.code)
+        assert outcome in expected, (name, form, said)
+        if outcome == REFUSED:
+            assert len(said) == 1 and said[0].startswith("error: ") and len(said[0]) > 30, (name, form, said)
+            assert {path for path in root.rglob("*") if path.suffix != ".lock"} == before, (name, form)
+        assert not any("Traceback" in line for line in said), (name, form, said)
+        found[outcome] += 1
+        restore(file, good)
+        after(form)
+    TRIED[name] = found
+
+
+@pytest.fixture(scope="module")
+def trained(bpe, documents, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    trainer = make_trainer(folder, bpe, documents)
+    trainer.train()
+    return folder, trainer
+
+
+@pytest.mark.parametrize(
+    "name", [MANIFEST, STATE, "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"]
+)
+def test_a_damaged_checkpoint_is_passed_over(trained, tmp_path, capsys, name):
+    run, trainer = shutil.copytree(trained[0], tmp_path / "run"), trained[1]
+    newest = run / "checkpoint-6"
+
+    def read():
+        warnings = []
+        assert newest_resumable(run, trainer.model, False, warnings.append) == run / "checkpoint-4"
+        assert len(warnings) == 1 and "\n" not in warnings[0]
+        assert newest_evaluable(run, trainer.model, warnings.append) in (newest, run / "checkpoint-4")
+        assert progress_of(newest)[0] in (6, None) or name == STATE
+        time_is_up(newest, 1.0)
+
+    # The manifest is made to match, so that it is not what tells the damage.
+    try_all(name, newest / name, read, capsys, (PASSED,), lambda form: name == MANIFEST or forge(newest))
+
+
+@pytest.mark.parametrize("what", ["a link to itself", "a file", "a link to a folder", "a folder"])
+def test_what_bears_a_checkpoints_name_or_that_of_the_staging_folder_is_replaced(tmp_path, what):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").write_text("kept")
+    for number in range(2):
+        for place in (run / "checkpoint-20", run / "_staging", run / "checkpoint-10"):
+            place.parent.mkdir(exist_ok=True)
+            restore(place, None)
+            if what == "a file":
+                place.write_text("in the way")
+            elif what == "a folder":
+                place.mkdir()
+                (place / "stray").write_text("in the way")
+            else:
+                place.symlink_to(place if what == "a link to itself" else elsewhere)
+        with run_lock(run):
+            staged = run / "_staging" / "checkpoint-20"
+            staged.mkdir(parents=True)
+            (staged / "model.safetensors").write_text(f"weights {number}")
+            commit(staged, run / "checkpoint-20")
+            rotate(run, 1, newest=run / "checkpoint-20")
+        assert (run / "checkpoint-20" / "model.safetensors").read_text() == f"weights {number}"
+        assert not (run / "checkpoint-20").is_symlink() and (elsewhere / "kept").read_text() == "kept"
+
+
+MEANING = {"learning_rate": 1e-3, "max_steps": 20, "global_batch_size": 4, "max_seq_length": 16, "model": {}}
+
+
+def test_a_damaged_run_json_is_refused_and_only_passed_over_by_what_shows_a_run(tmp_path, capsys, no_pictures):
+    run = toy_run(tmp_path / "runs" / "toy")
+    (run / "run.json").unlink()
+    record_run(run, MEANING, {})
+    (run / "log.jsonl").write_text('{"step": 1, "loss": 3.0, "learning_rate": 0.1}\n')
+    try_all("run.json", run / "run.json", lambda: record_run(run, MEANING, {}) and None, capsys, (REFUSED,))
+
+    def show():
+        assert read_record(run) == {}
+        training_is_over([str(run)])
+        assert progress_of(run / "checkpoint-10") == (10, 640)
+        assert pretraining_id(run)
+        report_of(run, ReportArguments(max_checkpoints=0))
+
+    try_all("run.json, shown", run / "run.json", show, capsys, (PASSED,))
+
+
+def test_a_damaged_log_is_read_as_far_as_it_goes(tmp_path, capsys, no_pictures):
+    run = toy_run(tmp_path / "runs" / "toy")
+    log = run / "log.jsonl"
+    log.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": [1]}\n{"step": Infinity}\n{"step": 3, "loss": 2.0}\n')
+
+    class State:
+        is_world_process_zero, global_step = True, 2
+
+    def resume():
+        require_room(run)
+        JsonLog(log).on_train_begin(None, State, None)
+
+    def show():
+        report_of(run, ReportArguments(max_checkpoints=0))
+
+    try_all("log.jsonl", log, resume, capsys)
+    try_all("log.jsonl, shown", log, show, capsys)
+    log.write_bytes(b'{"step": 1, "loss": 3.0}\n\xff\xfe\n' + b"[" * 100_000 + b'\n{"step": 2, "loss": 2.0}\n')
+    assert read_log(log)["loss"].tolist() == [3.0, 2.0]
+    resume()
+    assert log.read_text() == '{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n'
+
+
+PREPARED_FILES = ("prepared.json", "checksums.json", "unigram.npy", "train.npy", "validation.npy", "train.crc32.npy")
+
+
+@pytest.fixture(scope="module")
+def corpus(documents):
+    return Corpus("toy", Source("train", {}, lambda: iter(documents)), Source("v", {}, lambda: iter(documents[:9])))
+
+
+@pytest.mark.parametrize("name", PREPARED_FILES)
+def test_damaged_prepared_tokens_are_refused(bpe, corpus, tmp_path, capsys, name):
+    folder = prepare(corpus, bpe, tmp_path / "data", show_progress=False).folder
+
+    def read():
+        prepared = load_prepared(folder, bpe)
+        for split in ("train", "validation"):
+            blocks = Blocks(prepared.checked(split), 32, (0, 2), 1)
+            blocks.rows(np.arange(len(blocks)))
+
+    try_all(name, folder / name, read, capsys, (REFUSED,))
+    read()
+
+
+def test_ids_beyond_the_vocabulary_are_refused_however_they_came(bpe, corpus, tmp_path):
+    folder = prepare(corpus, bpe, tmp_path / "data", show_progress=False).folder
+    good = np.load(folder / "train.npy")
+    np.save(folder / "train.npy", np.where(np.arange(len(good)) == 70, len(bpe), good).astype(np.uint16))
+    blocks = Blocks(load_prepared(folder, bpe).checked("train"), 32, (0, 2), 1)
+    with pytest.raises(UserError, match=r"train\.npy is damaged"):
+        blocks.rows(np.arange(len(blocks)))
+    for name in ("checksums.json", "train.crc32.npy", "validation.crc32.npy"):
+        (folder / name).unlink()
+    with pytest.raises(UserError, match=rf"train\.npy holds the id {len(bpe)}, its tokenizer has {len(bpe)} tokens"):
+        load_prepared(folder, bpe)
+
+
+def test_a_preparation_with_a_damaged_note_begins_anew(bpe, documents, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("recipe.tokens.SECONDS_BETWEEN_NOTES", -1)
+    monkeypatch.setattr("recipe.tokens.BATCH_DOCUMENTS", 20)
+    texts = documents[:60]
+
+    class Killed(BaseException):
+        pass
+
+    def stream(until=60):
+        yield from texts[:until]
+        if until < 60:
+            raise Killed
+
+    validation = Source("validation", {}, lambda: iter(documents[:3]))
+
+    def of(until):
+        return Corpus("toy", Source("train", {}, lambda: stream(until)), validation)
+
+    whole = prepare(of(60), bpe, tmp_path / "whole", show_progress=False)
+    data = tmp_path / "data"
+
+    def begin():
+        shutil.rmtree(data, ignore_errors=True)
+        with pytest.raises(Killed):
+            prepare(of(50), bpe, data, show_progress=False)
+        return next(data.glob("*.partial")) / "progress.json"
+
+    for form in FORMS:
+        notes = begin()
+        put(form, notes, notes.read_bytes())
+        assert prepare(of(60), bpe, data, show_progress=False).splits == whole.splits, form
+        TRIED.setdefault("progress.json", Counter())[PASSED] += 1
+
+
+def test_a_damaged_result_is_left_out_and_its_job_is_to_be_done_again(tmp_path, capsys, no_pictures):
+    run = toy_run(tmp_path / "toy")
+    flags = ["--runs", str(run), "--tasks", "cola", "--seeds", "1", "2", "--glue_data"]
+    glue = write_glue(tmp_path / "glue", rows=4, dev=4)
+    jobs = planned([*flags, str(glue), "--use_cpu", "true", "--max_seq_length", "16"])
+    for job in jobs:
+        made = record(job.task, job.seed, step=10)
+        made["checkpoint"] |= {"name": job.checkpoint, "sha256": job.sha256, "path": str(run / "checkpoint-10")}
+        write_json(job.result, made)
+    assert all(job.is_done() for job in jobs)
+    damaged = jobs[1]
+
+    def read():
+        assert not damaged.is_done() and jobs[0].is_done()
+        assert len(found := read_results(run / "glue")) == len(jobs) - 1
+        assert "CoLA" in table_of(rows_of(found)) and scores_of(run, "glue")[0].table is not None
+
+    try_all("a job's JSON", damaged.result, read, capsys, (PASSED,))
+    for content in ('{"headline": 3, "metrics": {}}', '{"metrics": {"validation": {}}}'):
+        damaged.result.write_text(content)
+        read()
+        assert "CoLA" in rebuild(run / "glue")
+        assert "is no record of a fine-tuning: left out; run the sweep again" in capsys.readouterr().err
+    good = record("cola", 2)
+    for key, value in good.items():  # each of its parts alone
+        for other in (None, 3, True, "text", [], {}, {"a": "b"}):
+            if type(other) is type(value) and not isinstance(value, dict):
+                continue
+            write_json(damaged.result, good | {key: other})
+            try:
+                found = read_result(damaged.result)
+            except ValueError:
+                continue
+            if found is not None:
+                rows_of([found])  # what is taken can be shown
+
+
+def test_what_a_sweep_keeps_beside_results(tmp_path, capsys, monkeypatch):
+    run = toy_run(tmp_path / "toy")
+    glue = write_glue(tmp_path / "glue", rows=4, dev=4)
+    (job,) = planned(["--runs", str(run / "checkpoint-10"), "--tasks", "cola", "--glue_data", str(glue),
+                      "--use_cpu", "true", "--max_seq_length", "16"])  # fmt: skip
+    mark = job.work / "job.json"
+    mark.parent.mkdir(parents=True)
+    mark.write_text("{}")
+
+    def resume():
+        (job.work / "stray").touch()
+        assert begun(job, None) is None and not (job.work / "stray").exists()
+
+    try_all("job.json", mark, resume, capsys, (PASSED,))
+    job.error.write_text("why\n")
+    try_all("a job's error", job.error, lambda: job.failed_since(0) and None, capsys, (PASSED,))
+    curve = run / "glue" / ".wandb-curve.json"
+    write_json(curve, {"toy/checkpoint-10": {"glue/cola": 1.0}})
+    try_all("W&B's curve", curve, lambda: assert_object(read_json(curve)), capsys, (PASSED,))
+
+
+def assert_object(content):
+    assert content is None or isinstance(content, dict)
+
+
+def test_a_damaged_table_or_model_card(tmp_path, capsys, no_pictures):
+    run = toy_run(tmp_path / "runs" / "toy")
+    for seed in (1, 2):
+        made = record("cola", seed)
+        made["checkpoint"]["path"] = str(run / "checkpoint-10")
+        write_json(result_file(run / "glue" / "jobs" / "x", "cola", seed), made)
+    rebuild(run / "glue")
+    frame = rows_of(read_results(run / "glue"))
+    shutil.rmtree(run / "glue" / "jobs")
+    try_all("glue.csv", run / "glue" / "glue.csv", lambda: read_and_show(run), capsys)
+    card = run / "checkpoint-10" / "README.md"
+    tables = {suite_of("cola"): "- a note"}
+    try_all("README.md", card, lambda: write_cards(frame, cells_of(frame), tables) and None, capsys, (PASSED,))
+    state = run / "checkpoint-10" / STATE
+    card.unlink(missing_ok=True)
+    try_all(f"{STATE}, shown", state, lambda: write_cards(frame, cells_of(frame), tables) and None, capsys, (PASSED,))
+
+
+def read_and_show(run):
+    frame = read_frame(run / "glue", "glue")
+    if frame is not None:
+        cells_of(frame)
+
+
+def test_cached_examples_are_made_again(tmp_path, capsys):
+    rows = Rows((["a cat sees", "a dog hears a bird"],), [0, 1], "toys")
+    first = tokenise(rows, toy_tokenizer(), 16, tmp_path / "cache")
+    (file,) = (tmp_path / "cache").glob("*.safetensors")
+
+    def read():
+        again = tokenise(rows, toy_tokenizer(), 16, tmp_path / "cache")
+        assert all(np.array_equal(first[name], again[name]) for name in first)
+
+    try_all("cached examples", file, read, capsys, (PASSED,))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("manifest", [True, False])
+def test_a_damaged_model_is_refused(tmp_path, capsys, name, manifest):
+    model = toy_run(tmp_path / "toy", steps=(10,)) / "checkpoint-10"
+    if not manifest:
+        model = model.rename(model.with_name("model"))
+        (model / MANIFEST).unlink()
+
+    def read():
+        load_tokenizer(str(model))
+        load_model(str(model), load_config(str(model)))
+        config_of(GlueArguments(model_name_or_path=str(model), task_name="cola", max_seq_length=16), toy_tokenizer())
+
+    read()
+    beside = "its manifest beside it" if manifest else "no manifest"
+    expected = (PASSED, REFUSED) if name == "tokenizer_config.json" else (REFUSED,)
+    try_all(f"{name}, {beside}", model / name, read, capsys, expected)
+
+
+@pytest.mark.parametrize("name", ["dataset_dict.json", "train/state.json"])
+def test_a_damaged_dataset_of_others(tmp_path, capsys, name):
+    folder = tmp_path / "saved"
+    (folder / "train").mkdir(parents=True)
+    (folder / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    (folder / "train" / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    assert saved_dataset(folder)
+    try_all(name, folder / name, lambda: saved_dataset(folder) and None, capsys)
+
+
+def test_damaged_figures_of_a_run_are_written_anew(trained, tmp_path, capsys):
+    run, trainer = shutil.copytree(trained[0], tmp_path / "run"), trained[1]
+    trainer.args.output_dir = str(run)
+    trainer.save_metrics("eval", {"eval_loss": 1.0})
+
+    def write():
+        require_room(run)
+        trainer.save_metrics("train", {"train_loss": 2.0})
+        assert json.loads((run / "all_results.json").read_text())["train_loss"] == 2.0
+
+    try_all("all_results.json", run / "all_results.json", write, capsys)
+
+
+def test_every_form_was_tried_of_every_file():
+    """Run alone, it has nothing to count."""
+    for name, found in TRIED.items():
+        assert sum(found.values()) == len(FORMS), name
+    print(f"\n{sum(map(Counter.total, TRIED.values()))} damaged files of {len(TRIED)} kinds, no traceback:")
+    for name, found in TRIED.items():
+        print(f"  {name:38} {', '.join(f'{count} {outcome}' for outcome, count in found.items())}")

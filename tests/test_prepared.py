@@ -1,0 +1,279 @@
+"""Prepared tokens are as they were written, or they are refused by name: at the start what is small, the rest when it is
+read."""
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from toy import toy_documents
+from transformers import PreTrainedTokenizerFast
+
+import recipe.prepared
+import recipe.tokens
+import run_clm
+from recipe.batches import Blocks, MaskedSequences, NextTokens
+from recipe.corpus import Corpus, Source
+from recipe.errors import OwnError, UserError
+from recipe.examples import Examples, tokenise
+from recipe.glue_rows import Rows
+from recipe.masking import Masking
+from recipe.prepared import CHECKSUMS, load_prepared
+from recipe.squad import Question, Questions
+from recipe.token_arrays import PAGE, CheckedTokens, checksums_of, token_dtype
+from recipe.tokenizer import block_ends
+from recipe.tokens import prepare
+from recipe.windows import cut_windows
+
+FILES = ["checksums.json", "prepared.json", "train.crc32.npy", "train.npy", "unigram.npy", "validation.crc32.npy",
+         "validation.npy"]  # fmt: skip
+
+
+@pytest.fixture
+def prepared(bpe, tmp_path):
+    return made(bpe, tmp_path / "data")
+
+
+def made(tokenizer, folder, documents=None):
+    texts = documents or toy_documents(400)
+    corpus = Corpus("toy", Source("train", {}, lambda: iter(texts)), Source("validation", {}, lambda: iter(texts[:40])))
+    return prepare(corpus, tokenizer, folder, show_progress=False)
+
+
+def flip(file, place, bit=1):
+    """Changes the lowest bit of the byte at `place`: an id stays one of the vocabulary's."""
+    content = bytearray(file.read_bytes())
+    content[place] ^= bit
+    file.write_bytes(content)
+
+
+def test_a_folder_has_checksums_of_everything_in_it(prepared):
+    assert sorted(path.name for path in prepared.folder.iterdir()) == FILES
+    assert set(json.loads((prepared.folder / CHECKSUMS).read_text())["files"]) == set(FILES) - {
+        CHECKSUMS, "train.npy", "validation.npy"
+    }  # fmt: skip
+    pages = -(-(prepared.folder / "train.npy").stat().st_size // PAGE)
+    assert pages > 4 and np.load(checksums_of(prepared.folder / "train.npy")).shape == (pages,)
+
+
+@pytest.mark.parametrize("page", [0, 2, -1])
+def test_a_flipped_bit_is_refused_where_it_is_read_and_nowhere_else(prepared, page):
+    file = prepared.folder / "train.npy"
+    size = file.stat().st_size
+    page %= -(-size // PAGE)
+    place = min(page * PAGE + 500, size - 2)
+    flip(file, place)
+    tokens = load_prepared(prepared.folder).checked("train")  # the start reads no page
+    blocks = Blocks(tokens, 32, (0, 2), 1)
+    damaged = {
+        number
+        for number in range(len(blocks))
+        if (128 + number * 60) // PAGE <= page <= (128 + min((number + 1) * 60, 2 * len(tokens)) - 1) // PAGE
+    }
+    assert 30 < len(damaged) < 80
+    for number in range(len(blocks)):
+        if number in damaged:
+            with pytest.raises(OwnError, match=rf"train.npy is damaged: bytes {page * PAGE} to .*: delete the folder"):
+                blocks.rows(np.array([number]))
+        else:
+            blocks.rows(np.array([number]))
+
+
+def test_a_page_is_compared_once_also_by_the_workers_of_a_loader(prepared, monkeypatch):
+    tokens, compared = prepared.checked("train"), []
+    monkeypatch.setattr("recipe.token_arrays.zlib.crc32", lambda data: compared.append(1) or tokens.checksums[0])
+    first = (np.array([5, 5]), np.array([9, 700]))
+    if child := os.fork():
+        assert os.waitpid(child, 0)[1] == 0
+    else:
+        tokens.verified(*first)
+        os._exit(len(compared) != 1)
+    tokens.verified(*first)
+    assert not compared
+    again = pickle.loads(pickle.dumps(tokens))  # to a worker that isn't forked
+    again.verified(*first)
+    assert len(compared) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("unigram.npy", "unigram.npy has other content"),
+        ("prepared.json", r"prepared.json (is not JSON|has other content)"),
+        ("train.crc32.npy", "train.crc32.npy has other content"),
+        ("checksums.json", "has other content|is not JSON|unreadable|missing|bytes"),
+    ],
+)
+def test_every_other_file_is_compared_at_the_start(prepared, name, message):
+    file = prepared.folder / name
+    good = file.read_bytes()
+    for place in (len(good) // 3, len(good) // 2, len(good) - 5):
+        flip(file, place)
+        with pytest.raises(UserError, match=message) as error:
+            load_prepared(prepared.folder)
+        assert "\n" not in str(error.value) and "delete the folder" in str(error.value)
+        file.write_bytes(good)
+    load_prepared(prepared.folder)
+
+
+@pytest.mark.parametrize("name", ["train.npy", "validation.npy", "unigram.npy", "prepared.json"])
+@pytest.mark.parametrize("how", ["empty", "cut", "longer", "missing", "a folder"])
+def test_a_file_of_another_size_or_none_is_named(prepared, name, how):
+    file = prepared.folder / name
+    good = file.read_bytes()
+    if how in ("missing", "a folder"):
+        file.unlink()
+        if how == "a folder":
+            file.mkdir()
+    else:
+        file.write_bytes({"empty": b"", "cut": good[:-2], "longer": good + b"\0\0"}[how])
+    before = sorted(prepared.folder.parent.rglob("*"))
+    with pytest.raises(UserError, match=f"{name}.*delete the folder|delete the folder.*") as error:
+        load_prepared(prepared.folder)
+    assert name in str(error.value) and "\n" not in str(error.value)
+    assert sorted(prepared.folder.parent.rglob("*")) == before
+
+
+def test_without_prepared_json_nothing_is_tokenised_again(bpe, prepared, monkeypatch):
+    (prepared.folder / "prepared.json").unlink()
+    monkeypatch.setattr(recipe.tokens, "_Preparation", None)
+    with pytest.raises(UserError, match=r"has no prepared.json: delete the folder"):
+        made(bpe, prepared.folder.parent)
+
+
+def without_checksums(folder):
+    for name in FILES[::-1]:
+        if "crc32" in name or name == CHECKSUMS:
+            (folder / name).unlink()
+
+
+def test_a_folder_of_the_version_before_is_read_through_once(prepared, capsys):
+    before = {path.name: path.read_bytes() for path in prepared.folder.iterdir()}
+    without_checksums(prepared.folder)
+    load_prepared(prepared.folder)
+    assert "it is read through, once" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in prepared.folder.iterdir()} == before
+    load_prepared(prepared.folder)
+    assert "read through" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["train.npy", "validation.npy", "unigram.npy"])
+def test_damage_in_a_folder_of_the_version_before_is_found(prepared, name):
+    without_checksums(prepared.folder)
+    flip(prepared.folder / name, 500)
+    for _ in range(2):
+        with pytest.raises(UserError, match=rf"{name} (has the sha256|does not hold the counts)"):
+            load_prepared(prepared.folder)
+    assert sorted(path.name for path in prepared.folder.iterdir()) == [
+        name for name in FILES if "crc32" not in name and name != CHECKSUMS
+    ]
+
+
+def test_where_nothing_can_be_written_it_is_read_through_each_time(prepared, monkeypatch, capsys):
+    without_checksums(prepared.folder)
+    before = sorted(prepared.folder.parent.rglob("*"))
+    monkeypatch.setattr(recipe.prepared.os, "access", lambda *_: False)
+    for _ in range(2):
+        tokens = load_prepared(prepared.folder).checked("train")
+        assert "read through, at each start" in capsys.readouterr().out and not isinstance(tokens, CheckedTokens)
+    assert sorted(prepared.folder.parent.rglob("*")) == before
+    flip(prepared.folder / "train.npy", 500)
+    with pytest.raises(UserError, match=r"train\.npy has the sha256"):
+        load_prepared(prepared.folder)
+
+
+@pytest.mark.parametrize("damage", ["the tokens", "the note", "an older note"])
+def test_a_preparation_is_not_continued_on_damaged_tokens(bpe, documents, tmp_path, monkeypatch, damage, capsys):
+    monkeypatch.setattr(recipe.tokens, "BATCH_DOCUMENTS", 20)
+    monkeypatch.setattr(recipe.tokens, "SECONDS_BETWEEN_NOTES", -1)
+
+    class Killed(BaseException):
+        pass
+
+    def stream():
+        yield from documents[:100]
+        raise Killed
+
+    validation = Source("validation", {}, lambda: iter(documents[:5]))
+    with pytest.raises(Killed):
+        prepare(Corpus("toy", Source("train", {}, stream), validation), bpe, tmp_path, show_progress=False)
+    (partial,) = tmp_path.glob("*.partial")
+    notes = partial / "progress.json"
+    if damage == "the tokens":
+        flip(partial / "train.npy", 200)
+    elif damage == "the note":
+        notes.write_text(notes.read_text().replace('"read": 100', '"read": 101').replace('"read": 80', '"read": 81'))
+    else:
+        notes.write_text('{"source": 0, "documents": {}, "tokens": {}, "read": 0}')
+    corpus = Corpus("toy", Source("train", {}, lambda: iter(documents)), validation)
+    resumed = prepare(corpus, bpe, tmp_path, show_progress=False)
+    assert "the preparation begins anew" in capsys.readouterr().out
+    assert resumed.splits == prepare(corpus, bpe, tmp_path / "whole", show_progress=False).splits
+
+
+def test_no_step_is_taken_on_damaged_tokens_also_after_a_kill(run, tmp_path):
+    assert run()[0] == 0
+    (folder,) = (path.parent for path in (tmp_path / "data").rglob("prepared.json"))
+    train, validation = folder / "train.npy", folder / "validation.npy"
+    flip(train, 900)
+    flags = ("--max_steps", "8", "--allow_changed", "max_steps")
+    for program in ((), ("--dataloader_num_workers", "2")):
+        with pytest.raises(OwnError) as error:
+            run(*flags, *program)
+        assert str(error.value).startswith(f"{train} is damaged: bytes 0 to ") and "\n" not in str(error.value)
+    with pytest.raises(OwnError, match=r"train\.npy is damaged"):
+        run("--output_dir", str(tmp_path / "clm"), program=run_clm)
+    with pytest.raises(OwnError, match=r"train\.npy is damaged"):
+        run("--output_dir", str(tmp_path / "short"), "--short_seq_length", "16", "--short_seq_share", "0.5")
+    assert not list(tmp_path.glob("*/checkpoint-6")) and not list((tmp_path / "short").glob("checkpoint-*"))
+    flip(train, 900)
+    flip(validation, 300)
+    with pytest.raises(OwnError, match=r"validation\.npy is damaged: bytes 0"):
+        run(*flags, do_train=False)
+    flip(validation, 300)
+    assert run(*flags)[0] == 0
+
+
+@pytest.mark.parametrize(("vocabulary", "kind"), [(65_535, np.uint16), (65_536, np.uint16), (65_537, np.uint32)])
+def test_ids_take_the_integers_that_hold_them(vocabulary, kind, tmp_path, monkeypatch):
+    assert token_dtype(vocabulary) is kind and token_dtype(250_002) is np.uint32
+    for module in ("tokens", "examples", "windows"):  # a second each of so many words
+        monkeypatch.setattr(f"recipe.{module}.fingerprint", lambda tokenizer: str(len(tokenizer)))
+    tokenizer, last = words_by_number(vocabulary), vocabulary - 1
+    text = f"w{last} w7 w{last}"
+    ids = [last, 7, last]
+
+    texts = Source("train", {}, lambda: iter([text] * 20))
+    rows = Source("train", {"ids": 1}, lambda: iter([np.array(ids)] * 20), tokenised=True)
+    for source in (texts, rows):
+        corpus = Corpus("toy", source, Source("validation", source.description, source.documents, source.tokenised))
+        prepared = prepare(corpus, tokenizer, tmp_path, show_progress=False)
+        assert prepared.tokens("train").dtype == kind and prepared.unigram_counts()[last] == 40
+        blocks = Blocks(prepared.checked("train"), 10, block_ends(tokenizer), tokenizer.pad_token_id)
+        masking = Masking(vocabulary, 4, 1, (0, 1, 2, 3, 4), 0, 0.2, mask_replace_prob=0, random_replace_prob=0)
+        batch = MaskedSequences(blocks, masking, None)[0]
+        assert batch["input_ids"][0].tolist() == [0, *ids, 2, *ids, 2, 2]
+        assert set(batch["labels"][0].tolist()) <= {last, 7, -100}
+        assert NextTokens(Blocks(prepared.checked("train"), 9, (0, None), 1), None)[0]["labels"][0, 0] == last
+
+    for name in ("made", "kept"):
+        arrays = tokenise(Rows(([text, "w7"],), [0, 1], "toys"), tokenizer, 16, tmp_path / "glue")
+        examples = Examples(arrays, [0, 1], pad_id=1, regression=False, token_types=False)
+        assert arrays["ids"].dtype == kind and examples[0]["input_ids"][0].tolist() == [0, *ids, 2], name
+        question = Question("1", f"w{last}", f"w7 w{last} w9", None)
+        windows = cut_windows(Questions([question], "toys"), tokenizer, 32, 8, tmp_path / "qa")
+        batch = windows.examples(None, pad_id=1, token_types=False)[0]["input_ids"][0].tolist()
+        assert windows.ids.dtype == kind and batch.count(last) == 2 and 0 <= min(batch) <= max(batch) == last, name
+
+
+def words_by_number(count: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of `count` tokens, w5 the one with the id 5 and so on."""
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    words = {word: n for n, word in enumerate([*specials, *(f"w{n}" for n in range(5, count))])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    names = dict(zip(("cls_token", "pad_token", "sep_token", "unk_token", "mask_token"), specials, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
