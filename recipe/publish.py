@@ -52,7 +52,7 @@ def _public(file: Path, content: bytes) -> bytes:
     text = content.decode("utf-8", errors="surrogateescape")
     try:
         record = json.loads(text) if file.suffix == ".json" else None
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if record is not None and (public := redact_all(record)) != record:
         text = json.dumps(public, indent=2) + "\n"
