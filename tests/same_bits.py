@@ -117,19 +117,18 @@ def runs(folder: Path) -> Iterator[tuple[str, dict]]:
 
 
 def prose() -> list[str]:
-    """Docstrings of the standard library's top-level modules, a paragraph each, CHARACTERS in all."""
+    """Docstrings of the standard library's top-level modules, each once and as one paragraph, CHARACTERS in all."""
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     found: dict[str, None] = {}
+    total = 0
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, kinds) and len(text := ast.get_docstring(node) or "") > 200:
-                found[" ".join(text.split())] = None
-    paragraphs, total = [], 0
-    for paragraph in found:
-        paragraphs.append(paragraph)
-        total += len(paragraph)
-        if total > CHARACTERS:
-            return paragraphs
+            text = " ".join((ast.get_docstring(node) or "").split()) if isinstance(node, kinds) else ""
+            if len(text) > 200 and text not in found:
+                found[text] = None
+                total += len(text)
+                if total > CHARACTERS:
+                    return list(found)
     raise SystemExit(f"found {total:,} characters of docstrings, expected {CHARACTERS:,}")
 
 

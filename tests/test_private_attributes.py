@@ -26,10 +26,18 @@ from toy import REPOSITORY
 PRIVATE = {
     "Accelerator._models": "accelerate.Accelerator",
     "ArgumentParser._actions": "argparse.ArgumentParser",
+    "DataLoader.__getitems__": "torch/utils/data/_utils/fetch.py",
+    "deepspeed.ops.__compatible_ops__": "deepspeed/ops/__init__.py",
+    "fsspec._strip_protocol": "fsspec.AbstractFileSystem",
+    "LRScheduler._last_lr": "torch.optim.lr_scheduler.LRScheduler",
+    "LRScheduler._step_count": "torch.optim.lr_scheduler.LRScheduler",
+    "ray.init._node_ip_address": "ray/_private/worker.py",
+    "save_to_disk._data_files": "datasets/arrow_dataset.py",
     "Trainer._created_lr_scheduler": "transformers.Trainer",
     "Trainer._get_grad_norm": "transformers.Trainer",
     "Trainer._get_output_dir": "transformers.Trainer",
     "Trainer._globalstep_last_logged": "transformers.Trainer",
+    "Trainer._init_training_state": "transformers.Trainer",
     "Trainer._load_from_checkpoint": "transformers.Trainer",
     "Trainer._load_optimizer_and_scheduler": "transformers.Trainer",
     "Trainer._loss_shifts_labels": "transformers.Trainer",
@@ -38,12 +46,6 @@ PRIVATE = {
     "Trainer._save_checkpoint": "transformers.Trainer",
     "Trainer._tr_loss": "transformers.Trainer",
     "Trainer._wrap_model": "transformers.Trainer",
-    "fsspec._strip_protocol": "fsspec.AbstractFileSystem",
-    "save_to_disk._data_files": "datasets/arrow_dataset.py",
-    "deepspeed.ops.__compatible_ops__": "deepspeed/ops/__init__.py",
-    "DataLoader.__getitems__": "torch/utils/data/_utils/fetch.py",
-    "LRScheduler._step_count": "torch.optim.lr_scheduler.LRScheduler",
-    "ray.init._node_ip_address": "ray/_private/worker.py",
 }
 
 # Keys of files that earlier releases wrote, so that no later one can take them away.
@@ -60,6 +62,7 @@ OVERRIDES = {
     "transformers.trainer.Trainer": {
         "_get_grad_norm": "model, grad_norm=",
         "_get_output_dir": "trial",
+        "_init_training_state": "max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial",
         "_load_optimizer_and_scheduler": "checkpoint",
         "_save": "output_dir=, state_dict=",
         "_save_checkpoint": "model, trial",
