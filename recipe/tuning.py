@@ -23,7 +23,7 @@ from recipe.examples import IGNORED, Examples, FineTuneBatches, evaluation_batch
 from recipe.hub import is_local
 from recipe.results import write_metrics
 from recipe.saving import WholeCheckpoints
-from recipe.schedules import require_warmup_within
+from recipe.schedules import NEEDS_A_METRIC, require_warmup_within, settle_schedule
 from recipe.secrets import redact_all
 from recipe.trainer import NonFiniteError
 from recipe.tuned_card import write_tuned_card
@@ -314,7 +314,10 @@ def _settle_steps(args: FineTuneArguments, train: Examples) -> None:
     steps_an_epoch = math.ceil(len(train) / batch)
     if args.max_steps <= 0:
         args.max_steps = max(1, math.ceil(args.num_train_epochs * steps_an_epoch))
-    require_warmup_within(args)
+    if args.lr_scheduler_type.value in NEEDS_A_METRIC:  # which an evaluation during training has
+        require_warmup_within(args)
+    else:
+        settle_schedule(args)
     for what in ("eval", "save", "logging"):
         strategy = getattr(args, f"{what}_strategy")
         if strategy == "epoch":

@@ -11,6 +11,7 @@ from recipe.checkpoints import require_room
 from recipe.deepspeed_config import check_deepspeed
 from recipe.errors import UserError
 from recipe.glue import Recipe
+from recipe.hub import require_hub
 from recipe.numbers import require_numbers
 from recipe.settings import check_optimizer, check_settings
 from recipe.world import announced_world, require_world, settle_device
@@ -117,3 +118,5 @@ def check_start(data: StartArguments, args: FineTuneArguments, sweep: str) -> No
         )
     if args.do_train and Path(args.output_dir).expanduser().resolve() == Path(data.weights).expanduser().resolve():
         raise UserError(f"found --output_dir {args.output_dir}, which is the checkpoint's own folder: name another one")
+    if args.push_to_hub:
+        require_hub("the repository to push to", "no --push_to_hub, and push the folder later")
