@@ -122,7 +122,10 @@ def open_corpus(
         path, _, origin = _bring(validation_file, downloads, token)
         own = find_splits(path, keep_all=True)
         validation = _file_source("validation", own.train, options, origin, join_rows)
-        splits = Splits(splits.train, own.train, splits.passed_over + own.passed_over)
+        passed = splits.passed_over + own.passed_over
+        if splits.validation:
+            passed["of a validation split, --validation_file in its place"] = len(splits.validation)
+        splits = Splits(splits.train, own.train, passed)
     if join_rows and not train.tokenised:
         raise UserError(f"found --join_rows, but {corpus_name} is text, not rows of token ids: leave it out")
     formats = {format_of(path) for path in splits.train + splits.validation} | ({HUB} if on_hub else set())

@@ -55,10 +55,11 @@ def find_splits(path: str, keep_all: bool = False) -> Splits:
     """The files at `path` (a file, a folder or a glob) by split; with `keep_all` all of them are training text.
 
     The splits of a dataset of save_to_disk go by their names. Of other folders, hidden files, empty ones and those of
-    unknown endings are passed over; beside files of records (.jsonl, .parquet ...) so are source code and markup, which
-    describe them there. Files of text and records go to the split that their name or a folder above them names, others
-    are training text; where some are named train, only they are. Source code and markup go by the folder alone, and
-    only where one is called train: test_x.py is a program. Raises UserError where nothing is left.
+    unknown endings are passed over. Where files of records (.jsonl, .parquet ...) lie beside source code and markup,
+    only the records are text, which the others describe; or only the others, where they are a source tree. Files of
+    text and records go to the split that their name or a folder above them names, others are training text; where some
+    are named train, only they are. Source code and markup go by the folder alone, and only where one is called train:
+    test_x.py is a program. Raises UserError where nothing is left.
     """
     root = Path(path).expanduser()
     if root.is_dir() and (saved := saved_dataset(root)):
@@ -70,10 +71,7 @@ def find_splits(path: str, keep_all: bool = False) -> Splits:
     passed: Counter[str] = Counter()
     base, candidates = _candidates(root)
     files = _usable(base, candidates, passed)
-    if any(format_of(file) in RECORDS for file in files):
-        about = [file for file in files if format_of(file) in WHOLE_FILES]
-        passed.update(f"{_ending(file)} beside files of records" for file in about)
-        files = [file for file in files if file not in set(about)]
+    files = _of_one_kind(files, passed)
     if not files:
         found = f" ({_counted(passed)})" if passed else ""
         raise UserError(
@@ -150,6 +148,27 @@ def _usable(base: Path, candidates: Iterable[Path], passed: Counter[str]) -> lis
     return files
 
 
+def _of_one_kind(files: list[Path], passed: Counter[str]) -> list[Path]:
+    """The files without those of records, or without source code and markup, where there are both. The records go where
+    the others are more in number and in bytes, not counting a README."""
+    records = [file for file in files if format_of(file) in RECORDS]
+    whole = [file for file in files if format_of(file) in WHOLE_FILES]
+    if not records or not whole:
+        return files
+    tree = [file for file in whole if not file.name.lower().startswith("readme")]
+    is_tree = len(tree) > len(records) and _size(tree) > _size(records)
+    dropped, what = (
+        (records, "of records beside source code") if is_tree else (whole, "of code beside files of records")
+    )
+    kinds = Counter(map(_ending, dropped)).most_common(ENDINGS_NAMED)
+    passed[f"{what} ({', '.join(f'{count:,} {ending}' for ending, count in kinds)})"] = len(dropped)
+    return [file for file in files if file not in set(dropped)]
+
+
+def _size(files: Iterable[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
+
+
 def _ending(file: Path) -> str:
     suffixes = file.suffixes
     if suffixes and suffixes[-1].lower() in COMPRESSIONS:
@@ -161,7 +180,10 @@ def _amount(files: list[Path]) -> str:
     counts, sizes = Counter(map(_ending, files)), Counter()
     for file in files:
         sizes[_ending(file)] += file.stat().st_size
-    kinds = ", ".join(f"{count:,} {ending} {_bytes(sizes[ending])}" for ending, count in counts.most_common())
+    named = counts.most_common(ENDINGS_NAMED)
+    kinds = ", ".join(f"{count:,} {ending} {_bytes(sizes[ending])}" for ending, count in named)
+    if len(counts) > ENDINGS_NAMED:
+        kinds += f" and {len(counts) - ENDINGS_NAMED} other endings"
     total = f"{len(files):,} file{'s' * (len(files) != 1)}, {_bytes(sizes.total())}"
     return f"{total} ({kinds})" if len(counts) > 1 else f"{total} ({next(iter(counts))})"
 

@@ -110,6 +110,8 @@ def test_lines_of_json_end_at_line_feeds_alone(tmp_path):
         + "\r\n"
     )
     assert read(tmp_path / "a.jsonl") == [text.strip() for text in texts]
+    (tmp_path / "long.jsonl").write_text('{"text": "' + "é" * 1_600_000 + '"}\n{"text": "b"}')
+    assert [len(text) for text in read(tmp_path / "long.jsonl")] == [1_600_000, 1]
 
 
 def test_lone_surrogates_are_replaced_and_counted(tmp_path, bpe, capsys):

@@ -122,7 +122,16 @@ def test_what_describes_records_is_not_text(tmp_path):
     make(tmp_path, "a.jsonl", content='{"text": "one"}\n')
     corpus = open_corpus(str(tmp_path))
     assert list(corpus.train.documents()) == ["one"]
-    assert corpus.about[2] == "passed over: 1 .md beside files of records, 1 .py beside files of records"
+    assert corpus.about[2] == "passed over: 2 of code beside files of records (1 .md, 1 .py)"
+
+
+def test_what_lies_in_a_source_tree_beside_the_code_is_not_text(tmp_path):
+    make(tmp_path, "setup.py", "src/a.py", "src/b.py", "docs/index.rst", "LICENSE.txt")
+    make(tmp_path, "package.json", content='{\n  "name": "x"\n}\n')
+    make(tmp_path, "data/iris.csv", content="150,4,setosa\n")
+    corpus = open_corpus(str(tmp_path))
+    assert len(list(corpus.train.documents())) == 5
+    assert corpus.about[2] == "passed over: 2 of records beside source code (1 .csv, 1 .json)"
 
 
 def test_every_program_says_what_it_takes_before_it_reads(tmp_path, documents, monkeypatch, capsys):
@@ -160,4 +169,7 @@ def test_validation_text_of_its_own_replaces_that_of_the_folder(tmp_path):
     make(tmp_path, "held.txt")
     corpus = open_corpus(str(tmp_path / "corpus"), validation_file=str(tmp_path / "held.txt"))
     assert [name for name, *_ in corpus.validation.description["files"]] == [str(tmp_path / "held.txt")]
-    assert corpus.about[1] == "for validation: 1 file, 23 bytes (.txt)"
+    assert corpus.about[1:] == (
+        "for validation: 1 file, 23 bytes (.txt)",
+        "passed over: 1 .txt not named train, as others are, 1 of a validation split, --validation_file in its place",
+    )
