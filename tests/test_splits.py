@@ -173,3 +173,31 @@ def test_validation_text_of_its_own_replaces_that_of_the_folder(tmp_path):
         "for validation: 1 file, 23 bytes (.txt)",
         "passed over: 1 .txt not named train, as others are, 1 of a validation split, --validation_file in its place",
     )
+
+
+def test_the_flags_reach_the_reader(tmp_path, documents, monkeypatch, capsys, bpe):
+    """A semicolon-separated file of Windows with quotes that close nothing, by prepare_data.py's command line."""
+    rows = [f'{number};"café {text.replace(";", "")}' for number, text in enumerate(documents)]
+    path = tmp_path / "export.csv"
+    path.write_bytes("\r\n".join(["id;body", *rows]).encode("cp1252"))
+    bpe.save_pretrained(tmp_path / "tokenizer")
+    flags = {
+        "--text_column": "body",
+        "--csv_delimiter": ";",
+        "--csv_quoting": "none",
+        "--text_encoding": "windows-1252",
+    }
+    command = ["prepare_data.py", "--train_file", path, "--prepared_dir", tmp_path / "data"]
+    command += ["--tokenizer_name", tmp_path / "tokenizer"]
+    for left_out in (None, *flags):
+        given = [part for flag, value in flags.items() if flag != left_out for part in (flag, value)]
+        monkeypatch.setattr("sys.argv", list(map(str, [*command, *given])))
+        if left_out:
+            with pytest.raises(UserError, match=rf"pass {left_out}"):
+                prepare_data.main()
+        else:
+            prepare_data.main()
+            counts = [
+                int(line.split()[3]) for line in capsys.readouterr().out.splitlines() if line.endswith("documents")
+            ]
+            assert sum(counts) == len(documents)
