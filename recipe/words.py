@@ -1,30 +1,35 @@
-"""Where words begin in a row of token ids, for byte-level BPE, SentencePiece-style and WordPiece vocabularies alike."""
+"""Where words begin in a row of token ids: the words of the tokenizer's own pre-tokenizer, found from the ids alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from recipe.byte_words import Gpt2Words, RereadWords, token_bytes
 from recipe.errors import UserError
 
-LETTER, DIGIT, OTHER = 0, 1, 2
+
+@dataclass(frozen=True)
+class MarkedWords:
+    """Words whose first token shows it: `opens` [vocabulary] bool."""
+
+    opens: np.ndarray
+
+    def __call__(self, ids: np.ndarray) -> np.ndarray:
+        return self.opens[ids]
 
 
 @dataclass(frozen=True)
 class WordBoundaries:
-    """Tables over the vocabulary: a token begins a word if it `opens` one, or if its first character is of another
-    class (letter, digit, other) than the last one of the token before it, as in GPT-2's pre-tokenizer."""
+    """`begins(ids)` says for `ids` [batch, length] where a word begins, [batch, length] bool."""
 
-    opens: np.ndarray  # [vocab] bool
-    first_class: np.ndarray  # [vocab] int8
-    last_class: np.ndarray  # [vocab] int8
+    begins: Callable[[np.ndarray], np.ndarray]
 
     def starts(self, ids: np.ndarray) -> np.ndarray:
-        """[batch, length] bool: whether a word begins at each token of `ids`."""
-        starts = self.opens[ids]
-        starts[:, 1:] |= self.first_class[ids[:, 1:]] != self.last_class[ids[:, :-1]]
+        """[batch, length] bool: whether a word begins at each token of `ids`; the first one of a row begins one."""
+        starts = self.begins(ids).copy()
         starts[:, 0] = True
         return starts
 
@@ -74,40 +79,35 @@ class WordBoundaries:
 
 
 def word_boundaries(tokenizer: PreTrainedTokenizerFast) -> WordBoundaries:
-    """Reads the boundaries off `tokenizer`'s vocabulary. Raises UserError for one whose tokens don't show them."""
+    """The boundaries of `tokenizer`'s words.
+
+    WordPiece marks what continues a word with ##, SentencePiece what begins one with ▁. To a byte-level BPE with
+    GPT-2's rule see `recipe.byte_words`; text is put together again for one with another rule. Raises UserError for a
+    vocabulary that shows no words.
+    """
+    backend = tokenizer.backend_tokenizer
     tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    kind = _marking(tokens)
-    if kind == "##":
-        opens = np.array([not token.startswith("##") for token in tokens])
-        flat = np.zeros(len(tokens), dtype=np.int8)
-        return WordBoundaries(opens, flat, flat)
-    if kind == "▁":
-        opens = np.array([token.startswith("▁") for token in tokens])
-        texts = [token.replace("▁", " ") for token in tokens]
-    else:
-        to_byte = {character: byte for byte, character in bytes_to_unicode().items()}
-        # A byte outside ASCII is part of a letter for this purpose; latin-1 keeps one character a byte.
-        texts = [bytes(to_byte.get(c, ord("?")) for c in token).decode("latin-1") for token in tokens]
-        opens = np.array([text[:1].isspace() for text in texts])
-    first = np.array([_character_class(text.lstrip()[:1]) for text in texts], dtype=np.int8)
-    last = np.array([_character_class(text[-1:]) for text in texts], dtype=np.int8)
-    return WordBoundaries(opens, first, last)
-
-
-def _marking(tokens: list[str]) -> str:
-    marks = {mark: sum(token.startswith(mark) for token in tokens) for mark in ("Ġ", "##", "▁")}
-    mark = max(marks, key=marks.get)
-    if marks[mark] == 0:
+    added = np.zeros(len(tokens), dtype=bool)
+    added[list(backend.get_added_tokens_decoder())] = True  # text is cut at them before there are words
+    if isinstance(backend.model, models.WordPiece):
+        mark = backend.model.continuing_subword_prefix
+        return WordBoundaries(MarkedWords(np.array([not token.startswith(mark) for token in tokens]) | added))
+    steps = _steps(backend.pre_tokenizer)
+    if any(isinstance(step, pre_tokenizers.ByteLevel) for step in steps):
+        texts = [b"" if is_added else token_bytes(token) for token, is_added in zip(tokens, added, strict=True)]
+        if len(steps) == 1 and steps[0].use_regex:
+            return WordBoundaries(Gpt2Words(texts, added, backend.pre_tokenizer))
+        return WordBoundaries(RereadWords(texts, added, backend.pre_tokenizer))
+    opens = np.array([token.startswith("▁") for token in tokens])
+    if not opens.any():
         raise UserError(
             "--whole_word_mask needs a vocabulary that marks words with Ġ, ## or ▁, this tokenizer's has none of them: "
             "leave the flag out or use another tokenizer"
         )
-    return mark
+    return WordBoundaries(MarkedWords(opens | added))
 
 
-def _character_class(character: str) -> int:
-    if not character or character.isspace():
-        return OTHER
-    if character.isdigit():
-        return DIGIT
-    return LETTER if character.isalpha() or ord(character) > 127 else OTHER
+def _steps(pre_tokenizer) -> list:
+    if isinstance(pre_tokenizer, pre_tokenizers.Sequence):
+        return [step for part in pre_tokenizer for step in _steps(part)]
+    return [] if pre_tokenizer is None else [pre_tokenizer]

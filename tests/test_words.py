@@ -1,70 +1,177 @@
-"""Whole-word masking, against words found by reading the text."""
+"""Whole-word masking: words are those of the tokenizer's own pre-tokenizer, whatever tokens they are cut into."""
 
-import re
+import pickle
 
 import numpy as np
 import pytest
-from toy import sequences_of, toy_documents
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from toy import SHARED_DATA, sequences_of, toy_documents
+from transformers import PreTrainedTokenizerFast
 
+from recipe.byte_words import Gpt2Words, RereadWords
 from recipe.errors import UserError
-from recipe.words import word_boundaries
+from recipe.tokenizer import plain_backend, train_tokenizer
+from recipe.words import MarkedWords, word_boundaries
+
+HARD = (
+    "“Curly quotes” — and ‘single’ ones… an ellipsis… ‐ hyphens–dashes—all; it’s not it's.",
+    "it's we're I've I'm you'll he'd can't IT'S 'summer' 's 'tis ''s !'s x''re 1's don'tt  'll\n's\t've '' 's'm'll'",
+    "spaces  two   three    \n\n lines \n\t tab\u00a0no-break\u3000wide\u2003em \u00a0 \u3000\u3000 x \u00a0y\n \n z ",
+    "1984 3.14 ½ ²³ Ⅳ 12,345 x2y ٣٤ a1b2",
+    "語言模型可以閱讀文字。日本語のテキスト、한국어 텍스트 ภาษาไทย हिन्दी अनुच्छेद עברית العربية",
+    "emoji 😀😀 👩‍👩‍👧 🇩🇪 naïve café e\u0301 ñandú Ω≈ç√∫ \x07 \x1c \u0085 \u2028 zero\u200bwidth \ufeff",
+    "    def f(x):\n\t\treturn x[1:-1] != 'll' or r've'\r\n",
+    "The  the ' the '  s 'd\u3000's \u00a0's",
+)
 
 
-def words_of(tokenizer, ids, byte_level):
-    """Words as lists of positions, from the tokens' own text: the slow and obvious way."""
-    words, current = [], []
-    previous = ""
-    for place, token in enumerate(tokenizer.convert_ids_to_tokens(ids)):
-        if ids[place] in tokenizer.all_special_ids:
-            starts, previous = True, ""
-        elif byte_level:
-            text = tokenizer.decode([ids[place]])
-            kind = lambda c: "d" if re.match(r"[0-9]", c) else "l" if c.isalpha() or ord(c) > 127 else "o"  # noqa: E731
-            starts = token.startswith(("Ġ", "Ċ")) or not previous or kind(text.lstrip()[:1]) != kind(previous[-1])
-            previous = text
-        else:
-            starts = not token.startswith("##")
-        if starts and current:
-            words.append(current)
-            current = []
-        current.append(place)
-        if ids[place] in tokenizer.all_special_ids:
-            current = []
-    return [*words, current] if current else words
+def words_of(tokenizer, text: str) -> tuple[list[int], list[bool]]:
+    """(ids of a text, whether a word begins at each): word by word, as the pre-tokenizer cuts it."""
+    backend = plain_backend(tokenizer)
+    encoding = backend.encode(text, add_special_tokens=False)
+    normalised = text if backend.normalizer is None else backend.normalizer.normalize_str(text)
+    encoded = [backend.model.tokenize(word) for word, _ in backend.pre_tokenizer.pre_tokenize_str(normalised)]
+    ids = [token.id for word in encoded for token in word]
+    assert ids == encoding.ids
+    return ids, [place == 0 for word in encoded for place in range(len(word))]
+
+
+def places_of_words(tokenizer, row: np.ndarray) -> list[list[int]]:
+    """The places of each word of a row of ids, special tokens left out."""
+    special = np.isin(row, tokenizer.all_special_ids)
+    starts = word_boundaries(tokenizer).starts(row[None])[0] | special
+    starts[1:] |= special[:-1]
+    words = np.split(np.arange(len(row)), np.flatnonzero(starts)[1:])
+    return [word.tolist() for word in words if not special[word[0]]]
+
+
+def disagreement(tokenizer, texts) -> tuple[int, int]:
+    """(tokens at which the boundaries differ, all tokens) of whole texts."""
+    boundaries, wrong, total = word_boundaries(tokenizer), 0, 0
+    for text in texts:
+        ids, expected = words_of(tokenizer, text)
+        if ids:
+            wrong += int((boundaries.starts(np.array([ids])) != np.array([expected])).sum())
+            total += len(ids)
+    return wrong, total
+
+
+@pytest.fixture(scope="module")
+def real() -> list[str]:
+    """Wikipedia, books and WikiText: a part of each."""
+    if not SHARED_DATA.exists():
+        pytest.skip("no real text at ../shared/data")
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(next((SHARED_DATA / "wiki_books").glob("validation*")), columns=["text"])
+    documents = [text[len(text) // 3 :][:12_000] for text in table.column("text").to_pylist()[::4]]
+    return [*documents, (SHARED_DATA / "wikitext-2" / "valid.txt").read_text()[:60_000]]
+
+
+@pytest.mark.parametrize("vocab_size", [262, 400, 2000])  # bytes and a merge; characters in parts; words
+def test_byte_level_words_are_the_pre_tokenizers_own(vocab_size):
+    texts = [*HARD, *toy_documents(40), *(a + b for a in HARD for b in HARD)]
+    tokenizer = train_tokenizer(lambda: texts, kind="bpe", vocab_size=vocab_size, min_frequency=1)
+    assert isinstance(word_boundaries(tokenizer).begins, Gpt2Words)
+    wrong, total = disagreement(tokenizer, texts)
+    assert wrong == 0 and total > 5_000
+
+
+@pytest.mark.parametrize(("kind", "vocab_size"), [("bpe", 1000), ("bpe", 8192), ("wordpiece", 4000), ("unigram", 1000)])
+def test_words_of_real_text_are_the_pre_tokenizers_own(real, kind, vocab_size):
+    texts = real[::3] if kind == "unigram" else real
+    tokenizer = train_tokenizer(lambda: texts, kind=kind, vocab_size=vocab_size)
+    wrong, total = disagreement(tokenizer, texts)
+    assert wrong == 0 and total > 15_000
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_marked_words_are_the_pre_tokenizers_own(kind):
+    texts = [*HARD, *toy_documents(40)]
+    tokenizer = train_tokenizer(lambda: texts, kind=kind, vocab_size=800, min_frequency=1)
+    assert isinstance(word_boundaries(tokenizer).begins, MarkedWords)
+    assert disagreement(tokenizer, texts)[0] == 0
+
+
+def test_another_byte_level_rule_is_followed_too():
+    """Numbers of at most three digits and words with a sign before them, as newer models cut them."""
+    backend = Tokenizer(models.BPE())
+    rule = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+"
+    split = pre_tokenizers.Split(Regex(rule), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    backend.decoder = decoders.ByteLevel()
+    texts = [*HARD, *toy_documents(40)]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, initial_alphabet=alphabet, special_tokens=["<s>"], show_progress=False
+    )
+    backend.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
+    assert isinstance(word_boundaries(tokenizer).begins, RereadWords)
+    assert disagreement(tokenizer, texts)[0] == 0
+
+
+def test_special_tokens_and_the_ends_of_a_row(bpe):
+    ids = bpe("the dogs", "the 語")["input_ids"]
+    for boundaries in (word_boundaries(bpe), None):
+        begins = RereadWords(*_tables(bpe)) if boundaries is None else boundaries.starts
+        starts = begins(np.array([ids, ids]))
+        assert (starts[0] == starts[1]).all()
+        specials = np.isin(ids, bpe.all_special_ids)
+        assert starts[0][specials].all() and starts[0][np.flatnonzero(specials)[:-1] + 1].all()
+        for cut in range(1, len(ids)):  # a row may begin and end inside a character
+            assert begins(np.array([ids[cut:]])).shape == begins(np.array([ids[:-cut]])).shape
+
+
+def _tables(tokenizer):
+    begins = word_boundaries(tokenizer).begins
+    return begins.texts, begins.first == 4, tokenizer.backend_tokenizer.pre_tokenizer
+
+
+def test_many_rows_at_once_have_the_words_of_each(bpe):
+    texts = [text * 3 for text in HARD]
+    length = 64
+    rows = np.array([words_of(bpe, text)[0][:length] for text in texts])
+    boundaries = word_boundaries(bpe)
+    together = boundaries.starts(rows)
+    for row, starts in zip(rows, together, strict=True):
+        np.testing.assert_array_equal(boundaries.starts(row[None])[0], starts)
 
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
 def test_a_word_is_hidden_whole_or_not_at_all(kind, request):
     tokenizer = request.getfixturevalue(kind)
-    documents = [text.replace("naïve ", "") for text in toy_documents(100, seed=4)]
+    documents = [f"{text} {HARD[n % 3]}" for n, text in enumerate(toy_documents(100, seed=4))]
     sequences = sequences_of(tokenizer, documents, length=64, words=word_boundaries(tokenizer))
     multi_token_words = 0
     for n in range(40):
         batch = sequences[n]
-        ids = sequences.blocks.rows(sequences.block_ids(range(n, n + 1)))[0].tolist()
+        ids = sequences.blocks.rows(sequences.block_ids(range(n, n + 1)))
         hidden = set(batch["masked_positions"][0][batch["labels"][0] >= 0].tolist())
-        quota = round(0.15 * sum(i != tokenizer.pad_token_id for i in ids))
+        quota = round(0.15 * int((ids != tokenizer.pad_token_id).sum()))
         assert quota - 2 <= len(hidden) <= quota  # a word too many is never cut
-        for word in words_of(tokenizer, ids, kind == "bpe"):
-            assert len(hidden & set(word)) in (0, len(word)), (word, tokenizer.convert_ids_to_tokens(ids))
+        for word in places_of_words(tokenizer, ids[0]):
+            assert len(hidden & set(word)) in (0, len(word))
             multi_token_words += len(word) > 1 and word[0] in hidden
     assert multi_token_words > 20
 
 
 def test_byte_level_words_begin_at_spaces_and_where_letters_meet_other_signs(bpe):
-    ids = np.array([bpe("the dogs, (un)tied 1984!", add_special_tokens=False)["input_ids"]])
+    ids = np.array([bpe("the dogs, (un)tied “it’s” we're 1984!", add_special_tokens=False)["input_ids"]])
     starts = word_boundaries(bpe).starts(ids)[0]
-    words = "".join(("|" if s else "") + bpe.decode([i]) for i, s in zip(ids[0], starts, strict=True))
-    assert words == "|the| dogs|,| (|un|)|tied| 1984|!"
+    cuts = np.flatnonzero(starts)
+    words = "|".join(bpe.decode(word) for word in np.split(ids[0], cuts[1:]))
+    assert words == "the| dogs|,| (|un|)|tied| “|it|’|s|”| we|'re| 1984|!"
 
 
-def test_a_vocabulary_without_marks_is_refused(bpe):
-    class Unmarked:
-        def __len__(self):
-            return 3
-
-        def convert_ids_to_tokens(self, ids):
-            return ["a", "b", "c"]
-
+def test_a_vocabulary_without_marks_is_refused():
+    backend = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
     with pytest.raises(UserError, match="marks words"):
-        word_boundaries(Unmarked())
+        word_boundaries(PreTrainedTokenizerFast(tokenizer_object=backend))
+
+
+def test_boundaries_travel_to_the_workers_of_a_loader(bpe):
+    boundaries = word_boundaries(bpe)
+    ids = np.array([words_of(bpe, HARD[0])[0]])
+    assert (pickle.loads(pickle.dumps(boundaries)).starts(ids) == boundaries.starts(ids)).all()
