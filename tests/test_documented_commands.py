@@ -172,3 +172,39 @@ def test_pretrain_and_glue_as_the_readme_says(checkout):
     scored = typed(checkout, glue, TASKS="rte", EPOCHS="0.02")
     assert scored.returncode == 0, scored.stderr
     assert "rte" in (runs / "NAME" / "glue" / "glue.csv").read_text()
+
+
+@pytest.fixture(scope="module")
+def finished(checkout) -> Path:
+    """The checkout after a small pre-training, under every name that the documents give to a run and its checkpoints."""
+    pretrain = next(found for found in COMMANDS if found.command == "bash pretrain.sh")
+    small = SMALL | {"RUN_NAME": "toy", "DATASET": "my_corpus", "EVAL_STEPS": "2"}
+    assert typed(checkout, pretrain, **small).returncode == 0
+    runs = checkout / "runs"
+    for name in ("NAME", "first", "my_run", "other", "wiki_books"):
+        shutil.copytree(runs / "toy", runs / name, dirs_exist_ok=True)
+        for step in (500, 900, 8000):
+            shutil.copytree(runs / "toy" / "checkpoint-4", runs / name / f"checkpoint-{step}")
+    shutil.copy(checkout / "configs" / "roberta_tiny.json", checkout / "configs" / "X.json")
+    shutil.copytree(runs / "toy" / "checkpoint-4", checkout / "other")  # a tokenizer to compare with
+    squad = SHARED_DATA / "squad"
+    if squad.is_dir():
+        shutil.copy(squad / "dev-v1.1.json", checkout)
+        for file in (checkout / "eval_predictions.json", checkout / "out" / "eval_predictions.json"):
+            file.parent.mkdir(exist_ok=True)
+            file.write_text("{}")
+    glue = Documented("", "RUN=runs/toy/checkpoint-4 OUTPUT_DIR=runs/toy/glue bash finetune_glue.sh")
+    if (checkout / "glue").exists():
+        small = {"TASKS": "rte", "EPOCHS": "0.02", "GLUE_DATA": "glue/", "REPORT_TO": "none"}
+        assert typed(checkout, glue, **small).returncode == 0
+        for name in ("NAME", "first", "wiki_books"):
+            shutil.copytree(runs / "toy" / "glue", runs / name / "glue", dirs_exist_ok=True)
+    return checkout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("found", of_group("real, slow"))
+def test_a_command_does_what_it_says(finished, found):
+    done = typed(finished, found)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert done.stdout

@@ -1,14 +1,17 @@
 """The launcher of several processes: exit codes and signals of the ranks come through."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
-from toy import REPOSITORY
+import torch
+from toy import REPOSITORY, config_settings, toy_documents
 
 RANK = """
 import os, signal, sys, time
@@ -68,3 +71,39 @@ def test_ranks_end_with_a_launcher_that_is_killed(tmp_path):
     process.kill()
     process.communicate(timeout=60)
     assert not psutil.wait_procs(ranks, timeout=10)[1]
+
+
+TWO = {
+    "torchrun": ["torchrun", "--standalone", "--nproc_per_node", "2"],
+    "recipe.launch": ["python", "-m", "recipe.launch", "--standalone", "--nproc_per_node", "2"],
+    "deepspeed": ["deepspeed", "--num_accelerators", "2", "--master_port", "29611"],
+    "accelerate": ["accelerate", "launch", "--num_processes", "2"],  # without a GPU it starts one process
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="CPU processes are asked for")
+@pytest.mark.parametrize("launcher", list(TWO))
+def test_whatever_starts_it_a_run_takes_its_whole_batch(tmp_path, launcher):
+    (tmp_path / "corpus.txt").write_text("\n\n".join(toy_documents(220)))
+    (tmp_path / "roberta.json").write_text(json.dumps(config_settings("roberta", 400)))
+    flags = {
+        "config_name": "roberta.json", "tokenizer_name": "train", "vocab_size": 300, "train_file": "corpus.txt",
+        "output_dir": "run", "max_seq_length": 32, "global_batch_size": 8, "per_device_train_batch_size": 4,
+        "max_steps": 2, "logging_steps": 1,
+    }  # fmt: skip
+    command = [*TWO[launcher], str(REPOSITORY / "run_mlm.py"), "--do_train"]
+    command += [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {
+        "PATH": path,
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+    }
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    cut = "2 accumulations x 1" if launcher == "accelerate" else "1 accumulations x 2"
+    assert f"4 sequences x {cut} devices = 8 sequences" in done.stdout
+    steps = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").open() if '"loss"' in line]
+    assert len(steps) == 2

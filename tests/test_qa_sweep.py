@@ -217,4 +217,4 @@ def test_the_door_prints_what_it_would_run(run, squad):
     assert "random:" not in alone
     del environment["RUN"]
     done = subprocess.run(door, env=environment, capture_output=True, text=True)
-    assert done.returncode != 0 and "name what to evaluate" in done.stderr
+    assert done.returncode == 2 and "found no RUN: name a folder" in done.stderr

@@ -327,7 +327,7 @@ def test_the_door_prints_what_it_would_run(run, glue):
     assert rest == ["--glue_data", str(glue), "--num_train_epochs", "2", "--bf16", "true"]
     del environment["RUN"]
     done = subprocess.run(["bash", str(ROOT / "finetune_glue.sh")], env=environment, capture_output=True, text=True)
-    assert done.returncode != 0 and "name what to evaluate" in done.stderr
+    assert done.returncode == 2 and "found no RUN: name a folder" in done.stderr
 
 
 # ---- with processes
