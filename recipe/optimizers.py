@@ -42,9 +42,9 @@ def hidden_matrices(model: PreTrainedModel) -> dict[nn.Parameter, int]:
 class MuonOfFused(torch.optim.Muon):
     """Muon that orthogonalises each matrix of a fused weight by itself; `parts` has their number for each weight.
 
-    The singular values of an update are then about 1 in each of queries, keys and values, as in a model that keeps them
-    apart; taken as one matrix, they share them: where the gradient of the values is the largest, queries and keys move
-    less. The momentum keeps the shape of the whole weight. Sizes of updates (their root mean square) stay as they were.
+    Each is then updated as in a model that keeps them apart, whatever the sizes of the others' gradients; taken as one
+    matrix, they share its singular values (figures in benchmarks/NOTES.md). The momentum keeps the shape of the whole
+    weight, so that checkpoints are as they were.
     """
 
     def __init__(self, params, parts: dict[nn.Parameter, int], **settings):
