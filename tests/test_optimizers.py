@@ -84,7 +84,7 @@ def fused_weights(model):
 
 
 def test_each_matrix_of_a_fused_weight_is_orthogonalised_by_itself(tmp_path):
-    """The same bits as plain Muon on separate matrices; all of them move alike, whatever their gradients' sizes."""
+    """The same bits as plain Muon on separate matrices; all of them move alike, whatever the sizes of their gradients."""
     model = toy("modernbert")
     optimizer = MuonFactory()(model, args=arguments(tmp_path, weight_decay=0.1))
     found = fused_weights(model)
