@@ -244,7 +244,7 @@ def test_damaged_checkpoints_are_left_out_and_said(do, flags, run, capsys):
         (["--tasks", "rte", "sst3"], "unknown task 'sst3', expected one of cola, sst2"),
         (["--tasks", "ax"], "AX has a test file alone"),
         (["--engine", "slurm"], "found ENGINE slurm, expected processes or ray"),
-        (["--workers", "0"], "found WORKERS 0"),
+        (["--workers", "0"], "found --workers 0, expected at least 1"),
         (["--seeds", "one"], "invalid int value: 'one'"),
         (["--report_to", "paper"], "expected none or wandb"),
         (["--num_train_epoch", "1"], "unknown flag --num_train_epoch: did you mean --num_train_epochs"),
