@@ -32,7 +32,7 @@ def checksums_of(file: Path) -> Path:
 
 
 class CheckedTokens:
-    """A flat array of token ids, memory-mapped; what is read through `verified` was compared with its checksums.
+    """A flat array of token ids, memory-mapped; what a slice or `verified` gives was compared with its checksums.
 
     DataLoader workers that are forked share the notes on what was verified. `array` is the array as it lies on disk.
     Raises DamagedFile where the file has another size or header than its tokens need, or other checksums than pages.
@@ -55,6 +55,11 @@ class CheckedTokens:
 
     def __len__(self) -> int:
         return len(self.array)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """A stretch of the tokens, verified."""
+        start, stop, _ = part.indices(len(self))
+        return self.verified(np.array([start]), np.array([stop]))[part]
 
     def __reduce__(self):  # to a worker that isn't forked: it opens the file itself
         return type(self), (self.file, self.remedy)

@@ -79,6 +79,10 @@ def test_a_flipped_bit_is_refused_where_it_is_read_and_nowhere_else(prepared, pa
                 blocks.rows(np.array([number]))
         else:
             blocks.rows(np.array([number]))
+    if page:
+        np.testing.assert_array_equal(tokens[10:20], np.load(file)[10:20])
+    with pytest.raises(OwnError, match=r"train\.npy is damaged"):
+        tokens[max(0, page * PAGE // 2 - 64) :]
 
 
 def test_a_page_is_compared_once_also_by_the_workers_of_a_loader(prepared, monkeypatch):
