@@ -101,6 +101,13 @@ def test_long_lines_in_other_encodings_come_in_bounded_pieces(tmp_path):
     assert [len(piece) for piece in read(tmp_path / "a.txt")] == [1_000_000, 1_000_000, 500_000]
 
 
+def test_lines_end_at_the_same_places_in_every_encoding(tmp_path):
+    text = "one\rtwo\u2028three\u0085\r\nfour\r\n\r\nfive"
+    for encoding in ("utf-8", "utf-16", "utf-32"):
+        (tmp_path / "a.txt").write_bytes(text.encode(encoding))
+        assert read(tmp_path / "a.txt") == ["one\rtwo\u2028three\nfour", "five"]
+
+
 def zip_of(text):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
