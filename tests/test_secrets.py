@@ -423,6 +423,7 @@ def test_twenty_commands_leave_no_marker_behind(shop, tmp_path, monkeypatch, cap
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_shells_ranks_and_workers_leave_none_either(shop, tmp_path):
     """The same search after real processes: two ranks with W&B, a resume by another signature, a sweep's workers."""
     marker, left = Markers(), tmp_path / "left"
