@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from recipe.arguments import DataArguments, ModelArguments, option, parse
 from recipe.errors import run_script
-from recipe.model import load_config
+from recipe.model import load_config, require_family
 from recipe.prepare import corpus_of, prepared_dir, tokenizer_of, tokens_of, upload_tokens
 from recipe.quiet import quiet_libraries
 from recipe.remote import require_writable
@@ -36,9 +36,11 @@ def main() -> None:
     quiet_libraries()
     if upload.upload_to:
         require_writable(upload.upload_to)
+    if model.model_type:
+        require_family(model.model_type)
     family = load_config(model.config_name).model_type if model.config_name else model.model_type or "roberta"
     corpus = corpus_of(data, model)
-    tokenizer = tokenizer_of(model, family, corpus, prepared_dir(data))
+    tokenizer = tokenizer_of(model, family, corpus, prepared_dir(data), needs=("pad",))
     prepared = tokens_of(data, corpus, tokenizer, quiet=False)
     print(f"{prepared.folder}")
     for split, about in prepared.splits.items():

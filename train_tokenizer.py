@@ -64,7 +64,7 @@ def main() -> None:
     options, data, hub = parse((TokenizerArguments, DataArguments, HubArguments), description=__doc__)
     if options.push_to_hub:
         require_hub(f"repository {options.push_to_hub}", "no --push_to_hub, and push the folder later")
-    others = {name: load_tokenizer(name, **hub.hub_options()) for name in options.compare}
+    others = {name: load_tokenizer(name, needs=(), **hub.hub_options()) for name in options.compare}
     if options.model == "unigram" and options.min_frequency != MIN_FREQUENCY:
         print("warning: --min_frequency changes nothing: unigram prunes by likelihood")
     corpus = corpus_of(data, hub)

@@ -127,7 +127,7 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 def table_of(tokenizers: dict[str, PreTrainedTokenizerFast], texts: Callable[[], Iterable[str]], title: str) -> Table:
     """A row for each tokenizer, by its name, on the text that `texts()` begins."""
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, pad_edge=False)
-    table.add_column("tokenizer")
+    table.add_column("tokenizer", overflow="fold")  # the ends of two paths tell them apart
     for name in ("vocabulary", "tokens per word", "bytes per token", "unknown"):
         table.add_column(name, justify="right")
     for name, tokenizer in tokenizers.items():

@@ -40,6 +40,12 @@ LOGITS_BYTES = 128 << 20  # of logits that a training step on a CPU holds at a t
 POSITION_OFFSET: dict[str, Callable[[PreTrainedConfig], int]] = {"roberta": lambda config: config.pad_token_id + 1}
 
 
+def require_family(model_type: str) -> None:
+    """Raises UserError for a --model_type that isn't in HEADS."""
+    if model_type not in HEADS:
+        raise UserError(f"found --model_type {model_type}, expected one of {', '.join(HEADS)}, the families here")
+
+
 def load_config(name: str, overrides: str | None = None, **hub_options) -> PreTrainedConfig:
     """Reads a model config from a JSON file, a folder or the hub, and applies `overrides` ("key=value,key=value").
 
@@ -146,7 +152,7 @@ def check_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast
         if expected is not None and found is not None and expected != found:
             raise UserError(
                 f"the tokenizer's {role} token has id {found}, {name} says {role}_token_id {expected}: "
-                "use the tokenizer it was made for, or correct the config"
+                f"use the tokenizer it was made for, or correct the config (--config_overrides {role}_token_id={found})"
             )
 
 

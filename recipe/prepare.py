@@ -69,8 +69,11 @@ def prepared_dir(data: DataArguments) -> Path:
     return Path(data.prepared_dir).expanduser()
 
 
-def tokenizer_of(model: ModelArguments, family: str, corpus: Corpus, parent: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that the arguments name; `train` trains one on the corpus, once, and keeps it under `parent`.
+def tokenizer_of(
+    model: ModelArguments, family: str, corpus: Corpus, parent: Path, needs: tuple[str, ...] = ("pad", "mask")
+) -> PreTrainedTokenizerFast:
+    """The tokenizer that the arguments name, with the special tokens that the run `needs`; `train` trains one on the
+    corpus, once, and keeps it under `parent`.
 
     A bert model gets a WordPiece, every other family a byte-level BPE. Prepared tokens that bring their tokenizer are
     used with it, unless another one is named.
@@ -85,18 +88,18 @@ def tokenizer_of(model: ModelArguments, family: str, corpus: Corpus, parent: Pat
         )
     source = model.model_name_or_path
     if source and name != source and (Path(source).expanduser() / "tokenizer.json").exists():
-        given, own = load_tokenizer(name, **model.hub_options()), load_tokenizer(source)
+        given, own = load_tokenizer(name, needs, **model.hub_options()), load_tokenizer(source, needs)
         if fingerprint(given) != fingerprint(own):
             raise UserError(
                 f"the tokenizer {name} isn't the one that {source} was trained with: leave --tokenizer_name out"
             )
     own = corpus.prepared / TOKENIZER_FOLDER if corpus.prepared else None
     if own and own.is_dir() and name in (TRAIN, None, model.config_name):
-        return load_tokenizer(str(own))
+        return load_tokenizer(str(own), needs)
     if name != TRAIN:
-        if name is None or name.endswith(".json"):
+        if name is None or (name.endswith(".json") and not model.tokenizer_name):
             raise UserError("found no --tokenizer_name: pass a hub id, a folder, or train")
-        return load_tokenizer(name, **model.hub_options())
+        return load_tokenizer(name, needs, **model.hub_options())
     kind = "wordpiece" if family == "bert" else "bpe"
     made_from = [corpus.train.description, kind, model.vocab_size, model.lowercase]
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
@@ -157,7 +160,7 @@ def upload_tokens(prepared: PreparedTokens, tokenizer: PreTrainedTokenizerFast, 
     with tempfile.TemporaryDirectory() as temporary:
         tokenizer.save_pretrained(temporary)
         files = {f"{TOKENIZER_FOLDER}/{file.name}": file for file in sorted(Path(temporary).iterdir())}
-        if fingerprint(load_tokenizer(temporary)) != fingerprint(tokenizer):  # it doesn't survive being saved
+        if fingerprint(load_tokenizer(temporary, ("pad",))) != fingerprint(tokenizer):  # it doesn't survive being saved
             files = {}
         arrays = sorted(path.name for path in prepared.folder.iterdir() if path.suffix in (".npy", ".json"))
         arrays = [name for name in arrays if name != MANIFEST]  # of the folder that these came from

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from recipe.arguments import DataArguments, ModelArguments, PretrainArguments, epochs_to_steps, sequences_a_step
@@ -30,7 +30,6 @@ from recipe.cpu import keep_freed_memory, warning_of_slow_bf16
 from recipe.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, UserError
 from recipe.hub import require_hub
 from recipe.model import (
-    HEADS,
     build_model,
     check_length,
     check_tokenizer,
@@ -38,6 +37,7 @@ from recipe.model import (
     is_causal,
     load_config,
     load_model,
+    require_family,
     set_dropout,
 )
 from recipe.prepare import corpus_of, prepared_dir, require_outside, tokenizer_of, tokens_of
@@ -93,8 +93,7 @@ def config_of(model: ModelArguments) -> tuple[str, PreTrainedConfig]:
             "found no model: pass --config_name configs/roberta_tiny.json, --model_name_or_path or --model_type"
         )
     if name == model.model_type:
-        if name not in CONFIG_MAPPING:
-            raise UserError(f"found --model_type {name}, expected one of {', '.join(HEADS)}")
+        require_family(name)
         ours = CONFIGS / f"{name}_base.json"
         name = str(ours) if ours.exists() else name
     config = load_config(name, model.config_overrides, **model.hub_options())
@@ -125,7 +124,8 @@ def text_of(
     """The tokenizer and the prepared tokens, made if they aren't there; a new model's embedding is fitted to them."""
     check_length(config, data.max_seq_length, name)
     corpus = corpus_of(data, model, keep_linebreaks)
-    tokenizer = tokenizer_of(model, config.model_type, corpus, prepared_dir(data))
+    needs = ("pad",) if is_causal(config) else ("pad", "mask")
+    tokenizer = tokenizer_of(model, config.model_type, corpus, prepared_dir(data), needs)
     if model.model_name_or_path:
         check_tokenizer(config, tokenizer, name)
     elif change := fit_to_tokenizer(config, tokenizer, name):

@@ -139,7 +139,7 @@ class TokenisedRows:
         self.roles = np.zeros(self.vocabulary, dtype=np.uint8)
         self.PLAIN, self.BEGIN, self.PAD, self.END, self.MASK = range(5)
         named = ((begins, self.BEGIN), ({tokenizer.pad_token_id} - ends, self.PAD), (ends, self.END))
-        for ids, role in (*named, ({tokenizer.mask_token_id}, self.MASK)):
+        for ids, role in (*named, ({tokenizer.mask_token_id} - {None}, self.MASK)):
             self.roles[sorted(ids)] = role
 
     def documents(self, rows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
+from transformers import BertTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
 
 from recipe.alphabet import ALPHABET, WORD_LETTERS, alphabet, learnable, stands_alone, survey
 from recipe.errors import UserError
 from recipe.files import flush, publish_folder
 from recipe.hub import is_local, require_hub, require_local_path
+from recipe.tokenizer_files import open_tokenizer
 
 TRAIN = "train"  # the TOKENIZER that asks for one of our own
 KINDS = ("bpe", "wordpiece", "unigram")
@@ -23,13 +24,16 @@ BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_TRAINING_CHARACTERS = 200_000_000
 PIECE_CHARACTERS = 10_000
 _SPACE = re.compile(r"(?<=\S) (?=\S)")
+PAD = "<pad>"  # of a tokenizer that has none, as GPT-2's
 MAX_VOCAB_SIZE = 1 << 21  # the largest vocabularies in use have about one million tokens
 
 
-def load_tokenizer(name: str, **hub_options) -> PreTrainedTokenizerFast:
-    """Loads the tokenizer `name`, a hub id or a folder; `hub_options` go to `from_pretrained`.
+def load_tokenizer(name: str, needs: tuple[str, ...] = ("pad", "mask"), **hub_options) -> PreTrainedTokenizerFast:
+    """Loads the tokenizer `name`, a hub id, a folder or a file (recipe.tokenizer_files); `hub_options` go to
+    `from_pretrained`.
 
-    Raises UserError where there is none, where it isn't a fast one, or where it lacks a token that the recipe needs.
+    Raises UserError where there is none, where it isn't a fast one, or where it lacks special tokens that the recipe
+    `needs`, or tokens to begin and end a sequence. Where only "pad" is needed, it is added if there is none.
     """
     require_local_path(name, "tokenizer")
     if not is_local(name):
@@ -37,17 +41,20 @@ def load_tokenizer(name: str, **hub_options) -> PreTrainedTokenizerFast:
     file = Path(name).expanduser() / "tokenizer.json"
     if os.path.lexists(file) and not file.is_file():  # transformers would pass over it and make up an empty tokenizer
         raise UserError(f"cannot load the tokenizer {name}: tokenizer.json is no file: put a copy of it back")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **hub_options)
-    except Exception as error:  # libraries raise OSError, ValueError, KeyError ... for the same thing
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"cannot load the tokenizer {name}: {reason}: pass a hub id or a tokenizer's folder") from error
-    if not tokenizer.is_fast:
-        raise UserError(f"the tokenizer {name} has no tokenizer.json: convert it to a fast one")
-    for role in ("pad", "mask"):
-        if getattr(tokenizer, f"{role}_token_id") is None:
-            raise UserError(f"the tokenizer {name} has no {role} token: expected one; add it or use another tokenizer")
-    block_ends(tokenizer)
+    tokenizer = open_tokenizer(name, **hub_options)
+    if needs == ("pad",) and tokenizer.pad_token_id is None:
+        tokenizer.add_special_tokens({"pad_token": PAD})
+        if os.environ.get("RANK", "0") == "0":
+            print(f"tokenizer  {name} has no pad token: {PAD} was added to it, id {tokenizer.pad_token_id}")
+    if missing := [role for role in needs if getattr(tokenizer, f"{role}_token_id") is None]:
+        other = "; run_clm.py trains without a mask token" if "mask" in missing else ""
+        tokens = ", ".join(f"'{role}_token': '<{role}>'" for role in missing)
+        raise UserError(
+            f"the tokenizer {name} has no {' and no '.join(missing)} token: expected one of RoBERTa's or BERT's kind, "
+            f"or add them with tokenizer.add_special_tokens({{{tokens}}}) and save_pretrained{other}"
+        )
+    if needs:
+        block_ends(tokenizer)
     return tokenizer
 
 
