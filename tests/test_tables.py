@@ -149,6 +149,7 @@ def test_settings_enter_the_description_only_where_they_are_given(tmp_path):
     path = table(tmp_path / "a.csv", enumerate(TEXTS))
     plain = open_corpus(str(path)).train.description
     assert not {"csv_quoting", "csv_delimiter", "text_encoding"} & set(plain)
+    assert plain["reading"] == {".csv": 2}  # tokens that an older reader prepared are not taken for these
     assert open_corpus(str(path), csv_quoting="none").train.description == plain | {"csv_quoting": "none"}
     (tmp_path / "b.jsonl").write_text('{"text": "a"}\n')
     assert set(open_corpus(str(tmp_path / "b.jsonl")).train.description) == {"files", "text_column", "line_by_line"}
