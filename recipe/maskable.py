@@ -7,7 +7,6 @@ from recipe.batches import MaskedSequences
 from recipe.errors import UserError
 from recipe.masking import IGNORED
 from recipe.pretraining import Sequences
-from recipe.token_arrays import CheckedTokens
 
 BLOCKS = 64  # looked at, spread over the text: some 10 ms
 # Words leave a block some two tokens short of its quota (14.7 % hidden of 15 %); where they don't fit into it, as in
@@ -51,10 +50,5 @@ def hidden_and_asked(data: MaskedSequences) -> tuple[float, float]:
 
 def _any_ordinary(data: MaskedSequences) -> bool:
     tokens, special = data.blocks.tokens, data.masking.is_special
-
-    def chunk(start: int) -> np.ndarray:
-        stop = min(start + CHUNK_TOKENS, len(tokens))
-        whole = tokens.verified(np.array([start]), np.array([stop])) if isinstance(tokens, CheckedTokens) else tokens
-        return whole[start:stop]
-
-    return any(not special[chunk(start)].all() for start in range(0, len(tokens), CHUNK_TOKENS))
+    starts = range(0, len(tokens), CHUNK_TOKENS)
+    return any(not special[tokens[start : start + CHUNK_TOKENS]].all() for start in starts)
