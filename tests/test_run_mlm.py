@@ -109,11 +109,12 @@ def test_a_run_of_some_hours_ends_and_says_that_it_is_done(run, tmp_path):
     assert last["learning_rate"] < 5e-3
     assert training_is_over([str(tmp_path / "run")])
     assert f"is done: {state['global_step']} steps" in run(*budget)[1]
-    code, _ = run(*budget[:2], "--max_hours", "0.0006", *budget[4:], "--allow_changed", "max_hours")
+    code, _ = run(*budget[:2], "--max_hours", "0.001", *budget[4:], "--allow_changed", "max_hours")
     assert code == 0 and len(checkpoints(tmp_path / "run")) == 2
     logs = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open() if '"learning_rate"' in line]
     (first,) = [log for log in logs if log["step"] == state["global_step"] + 1]
-    assert 4e-3 < first["learning_rate"] <= 5e-3  # half of the new time is over
+    spent = state["stateful_callbacks"]["TimeBudget"]["attributes"]["seconds"]
+    assert first["learning_rate"] == pytest.approx(1e-2 * (1 - spent / 3.6))  # of the new time
 
 
 def test_a_signal_saves_stops_with_75_and_the_next_run_goes_on(run, tmp_path, monkeypatch):
