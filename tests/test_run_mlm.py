@@ -93,6 +93,18 @@ def test_every_objective_and_schedule_at_once_and_none_may_change_on_the_way(run
     assert "is done: 4 steps" in run(*EVERYTHING)[1]
 
 
+def test_another_seed_hides_other_tokens_and_evaluation_the_same(run, monkeypatch):
+    runs = {}
+    monkeypatch.setattr(run_mlm, "pretrain", lambda *parts: runs.update({parts[4].seed: parts[3]}) or 0)
+    for seed in ("1", "2"):
+        run("--seed", seed, "--data_seed", "5", "--short_seq_length", "16", "--short_seq_share", "0.5")
+    for part, same in (("train", False), ("short", False), ("evaluation", True)):
+        sequences = [getattr(runs[seed], part) for seed in (1, 2)]
+        assert (sequences[0].block_ids(range(8)) == sequences[1].block_ids(range(8))).all()
+        masks = [of.__getitems__(range(8))["masked_positions"] for of in sequences]
+        assert torch.equal(*masks) == same, part
+
+
 def test_steps_to_save_at_are_saved_and_stay(run, tmp_path):
     assert run("--save_at", ("1", "3"), "--save_steps", "2", "--save_total_limit", "1")[0] == 0
     assert [step_of(folder) for folder in checkpoints(tmp_path / "run")] == [1, 3, 4]
