@@ -27,6 +27,8 @@ def start_ranks(ranks: int, work: Callable[[int], object], folder: Path) -> list
             continue
         try:
             place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+            # A fork has none of the threads with which this process tokenised: it would wait for them.
+            place |= {"TOKENIZERS_PARALLELISM": "false"}
             place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "DS_ACCELERATOR": "cpu"}
             os.environ.update({name: str(value) for name, value in place.items()})
             log = os.open(folder / f"{rank}.log", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)

@@ -31,6 +31,7 @@ PRIVATE = {
     "fsspec._strip_protocol": "fsspec.AbstractFileSystem",
     "LRScheduler._last_lr": "torch.optim.lr_scheduler.LRScheduler",
     "LRScheduler._step_count": "torch.optim.lr_scheduler.LRScheduler",
+    "Muon._init_group": "torch.optim.Muon",
     "ray.init._node_ip_address": "ray/_private/worker.py",
     "save_to_disk._data_files": "datasets/arrow_dataset.py",
     "Trainer._created_lr_scheduler": "transformers.Trainer",
@@ -58,6 +59,7 @@ EVENTS = (
 EVENT = "args, state, control, **kwargs"
 # Class -> its methods that ours override -> their parameters, "=" where there is a default.
 OVERRIDES = {
+    "torch.optim.Muon": {"_init_group": "group, params_with_grad, grads, muon_momentum_bufs"},
     "torch.optim.optimizer.Optimizer": {"step": "closure="},
     "transformers.trainer.Trainer": {
         "_get_grad_norm": "model, grad_norm=",
@@ -76,7 +78,9 @@ OVERRIDES = {
         "get_test_dataloader": "test_dataset",
         "get_train_dataloader": "",
         "log": "logs, start_time=",
+        "save_metrics": "split, metrics, combined=",
         "save_model": "output_dir=, _internal_call=",
+        "save_state": "",
         "train": "resume_from_checkpoint=, trial=, ignore_keys_for_eval=",
         "training_step": "model, inputs, num_items_in_batch=",
     },
@@ -99,7 +103,7 @@ PRIVATE_NAME = re.compile(r"_[A-Za-z0-9]\w*|__\w+__")
 LOOKUPS = {"getattr", "hasattr", "setattr", "delattr", "get", "pop"}
 GET_ITEMS = "__getitems__"  # ours define it, and torch's DataLoader calls it where it is there
 # Names with two underscores that the language documents, and os._exit.
-DOCUMENTED = {name for kind in (object, dict, list, type, ast, property) for name in dir(kind)} | {
+DOCUMENTED = {name for kind in (object, dict, list, type, ast, property, BaseException) for name in dir(kind)} | {
     "__all__", "__annotations__", "__enter__", "__exit__", "__main__", "__path__", "__post_init__", "__version__", "_exit",
 }  # fmt: skip
 

@@ -162,10 +162,12 @@ def test_a_job_that_was_killed_continues(swept, run, monkeypatch, tmp_path):
     monkeypatch.setattr(jobs, "prepare", killed)
     with pytest.raises(KeyboardInterrupt):
         run_job(job, 0)
-    begun = []
+    left = shutil.copytree(job.work, job.work.with_suffix(".left"))
+    begun, models = [], []
 
     def watched(data, args):
         work = original(data, args)
+        models.append(work.trainer.model)
         train = work.trainer.train
         work.trainer.train = lambda resume_from_checkpoint: (
             begun.append(resume_from_checkpoint) or train(resume_from_checkpoint)
@@ -179,9 +181,9 @@ def test_a_job_that_was_killed_continues(swept, run, monkeypatch, tmp_path):
     assert first["metrics"] == second["metrics"]
     # What was begun by another command is not continued.
     other = planned(swept(*more, "--learning_rate", "1e-3", seeds="1"))[0]
-    shutil.copytree(run / "checkpoint-20", job.work / "checkpoint-1")
-    (job.work / "job.json").write_text(json.dumps({"argv": list(job.argv), "sha256": job.sha256}))
-    assert jobs.begun(job).endswith("checkpoint-1") and jobs.begun(other) is None and not list(job.work.glob("ch*"))
+    left.rename(job.work)
+    assert jobs.begun(job, models[0]).endswith("checkpoint-3")
+    assert jobs.begun(other, models[0]) is None and not list(job.work.glob("ch*"))
 
 
 def test_tasks_of_two_suites_are_two_sweeps(swept):

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import matplotlib
 import pytest
+import wandb
 from glue_toys import sweep_here, toy_checkpoint, write_glue
 from toy import REPOSITORY, config_settings, pretrain_command
 
@@ -358,6 +359,7 @@ def test_twenty_commands_leave_no_marker_behind(shop, tmp_path, monkeypatch, cap
     fine = ("--max_seq_length", 48, "--use_cpu", "true", "--disable_tqdm", "true", "--prepared_dir", "data")
     tuning = ("--do_train", "--do_eval", "--max_steps", 1, *fine)
 
+    wandb.teardown()  # or its runs go where the first one of this process went
     do(run_mlm, *pretraining("train", report_to="wandb", run_name=marker("run name", "on http://h/c?token={}")))
     again = do(run_mlm, *pretraining("resume", max_steps=3), "--allow_changed", "max_steps")
     assert "step 3/3" in again and "step 2/3" not in again and shop.handler.got == 1  # the data of another signature
