@@ -32,7 +32,7 @@ REAL_SLOW = (
     r"python fill_mask\.py runs/(?!.*roberta-base).*",
     r"python -m recipe\.(scores|report|publish) .*",
     r"python -m recipe\.(scale|secrets) .*",
-    r"python train_tokenizer\.py .*",
+    r"python train_tokenizer\.py (?!.*-base).*",
     r"python prepare_data\.py --dataset_name docstrings .*",
     r"python -m recipe\.answers dev-v1\.1\.json .*",
 )
@@ -53,7 +53,7 @@ NEEDS = {
     "a Ray cluster": (r"ray .*",),
     "the package index": (r"pip install (s3fs|gcsfs|'ray.*)",),
     "a bucket": (r"python prepare_data\.py .*s3://.*",),
-    "the hub": (r"python fill_mask\.py .*roberta-base", r"python prepare_data\.py --dataset_name my_corpus/ .*roberta-base"),
+    "the hub": (r"python train_tokenizer\.py .*-base.*", r"python fill_mask\.py .*roberta-base", r"python prepare_data\.py --dataset_name my_corpus/ .*roberta-base"),
     "SQuAD 2.0's answers": (r"python -m recipe\.answers dev-v2\.0\.json .*",),
     "two or more GPUs": (r"python -m recipe\.launch .*",),
     "a machine to itself: these measure it": (r"(.* )?bash benchmarks/.*", r"python benchmarks/.*"),
