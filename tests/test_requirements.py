@@ -13,7 +13,7 @@ from toy import REPOSITORY
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 UNPINNED = {"playwright"}  # brings a browser: one test uses it where it is installed
-OPTIONAL = {"ray", "torch_xla"}  # imported where a run asks for them, which says what to install
+OPTIONAL = {"ray", "sentencepiece", "torch_xla"}  # imported where a run asks for them, which says what to install
 
 
 def requirements(lines: list[str]) -> dict[str, Requirement]:
