@@ -171,7 +171,7 @@ def test_the_built_in_corpus_is_prose_each_piece_once():
         ("image.png", b"\x89PNG", "unknown format"),
         ("binary.txt", b"text\nmore\0text", "line 2: found a zero byte"),
         ("latin.txt", "gut\nschön\n".encode("latin-1"), "line 2: byte 0xf6 is not UTF-8, it looks like windows-1252"),
-        ("cut.txt.gz", gzip.compress(b"text " * 10_000)[:40], "not a whole compressed file"),
+        ("cut.txt.gz", gzip.compress(b"text " * 10_000, mtime=0)[:40], "not a whole compressed file"),
         ("cut.txt.zst", zstd(bytes(range(1, 127)) * 99)[:60], "not a whole compressed file"),
         ("broken.jsonl", b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
         ("list.jsonl", b"[1, 2]\n", "line 1: found a list"),
