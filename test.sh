@@ -20,4 +20,9 @@ else
     echo "shellcheck is not installed: the shell scripts were not checked" >&2
 fi
 
-exec "$PYTHON" -m pytest "$@"
+# The whole suite runs in two processes where pytest-xdist is there; what is asked for by name in one.
+processes=()
+if (($# == 0)) && "$PYTHON" -c 'import xdist' 2>/dev/null; then
+    processes=(-n 2 --dist worksteal)
+fi
+exec "$PYTHON" -m pytest "${processes[@]}" "$@"
