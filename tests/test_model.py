@@ -117,6 +117,7 @@ def test_embedding_gets_a_row_a_token_in_multiples_of_64(write_config, bpe):
     ("settings", "message"),
     [
         ({"vocab_size": 100}, "the tokenizer has 320 tokens, toy has room for 100"),
+        ({"vocab_size": 319}, "the tokenizer has 320 tokens, toy has room for 319"),
         ({"pad_token_id": 5}, "pad token has id 1, toy says pad_token_id 5"),
         ({"eos_token_id": 3}, "eos token has id 2, toy says eos_token_id 3"),
     ],
