@@ -141,6 +141,7 @@ def test_each_numeric_flag_has_its_range(parser_of):
     [
         (["--learning_rate", "-1"], "found --learning_rate -1.0, expected at least 0 and at most 1,000$"),
         (["--adam_beta1", "1.5"], "found --adam_beta1 1.5, expected at least 0 and less than 1$"),
+        (["--adam_beta2", "1"], "found --adam_beta2 1.0, expected at least 0 and less than 1$"),
         (["--adam_epsilon", "-1"], "found --adam_epsilon -1.0, expected more than 0 and at most 1$"),
         (
             ["--max_steps", "-5"],

@@ -72,6 +72,11 @@ def test_squad_2_by_hand():
     assert score_with_negative(texts | {"none": ""}, golds, None)["NoAns_exact"] == 50
 
 
+def test_a_question_without_a_prediction_is_wrong_whether_it_has_an_answer_or_not():
+    metrics = score_with_negative({}, {"has": ["fox"], "none": []}, None)
+    assert metrics["exact"] == metrics["f1"] == metrics["HasAns_f1"] == metrics["NoAns_exact"] == 0
+
+
 def test_odds_that_equal_the_threshold_are_answered():
     golds = {"has": ["fox"], "none": []}
     texts = {"has": "fox", "none": "red"}

@@ -94,6 +94,12 @@ def test_the_manifest_names_every_file(tmp_path):
     assert set(files) == {"model.safetensors", "global_step/rank_0.pt"}
 
 
+def test_the_manifest_of_several_ranks_says_how_many(tmp_path):
+    (tmp_path / "staged").mkdir()
+    commit(tmp_path / "staged", tmp_path / "checkpoint-1", ranks=3)
+    assert json.loads((tmp_path / "checkpoint-1" / MANIFEST).read_text())["ranks"] == 3
+
+
 @pytest.mark.parametrize(("limit", "left"), [(None, [1, 2, 3]), (2, [2, 3]), (1, [3])])
 def test_rotation_keeps_the_newest(tmp_path, limit, left):
     for step in (1, 2, 3):

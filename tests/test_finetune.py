@@ -20,6 +20,7 @@ from recipe.errors import UserError
 from recipe.finetune import prepare
 from recipe.glue_arguments import FineTuneArguments, GlueArguments
 from recipe.trainer import NonFiniteError
+from recipe.tuning import train_batches
 
 CONFIG = "configs/roberta_tiny.json"
 
@@ -205,6 +206,14 @@ def test_the_same_seed_gives_the_same_score_and_another_another_head(work):
 
     assert np.array_equal(logits(5), logits(5))
     assert not np.array_equal(logits(5), logits(6))
+
+
+def test_another_seed_sees_the_rows_in_another_order(work):
+    def order(**seeds):
+        job = work(**seeds)
+        return [rows for rows in train_batches(job.trainer.train_dataset, job.args, lambda: 0)]
+
+    assert order(seed=5) == order(seed=5) == order(seed=6, data_seed=5) != order(seed=6)
 
 
 def test_record_of_run_glue(monkeypatch, flags, tmp_path, run):

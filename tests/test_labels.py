@@ -5,11 +5,15 @@ import shutil
 import sys
 
 import pytest
+import torch
 from glue_toys import NOUNS, as_flags, columns, toy_run, write_tsv
 from safetensors.torch import load_file, save_file
+from toy import config_settings
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import run_glue
 from recipe.errors import UserError
+from recipe.labels import output_layer, reorder
 
 NAMES = ("entailment", "neutral", "contradiction")
 HEADER = "index sentence1 sentence2 gold_label"
@@ -167,3 +171,14 @@ def test_a_regression_is_no_classifier(trained, evaluate, tmp_path):
     (model / "config.json").write_text(json.dumps(config | {"label2id": {"LABEL_0": 0}}))
     with pytest.raises(UserError, match="has one score, the data the labels entailment, neutral, contradiction"):
         evaluate(model)
+
+
+@pytest.mark.parametrize("family", ["roberta", "modernbert"])
+def test_outputs_move_with_their_weights_and_biases(family):
+    config = AutoConfig.for_model(**config_settings(family, 64), num_labels=3)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    output_layer(model).bias.data = torch.tensor([1.0, 2.0, 4.0])
+    ids = torch.tensor([[5, 6, 7, 8]])
+    before = model(input_ids=ids).logits
+    reorder(model, [2, 0, 1])
+    assert torch.equal(model(input_ids=ids).logits, before[:, [2, 0, 1]])

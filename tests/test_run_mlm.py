@@ -6,8 +6,10 @@ import os
 import shutil
 import signal
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from toy import ARCHITECTURES
 from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainerCallback, pipeline
 
@@ -54,6 +56,10 @@ def test_again_it_is_done_and_with_other_settings_it_is_refused(run):
         run("--learning_rate", "2e-2")
     with pytest.raises(UserError, match="begun with max_seq_length 32, now it is 16"):
         run("--max_seq_length", "16")
+    with pytest.raises(UserError, match="begun with global_batch_size 8, now it is 4"):
+        run("--per_device_train_batch_size", "4")
+    with pytest.raises(UserError, match=r"begun with max_grad_norm 1\.0, now it is 0\.5"):
+        run("--max_grad_norm", "0.5")
     code, printed = run("--max_steps", "6", "--allow_changed", "max_steps")
     assert code == 0 and "step" not in printed.split("eval loss")[1].split("\n")[0]
 
@@ -103,6 +109,25 @@ def test_another_seed_hides_other_tokens_and_evaluation_the_same(run, monkeypatc
         assert (sequences[0].block_ids(range(8)) == sequences[1].block_ids(range(8))).all()
         masks = [of.__getitems__(range(8))["masked_positions"] for of in sequences]
         assert torch.equal(*masks) == same, part
+
+
+def test_training_and_evaluation_see_the_tokens_of_their_own_split(run, monkeypatch, tmp_path):
+    runs = []
+    monkeypatch.setattr(run_mlm, "pretrain", lambda *parts: runs.append(parts[3]) or 0)
+    run()
+    (prepared,) = (tmp_path / "data").glob("*/prepared.json")
+    for sequences, split in ((runs[0].train, "train"), (runs[0].evaluation, "validation")):
+        assert np.array_equal(sequences.blocks.tokens[:], np.load(prepared.parent / f"{split}.npy")), split
+
+
+def test_a_run_that_diverges_ends_with_3(run, tmp_path, capsys):
+    run()
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    weights["lm_head.dense.weight"][0, 0] = math.nan
+    save_file(weights, tmp_path / "run" / "model.safetensors", metadata={"format": "pt"})
+    start = ("--model_name_or_path", str(tmp_path / "run"), "--config_name", None, "--tokenizer_name", None)
+    assert run(*start, "--vocab_size", None, "--output_dir", str(tmp_path / "more"))[0] == 3
+    assert not checkpoints(tmp_path / "more")
 
 
 def test_steps_to_save_at_are_saved_and_stay(run, tmp_path):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from toy import until
 from recipe import jobs, sweep
 from recipe.engines import Processes, visible_devices
 from recipe.errors import UserError
-from recipe.jobs import BUSY, DONE, FAILED, fail, run_job
+from recipe.jobs import BUSY, DONE, FAILED, begun, fail, run_job
 from recipe.plan import candidates, meaning_of, parse_sweep
 from recipe.results import read_results
 
@@ -189,6 +190,23 @@ def test_small_tasks_start_from_the_mnli_model(do, flags, run):
     assert (
         "Started from the MNLI model of the same checkpoint and seed: rte, stsb." in (run / "glue/glue.md").read_text()
     )
+
+
+def test_each_seed_starts_from_the_mnli_model_of_its_own(flags):
+    jobs = planned(flags("--mnli_init", "true", tasks="mnli rte", seeds="1 2"))
+    followers = [job for job in jobs if job.needs]
+    assert len(followers) == 4  # of two checkpoints
+    assert all((job.needs.seed, job.needs.checkpoint) == (job.seed, job.checkpoint) for job in followers)
+
+
+def test_what_was_begun_with_other_settings_is_not_gone_on_with(flags):
+    job, model = planned(flags(tasks="rte", seeds="1"))[0], None
+    left = job.work / "checkpoint-1"
+    assert begun(job, model) is None  # and notes the settings
+    left.mkdir()
+    assert begun(job, model) is None and left.exists()
+    other = replace(job, argv=(*job.argv, "--learning_rate", "0.5"))
+    assert begun(other, model) is None and not left.exists()
 
 
 def test_without_the_mnli_model_its_followers_fail_and_others_go_on(do, flags, run, monkeypatch):

@@ -2,7 +2,9 @@
 
 import json
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from toy import TOKENIZERS
@@ -336,6 +338,28 @@ def test_logs_say_how_fast_and_how_far(tmp_path, bpe, documents):
     assert last["tokens_seen"] == 6 * 8 * 32 and last["tokens_per_second"] > 0 and 0 < last["mfu"] < 1
     assert last["perplexity"] == pytest.approx(math.exp(last["loss"]))
     assert {"learning_rate", "grad_norm", "epoch"} <= set(last)
+
+
+def test_speed_leaves_evaluation_and_saving_out(tmp_path, bpe, documents, monkeypatch):
+    """By a clock that a step moves on by one second, an evaluation and a save by a hundred each."""
+    clock = [0.0]
+    monkeypatch.setattr("recipe.trainer.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    trainer = make_trainer(tmp_path, bpe, documents, steps=4, save_steps=2, eval_strategy="steps", eval_steps=1)
+
+    def takes(seconds, method):
+        def timed(*args, **kwargs):
+            clock[0] += seconds
+            return method(*args, **kwargs)
+
+        return timed
+
+    trainer.compute_loss = takes(1.0, trainer.compute_loss)
+    trainer.evaluation_loop = takes(100.0, trainer.evaluation_loop)
+    trainer._save_optimizer_and_scheduler = takes(100.0, trainer._save_optimizer_and_scheduler)
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    steps = np.diff([0, *(log["tokens_seen"] for log in logs)])
+    assert [log["tokens_per_second"] for log in logs] == pytest.approx(list(steps))
 
 
 def test_speed_after_a_resume_counts_the_steps_since_it(tmp_path, bpe, documents):

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from recipe.byte_words import Gpt2Words, RereadWords
 from recipe.errors import UserError
 from recipe.tokenizer import plain_backend, train_tokenizer
-from recipe.words import MarkedWords, word_boundaries
+from recipe.words import MarkedWords, WordBoundaries, word_boundaries
 
 HARD = (
     "“Curly quotes” — and ‘single’ ones… an ellipsis… ‐ hyphens–dashes—all; it’s not it's.",
@@ -175,3 +175,12 @@ def test_boundaries_travel_to_the_workers_of_a_loader(bpe):
     boundaries = word_boundaries(bpe)
     ids = np.array([words_of(bpe, HARD[0])[0]])
     assert (pickle.loads(pickle.dumps(boundaries)).starts(ids) == boundaries.starts(ids)).all()
+
+
+def test_no_word_goes_on_behind_a_special_token():
+    """The token behind one is a word with a key of its own, even where its text continues a word."""
+    boundaries = WordBoundaries(MarkedWords(np.array([True, True, False])))  # an end token, a word, what continues one
+    ids = np.array([[1, 0, 2]])
+    keys = np.array([[9, 0, 5]], dtype=np.uint32)
+    chosen = boundaries.choose(ids, ids != 0, keys, quota=np.array([[1]]))
+    assert chosen.tolist() == [[False, False, True]]
