@@ -1,0 +1,16 @@
+"""recipe.unigram: the baseline by counts, with what it is by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from recipe.unigram import UnigramBaseline
+
+
+def test_each_ordinary_token_has_its_share_and_special_ones_none():
+    baseline = UnigramBaseline(np.array([3, 0, 90, 1]), special_ids=(2,))
+    assert baseline.log_probabilities.exp().tolist() == pytest.approx([4 / 7, 1 / 7, 0, 2 / 7])
+    loss, correct = baseline.score(torch.tensor([0, -100, 3, 0]))
+    assert loss == pytest.approx(-2 * math.log(4 / 7) - math.log(2 / 7)) and correct == 2
