@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,8 +18,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import matplotlib
 import pytest
 import wandb
-from glue_toys import sweep_here, toy_checkpoint, write_glue
+from glue_toys import planned, sweep_here, toy_checkpoint, write_glue
 from toy import REPOSITORY, config_settings, pretrain_command
+from transformers import TrainerState
 
 import fill_mask
 import prepare_data
@@ -28,9 +30,12 @@ import run_mlm
 import run_qa
 import train_tokenizer
 from recipe import publish, report, scores, sweep
+from recipe.callbacks import JsonLog
 from recipe.errors import UserError, run_script
+from recipe.jobs import DONE, fail, run_job
 from recipe.remote import bring
 from recipe.run import record_run
+from recipe.scores import rebuild
 from recipe.secrets import guard_console, identity_of, is_secret_name, redact, redact_all, redact_words
 
 # ---- what is secret
@@ -170,6 +175,37 @@ def test_a_run_goes_on_with_another_password_and_what_older_versions_recorded_is
     (tmp_path / "run.json").write_text(json.dumps(before))
     record_run(tmp_path, {"data": "http://u:two@h/c?sig=2"}, {})
     assert "one" not in (tmp_path / "run.json").read_text()
+
+
+def test_each_writer_hides_a_secret_that_turned_up_in_what_it_writes(run, text_file, tmp_path, monkeypatch):
+    """Folders that are named like a password, and a run, a sweep and an error that say where they read."""
+    secret = "tOken-0123456789"
+    monkeypatch.setenv("SOME_TOKEN", secret)
+    place = tmp_path / secret
+    glue, checkpoint = write_glue(place / "glue", rows=8, dev=8), toy_checkpoint(place / secret, 10)
+    text = shutil.copy(text_file, place)
+    assert run("--train_file", str(text), "--max_steps", "1")[0] == 0
+    log = JsonLog(tmp_path / "log.jsonl")
+    log.on_log(None, TrainerState(is_world_process_zero=True), None, {"from": str(place)})
+    monkeypatch.setattr("recipe.scores.draw", lambda *_, **__: None)
+    flags = ["--runs", checkpoint.parent, "--tasks", "rte", "--seeds", 1, "--glue_data", glue, "--max_seq_length", 48]
+    flags += ["--prepared_dir", tmp_path / "data", "--results_dir", tmp_path / "scores", "--num_train_epochs", 1]
+    (job,) = planned([*map(str, flags), "--use_cpu", "true"])
+    assert run_job(job, 0.0).state == DONE
+    rebuild(tmp_path / "scores")
+    fail(job, f"no such file: {place}")
+
+    (prepared,) = (tmp_path / "data").glob("*/prepared.json")
+    files = [
+        prepared,
+        log.path,
+        job.result,
+        job.error,
+        tmp_path / "scores" / "glue.csv",
+        tmp_path / "scores" / "glue.md",
+    ]
+    for file in files:
+        assert secret not in file.read_text() and "<hidden>" in file.read_text(), file
 
 
 # ---- a server that wants a password and a signature
