@@ -104,7 +104,7 @@ def first_failure(copy: Path, tests: tuple[str, ...], log: Path) -> str:
         _run_tests(copy, tests, log, write)
     os.close(write)
     deadline = time.monotonic() + SECONDS
-    while not os.waitpid(child, os.WNOHANG)[0]:
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
         if time.monotonic() > deadline:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
@@ -113,6 +113,8 @@ def first_failure(copy: Path, tests: tuple[str, ...], log: Path) -> str:
         time.sleep(0.05)
     with os.fdopen(read) as stream:
         verdict = stream.read()
+    if os.WIFSIGNALED(ended[1]):  # such as a stop signal that nothing handles any more
+        return f"{tests[0]} (ended by {signal.Signals(os.WTERMSIG(ended[1])).name})"
     if not verdict.startswith("ran "):
         raise RuntimeError(f"{verdict or 'the process died'}\n{log.read_text(errors='replace')[-3000:]}")
     return verdict.removeprefix("ran ")

@@ -1,5 +1,6 @@
 """Law 1 across processes: two of them compute what one computes; and they refuse to be two different programs."""
 
+import json
 import shutil
 
 import pytest
@@ -8,7 +9,7 @@ from ranks import run_ranks
 from toy_trainers import CHANGES, Recorder, make_trainer, resume_point, weights_and_optimizer
 from transformers import TrainerCallback
 
-from recipe.checkpoints import checkpoints, damage
+from recipe.checkpoints import MANIFEST, checkpoints, damage
 from recipe.errors import UserError
 from recipe.run import require_agreement
 
@@ -62,6 +63,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path, bpe, documents):
     assert found["eval_masked_tokens"] == metrics["eval_masked_tokens"]  # no block twice, none left out
     assert len(set(found["draws"])) == 2  # dropout differs between ranks
     assert [damage(checkpoint) for checkpoint in checkpoints(folder)] == [None, None, None]
+    assert [json.loads((saved / MANIFEST).read_text())["ranks"] for saved in checkpoints(folder)] == [2, 2, 2]
 
     # One process goes on from what two saved: the same data, the same schedule (dropout is off).
     recorder = Recorder()

@@ -13,8 +13,7 @@ from glue_toys import sweep_here, toy_run, write_glue
 from harness import alive, wait
 from toy import REPOSITORY
 
-from recipe import checkpoints as rooms
-from recipe import sweep
+from recipe import files, sweep
 from recipe.checkpoints import MANIFEST, checkpoints, step_of
 from recipe.results import read_results
 
@@ -82,8 +81,8 @@ def test_r18_a_sweep_beside_a_training(bench, record, tmp_path, monkeypatch):
     looks = Counter()
 
     def slow_disk():
-        flush = rooms._flush
-        rooms._flush = lambda path: (time.sleep(0.04), flush(path))
+        flush = files.flush
+        files.flush = lambda path: (time.sleep(0.04), flush(path))
 
     real = sweep.candidates
 
