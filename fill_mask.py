@@ -16,12 +16,14 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from recipe.arguments import HubArguments, option, parse
-from recipe.errors import UserError, run_script
-from recipe.fill import BLANKS, fill_all, models_of, table_of
-from recipe.paths import is_file
-from recipe.quiet import quiet_libraries
-from recipe.surrogates import without_surrogates
+from recipe.cli.parser import option, parse
+from recipe.cli.program import run_script
+from recipe.data.surrogates import without_surrogates
+from recipe.evaluate.fill_in import BLANKS, fill_all, models_of, table_of
+from recipe.model.arguments import HubArguments
+from recipe.system.errors import UserError
+from recipe.system.paths import is_file
+from recipe.system.runtime import quiet_libraries
 
 WIDE = 240  # columns, where nobody's terminal says how many there are
 

@@ -19,7 +19,7 @@ export TASKS=${TASKS:-cola sst2 mrpc stsb qqp mnli qnli rte}
 export SEEDS=${SEEDS:-1}
 export GLUE_DATA=${GLUE_DATA:-nyu-mll/glue} # or a folder: the official files (CoLA/train.tsv ...), or a copy of the hub's
 
-# Fine-tuning. Empty: each task's own settings (the table in recipe/glue.py). Several values make a grid; the table
+# Fine-tuning. Empty: each task's own settings (the table in recipe/finetune/glue/tasks.py). Several values make a grid; the table
 # then shows the best on dev and says so.
 export LEARNING_RATES=${LEARNING_RATES:-}
 export BATCH_SIZES=${BATCH_SIZES:-}
@@ -69,6 +69,6 @@ args+=(--workers "$WORKERS" --engine "$ENGINE" --report_to "$REPORT_TO")
 [[ -z $OUTPUT_DIR ]] || args+=(--results_dir "$OUTPUT_DIR")
 
 if [[ ${DRY_RUN:-0} != 0 ]]; then
-    exec "$PYTHON" -m recipe.secrets "$PYTHON" -m recipe.sweep "${args[@]}" "$@"
+    exec "$PYTHON" -m recipe.system.secrets "$PYTHON" -m recipe.sweep "${args[@]}" "$@"
 fi
 exec "$PYTHON" -m recipe.sweep "${args[@]}" "$@"

@@ -74,6 +74,6 @@ args+=(--max_seq_length "$SEQ_LENGTH" --doc_stride "$DOC_STRIDE")
 [[ -z $TOKENIZER ]] || args+=(--tokenizer_name "$TOKENIZER")
 
 if [[ ${DRY_RUN:-0} != 0 ]]; then
-    exec "$PYTHON" -m recipe.secrets "$PYTHON" -m recipe.sweep "${args[@]}" "$@"
+    exec "$PYTHON" -m recipe.system.secrets "$PYTHON" -m recipe.sweep "${args[@]}" "$@"
 fi
 exec "$PYTHON" -m recipe.sweep "${args[@]}" "$@"

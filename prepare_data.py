@@ -16,12 +16,14 @@ address is then the dataset of every run:
 
 from dataclasses import dataclass
 
-from recipe.arguments import DataArguments, ModelArguments, option, parse
-from recipe.errors import run_script
-from recipe.model import load_config, require_family
-from recipe.prepare import corpus_of, prepared_dir, tokenizer_of, tokens_of, upload_tokens
-from recipe.quiet import quiet_libraries
-from recipe.remote import require_writable
+from recipe.cli.parser import option, parse
+from recipe.cli.program import run_script
+from recipe.data.arguments import DataArguments
+from recipe.data.inputs import corpus_of, prepared_dir, tokenizer_of, tokens_of, upload_tokens
+from recipe.data.remote import require_writable
+from recipe.model.arguments import ModelArguments
+from recipe.model.config import load_config, require_family
+from recipe.system.runtime import quiet_libraries
 
 
 @dataclass

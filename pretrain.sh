@@ -131,6 +131,6 @@ elif [[ -n $DS_CONFIG ]]; then # DeepSpeed wants to be told that it is alone
 fi
 
 if [[ -n ${DRY_RUN:-} ]]; then
-    exec "$PYTHON" -m recipe.secrets "${start[@]}" "$script" "${args[@]}" "$@"
+    exec "$PYTHON" -m recipe.system.secrets "${start[@]}" "$script" "${args[@]}" "$@"
 fi
 exec "${start[@]}" "$script" "${args[@]}" "$@"

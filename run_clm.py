@@ -13,23 +13,21 @@ or [CLS]; a document ends with </s> or [SEP], which is predicted, too. eval_perp
 
 from dataclasses import dataclass
 
-from recipe.arguments import DataArguments, ModelArguments, PretrainArguments, option, parse
-from recipe.batches import Blocks, NextTokens
-from recipe.errors import run_script
-from recipe.model import make_causal, require_causal, use_next_token_head
-from recipe.pretraining import (
-    Sequences,
-    begin,
-    config_of,
-    model_of,
-    pretrain,
-    sequences_of,
-    text_of,
-    what_the_run_means,
-)
-from recipe.summary import report
-from recipe.tokenizer import block_ends
-from recipe.xla import join_xla_ranks
+from recipe.cli.parser import option, parse
+from recipe.cli.program import run_script
+from recipe.data.arguments import DataArguments
+from recipe.data.blocks import Blocks
+from recipe.data.tokenizer import block_ends
+from recipe.evaluate.summary import report
+from recipe.model.arguments import ModelArguments
+from recipe.model.config import make_causal, require_causal
+from recipe.model.heads import use_next_token_head
+from recipe.objective.causal import NextTokens
+from recipe.system.runtime import join_xla_ranks
+from recipe.train.arguments import PretrainArguments
+from recipe.train.pretraining import pretrain, what_the_run_means
+from recipe.train.sequences import Sequences, sequences_of
+from recipe.train.setup import begin, config_of, model_of, text_of
 
 
 @dataclass

@@ -3,7 +3,7 @@
 that says what its numbers are.
 
 Speaks the flags of the Hugging Face example script of this name, all TrainingArguments, or one .json or .yaml file
-with them. Batch size, learning rate and epochs default to the task's row in recipe/glue.py.
+with them. Batch size, learning rate and epochs default to the task's row in recipe/finetune/glue/tasks.py.
 
     python run_glue.py --model_name_or_path runs/first/checkpoint-500 --task_name cola --glue_data path/to/glue \\
         --do_train --do_eval --output_dir runs/first/cola
@@ -13,20 +13,21 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from recipe.arguments import parse
-from recipe.continuing import begin_or_continue
-from recipe.errors import NONFINITE_EXIT_CODE, UserError, run_script
-from recipe.files import write_json
-from recipe.finetune import GlueTuning, prepare
-from recipe.glue import METRIC_NAMES
-from recipe.glue_arguments import FineTuneArguments, GlueArguments
-from recipe.quiet import quiet_libraries
-from recipe.results import eval_results, result_file, write_metrics, write_predictions
-from recipe.run_folder import as_it_was
-from recipe.suites import SUITES
-from recipe.trackers import settle_trackers
-from recipe.trainer import NonFiniteError
-from recipe.tuning_arguments import check_start
+from recipe.cli.parser import parse
+from recipe.cli.program import run_script
+from recipe.finetune.arguments import check_start
+from recipe.finetune.continuing import begin_or_continue
+from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
+from recipe.finetune.glue.finetuning import GlueTuning, prepare
+from recipe.finetune.glue.tasks import METRIC_NAMES
+from recipe.finetune.results import eval_results, result_file, write_metrics, write_predictions
+from recipe.sweep.suites import SUITES
+from recipe.system.errors import NONFINITE_EXIT_CODE, UserError
+from recipe.system.files import write_json
+from recipe.system.runtime import quiet_libraries
+from recipe.train.run_folder import as_it_was
+from recipe.train.trackers import settle_trackers
+from recipe.train.trainer import NonFiniteError
 
 
 def main() -> int:

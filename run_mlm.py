@@ -10,28 +10,28 @@ with them. Run the same command again and it continues from the newest whole che
 
 from dataclasses import asdict
 
-from recipe.arguments import DataArguments, ModelArguments, ObjectiveArguments, PretrainArguments, parse
-from recipe.batches import Blocks, MaskedSequences
-from recipe.errors import UserError, run_script
-from recipe.maskable import require_maskable
-from recipe.masked_spans import Spans
-from recipe.masking import Masking
-from recipe.model import require_masked, use_masked_only_head
-from recipe.pretraining import (
-    Sequences,
-    begin,
-    config_of,
-    model_of,
-    pretrain,
-    sequences_of,
-    text_of,
-    what_the_run_means,
-)
-from recipe.stages import FallingRate
-from recipe.summary import report
-from recipe.tokenizer import block_ends
-from recipe.words import word_boundaries
-from recipe.xla import join_xla_ranks
+from recipe.cli.parser import parse
+from recipe.cli.program import run_script
+from recipe.data.arguments import DataArguments
+from recipe.data.blocks import Blocks
+from recipe.data.tokenizer import block_ends
+from recipe.evaluate.summary import report
+from recipe.model.arguments import ModelArguments
+from recipe.model.config import require_masked
+from recipe.model.heads import use_masked_only_head
+from recipe.objective.arguments import ObjectiveArguments
+from recipe.objective.masked_sequences import MaskedSequences
+from recipe.objective.masking import Masking
+from recipe.objective.span_masking import Spans
+from recipe.objective.words import word_boundaries
+from recipe.system.errors import UserError
+from recipe.system.runtime import join_xla_ranks
+from recipe.train.arguments import PretrainArguments
+from recipe.train.maskable import require_maskable
+from recipe.train.pretraining import pretrain, what_the_run_means
+from recipe.train.sequences import Sequences, sequences_of
+from recipe.train.setup import begin, config_of, model_of, text_of
+from recipe.train.stages import FallingRate
 
 EVAL_MASK_SEED = 1 << 32  # beyond any training seed: one set of eval masks for all runs
 

@@ -14,20 +14,21 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from recipe.arguments import parse
-from recipe.callbacks import StopSignals
-from recipe.continuing import begin_or_continue
-from recipe.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, run_script
-from recipe.files import write_json
-from recipe.qa import QaTuning, prepare
-from recipe.qa_arguments import QaArguments, QaTrainingArguments
-from recipe.quiet import quiet_libraries
-from recipe.results import eval_results, result_file, write_metrics
-from recipe.run_folder import run_lock
-from recipe.suites import SUITES
-from recipe.trackers import guard_trackers, settle_trackers
-from recipe.trainer import NonFiniteError
-from recipe.tuning_arguments import check_start
+from recipe.cli.parser import parse
+from recipe.cli.program import run_script
+from recipe.finetune.arguments import check_start
+from recipe.finetune.continuing import begin_or_continue
+from recipe.finetune.qa.arguments import QaArguments, QaTrainingArguments
+from recipe.finetune.qa.finetuning import QaTuning, prepare
+from recipe.finetune.results import eval_results, result_file, write_metrics
+from recipe.sweep.suites import SUITES
+from recipe.system.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE
+from recipe.system.files import write_json
+from recipe.system.runtime import quiet_libraries
+from recipe.train.callbacks import StopSignals
+from recipe.train.run_folder import run_lock
+from recipe.train.trackers import guard_trackers, settle_trackers
+from recipe.train.trainer import NonFiniteError
 
 
 def main() -> int:

@@ -17,13 +17,13 @@ from pathlib import Path
 from rich.console import Console
 from tqdm import tqdm
 
-from recipe.arguments import DataArguments, HubArguments, option, parse
-from recipe.corpus import Corpus
-from recipe.errors import UserError, run_script
-from recipe.fertility import fertility, require_known, sample_of, table_of
-from recipe.hub import require_hub
-from recipe.prepare import corpus_of
-from recipe.tokenizer import (
+from recipe.cli.parser import option, parse
+from recipe.cli.program import run_script
+from recipe.data.arguments import DataArguments
+from recipe.data.corpus import Corpus
+from recipe.data.fertility import fertility, require_known, sample_of, table_of
+from recipe.data.inputs import corpus_of
+from recipe.data.tokenizer import (
     KINDS,
     MAX_TRAINING_CHARACTERS,
     load_tokenizer,
@@ -31,6 +31,9 @@ from recipe.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
+from recipe.model.arguments import HubArguments
+from recipe.system.errors import UserError
+from recipe.system.hub import require_hub
 
 MIN_FREQUENCY = 2
 

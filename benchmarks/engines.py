@@ -7,8 +7,8 @@
 Each round starts every engine twice, for 4 and for 24 steps, by `python -m recipe.launch run_mlm.py` on the same
 prepared data. Memory is the largest resident size of a process, imports included (on a GPU: see nvidia-smi). Traffic is
 what /proc/net/dev counts on the loopback device, so it is right only where nothing else uses it; beside it stands
-recipe.scale's figure. So do the tokens a second that recipe.scale predicts from two measurements: the speed of one
-process, and the bytes a second that each of the processes sends while they do nothing but reduce gradients.
+the figure of recipe.model.scale. So do the tokens per second that it predicts from two measurements: the speed of one
+process, and the bytes per second that each of the processes sends while they do nothing but reduce gradients.
 """
 
 import argparse
@@ -27,8 +27,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from recipe.model import load_config  # noqa: E402
-from recipe.scale import Device, network_bytes, parameters, step_flops, step_seconds  # noqa: E402
+from recipe.model.config import load_config  # noqa: E402
+from recipe.model.scale import Device, network_bytes, parameters, step_flops, step_seconds  # noqa: E402
 
 STAGES = {"one process": None, "DDP": 0, "ZeRO-1": 1, "ZeRO-2": 2, "ZeRO-3": 3}
 FEW, MANY = 4, 24  # steps of the two runs whose difference in traffic is that of MANY - FEW steps

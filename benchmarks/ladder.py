@@ -28,7 +28,7 @@ from measuring import ROOT, markdown, publish
 
 sys.path.insert(0, str(ROOT))
 
-from recipe.checkpoints import newest_whole, step_of
+from recipe.model.checkpoints import newest_whole, step_of
 
 BASE = {
     "--config_name": "configs/roberta_tiny.json",
@@ -200,9 +200,9 @@ def run(goals: list[str], flags: dict, said: Path) -> float:
 def bytes_a_token(tokenizer: Path, dataset: str) -> float:
     """UTF-8 bytes a token, each document's end token included, of the first 5 M characters of the validation text (of
     the training text, where there is none of its own)."""
-    from recipe.corpus import open_corpus
-    from recipe.fertility import MAX_CHARACTERS, fertility
-    from recipe.tokenizer import load_tokenizer
+    from recipe.data.corpus import open_corpus
+    from recipe.data.fertility import MAX_CHARACTERS, fertility
+    from recipe.data.tokenizer import load_tokenizer
 
     corpus, texts, left = open_corpus(dataset), [], MAX_CHARACTERS
     for text in (corpus.validation or corpus.train).texts():

@@ -25,13 +25,14 @@ from turns import MASK_RATE, Setting, Training, prepare_setting, stock_rows
 
 sys.path.insert(0, str(ROOT))
 
-from recipe.batches import Blocks, MaskedSequences
-from recipe.corpus import open_corpus
-from recipe.masking import Masking
-from recipe.order import MicroBatches
-from recipe.prepare import SPLIT_SEED
-from recipe.tokenizer import block_ends, load_tokenizer
-from recipe.tokens import prepare
+from recipe.data.blocks import Blocks
+from recipe.data.corpus import open_corpus
+from recipe.data.inputs import SPLIT_SEED
+from recipe.data.order import MicroBatches
+from recipe.data.preparation import prepare
+from recipe.data.tokenizer import block_ends, load_tokenizer
+from recipe.objective.masked_sequences import MaskedSequences
+from recipe.objective.masking import Masking
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from recipe.secrets import redact_words  # noqa: E402
+from recipe.system.secrets import redact_words  # noqa: E402
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "deepspeed", "numpy")
 SIDE = {"cpu": 1536, "cuda": 8192}  # rows of the square matrices whose product is timed: 7 GFLOP, 1.1 TFLOP

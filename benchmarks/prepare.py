@@ -67,7 +67,7 @@ def write_text(dataset: str, megabytes: float, path: Path) -> int:
     import pyarrow
     import pyarrow.parquet
 
-    from recipe.corpus import open_corpus
+    from recipe.data.corpus import open_corpus
 
     size, batch = 0, []
     schema = pyarrow.schema([("text", pyarrow.large_string())])

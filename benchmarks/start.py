@@ -29,7 +29,7 @@ from turns import prepare_setting
 
 sys.path.insert(0, str(ROOT))
 
-from recipe.checkpoints import MANIFEST, manifest_of
+from recipe.system.manifest import MANIFEST, manifest_of
 
 LAST_STEP = 2_000_000
 SAVED_STEP = 10

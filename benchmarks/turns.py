@@ -121,11 +121,11 @@ def _alone() -> dict[str, str]:
 def prepare_setting(work: Path, dataset: str, vocabulary: int, tokens: bool = True) -> tuple[str, str]:
     """(tokenizer folder, prepared_dir) for a dataset: a byte-level BPE of exactly `vocabulary` tokens, made once, and
     the dataset's `tokens`."""
-    from recipe.corpus import open_corpus
-    from recipe.prepare import SPLIT_SEED
-    from recipe.quiet import quiet_libraries
-    from recipe.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
-    from recipe.tokens import prepare
+    from recipe.data.corpus import open_corpus
+    from recipe.data.inputs import SPLIT_SEED
+    from recipe.data.preparation import prepare
+    from recipe.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+    from recipe.system.runtime import quiet_libraries
 
     quiet_libraries()
     work.mkdir(parents=True, exist_ok=True)
@@ -176,7 +176,7 @@ def watch(setting: Setting, reports) -> None:
         left = 1
 
         def on_train_begin(self, args, state, control, model=None, **kwargs):
-            from recipe.model import flops_per_token
+            from recipe.model.flops import flops_per_token
 
             predicted = max(1, round(MASK_RATE * setting.length))
             self.about = {
@@ -265,10 +265,11 @@ def stock(setting: Setting, flags: list[str]) -> None:
     import torch
     from transformers import DataCollatorForLanguageModeling, HfArgumentParser, Trainer, TrainingArguments
 
-    from recipe.model import build_model, fit_to_tokenizer, load_config, set_dropout
-    from recipe.quiet import quiet_libraries
-    from recipe.tokenizer import load_tokenizer
-    from recipe.zero import avoid_compiling
+    from recipe.data.tokenizer import load_tokenizer
+    from recipe.model.config import fit_to_tokenizer, load_config, set_dropout
+    from recipe.model.loading import build_model
+    from recipe.system.runtime import quiet_libraries
+    from recipe.train.deepspeed import avoid_compiling
 
     quiet_libraries()
     if setting.zero2 and not torch.cuda.is_available():
@@ -291,11 +292,11 @@ def stock_rows(setting: Setting, tokenizer):
     datasets isn't installed."""
     import numpy as np
 
-    from recipe.batches import Blocks
-    from recipe.corpus import open_corpus
-    from recipe.prepare import SPLIT_SEED
-    from recipe.tokenizer import block_ends
-    from recipe.tokens import prepare
+    from recipe.data.blocks import Blocks
+    from recipe.data.corpus import open_corpus
+    from recipe.data.inputs import SPLIT_SEED
+    from recipe.data.preparation import prepare
+    from recipe.data.tokenizer import block_ends
 
     prepared = prepare(open_corpus(setting.dataset), tokenizer, Path(setting.prepared_dir), seed=SPLIT_SEED)
     blocks = Blocks(prepared.checked("train"), setting.length, block_ends(tokenizer), tokenizer.pad_token_id)
@@ -319,10 +320,10 @@ def dense_head() -> None:
     import torch
     from torch.nn import functional
 
-    import recipe.model
+    from recipe.model import heads
 
     def use_dense_head(model):
-        head, decoder = recipe.model.HEADS[model.config.model_type](model), model.get_output_embeddings()
+        head, decoder = heads.HEADS[model.config.model_type](model), model.get_output_embeddings()
 
         def forward(self, input_ids, masked_positions, labels, attention_mask=None):
             dense = torch.full_like(input_ids, -100).scatter(1, masked_positions, labels)
@@ -332,14 +333,14 @@ def dense_head() -> None:
         model.forward = types.MethodType(forward, model)
         return model
 
-    recipe.model.use_masked_only_head = use_dense_head
+    heads.use_masked_only_head = use_dense_head
 
 
 def attention_mask() -> None:
     """An attention mask of ones, as stock passes."""
     import torch
 
-    from recipe.batches import MaskedSequences
+    from recipe.objective.masked_sequences import MaskedSequences
 
     get = MaskedSequences.__getitems__
 

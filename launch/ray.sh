@@ -24,4 +24,4 @@ require_whole 0 GPUS_PER_WORKER CPUS_PER_WORKER MAX_FAILURES
 [[ -n $RAY_ADDRESS ]] || unset RAY_ADDRESS
 
 source environment.sh
-exec "$PYTHON" -m recipe.ray_train "$@"
+exec "$PYTHON" -m recipe.launch.ray_train "$@"

@@ -77,7 +77,7 @@ fi
 ((GPUS_PER_NODE == 0)) || submit+=(--gpus-per-node "$GPUS_PER_NODE")
 
 if [[ -n ${DRY_RUN:-} ]]; then
-    exec "${PYTHON:-python3}" -m recipe.secrets "${submit[@]}" launch/slurm.sh --in-the-job "$@"
+    exec "${PYTHON:-python3}" -m recipe.system.secrets "${submit[@]}" launch/slurm.sh --in-the-job "$@"
 fi
 command -v sbatch >/dev/null || refuse "found no sbatch: run this on a login node of the cluster (Debian: apt-get install slurm-wlm)"
 mkdir -p "$LOGS"

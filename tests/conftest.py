@@ -9,8 +9,8 @@ from qa_toys import write_squad
 from toy import config_settings, toy_documents
 
 import run_mlm
-from recipe.quiet import quiet_libraries
-from recipe.tokenizer import train_tokenizer
+from recipe.data.tokenizer import train_tokenizer
+from recipe.system.runtime import quiet_libraries
 
 torch.set_num_threads(1)  # toy matrices: threads only cost, and sums keep one order
 quiet_libraries()

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from transformers import RobertaConfig, RobertaForMaskedLM
 
-from recipe import sweep
-from recipe.checkpoints import commit
-from recipe.glue import TASKS
-from recipe.jobs import run_job
-from recipe.plan import Planner, candidates, parse_sweep
-from recipe.tokenizer import train_tokenizer
+from recipe.data.tokenizer import train_tokenizer
+from recipe.finetune.glue.tasks import TASKS
+from recipe.model.checkpoints import commit
+from recipe.sweep import sweep
+from recipe.sweep.jobs import run_job
+from recipe.sweep.plan import Planner, candidates, parse_sweep
 
 torch.set_num_threads(1)  # models of width 16 are not worth a second core, and threads that wait for each other spin
 
@@ -157,7 +157,7 @@ def toy_run(folder: Path, steps: tuple[int, ...] = (10, 20)) -> Path:
 
 
 def record(task="cola", seed=1, value=0.5, step=10, **changes):
-    """A job's JSON as recipe.finetune writes it; `value` is the task's headline metric."""
+    """A job's JSON as recipe.finetune.glue.finetuning writes it; `value` is the task's headline metric."""
     about = TASKS[task]
     sizes = {split: size for split, size in about.sizes.items() if not split.startswith("test")}
     metrics = {split: {about.headline: value, "loss": 1.0} for split in about.dev_splits}

@@ -7,18 +7,21 @@ import pytest
 
 import fill_mask
 import prepare_data
-import recipe.plan
-import recipe.publish
-import recipe.report
-import recipe.scores
+import recipe.report.page
+import recipe.report.publish
+import recipe.report.scores
+import recipe.sweep.plan
 import run_clm
 import run_glue
 import run_mlm
 import run_qa
 import train_tokenizer
-from recipe import arguments
-from recipe.errors import UserError
-from recipe.numbers import NUMBERS
+from recipe.cli import parser as command_line
+from recipe.cli.numbers import NUMBERS
+from recipe.data.arguments import DataArguments
+from recipe.model.arguments import ModelArguments
+from recipe.system.errors import UserError
+from recipe.train.arguments import PretrainArguments
 
 TRAINS = ("--use_cpu", "--output_dir", "run")
 SCRIPTS = {  # what each needs to have its other flags looked at
@@ -29,10 +32,10 @@ SCRIPTS = {  # what each needs to have its other flags looked at
     run_glue: (*TRAINS, "--model_name_or_path", "m", "--task_name", "rte"),
     run_qa: (*TRAINS, "--model_name_or_path", "m"),
     fill_mask: ("m",),
-    recipe.plan: ("--runs", "m"),
-    recipe.scores: ("--folder", "f"),
-    recipe.report: ("r",),
-    recipe.publish: ("r", "f"),
+    recipe.sweep.plan: ("--runs", "m"),
+    recipe.report.scores: ("--folder", "f"),
+    recipe.report.page: ("r",),
+    recipe.report.publish: ("r", "f"),
 }
 ABSURD = ("nan", "inf", "-inf", "-1", "0", "1e308", "99999999999999999999")
 ACCEPTED = {  # what of them has a meaning
@@ -77,15 +80,15 @@ def parser_of(monkeypatch):
     def captured(dataclasses, *_, positional=(), **__):
         raise Captured(dataclasses, positional)
 
-    def parser(script) -> arguments.Parser:
-        if script is recipe.plan:
-            return arguments.Parser((recipe.plan.SweepArguments,), allow_abbrev=False)
+    def parser(script) -> command_line.Parser:
+        if script is recipe.sweep.plan:
+            return command_line.Parser((recipe.sweep.plan.SweepArguments,), allow_abbrev=False)
         with monkeypatch.context() as patched, pytest.raises(Captured) as caught:
             patched.setattr(script, "parse", captured)
             patched.setattr("sys.argv", ["script", *SCRIPTS[script]])
             script.main()
         dataclasses, positional = caught.value.args
-        parser = arguments.Parser(dataclasses, allow_abbrev=False)
+        parser = command_line.Parser(dataclasses, allow_abbrev=False)
         for name in positional:
             parser.add_argument(name, nargs="+" if name.endswith("...") else None)
         return parser
@@ -102,8 +105,8 @@ def test_each_absurd_number_gets_one_line_or_has_a_meaning(parser_of, monkeypatc
     tried, accepted = 0, {}
     parsers = {script: parser_of(script) for script in SCRIPTS}
     for script, parser in parsers.items():
-        monkeypatch.setattr(arguments, "Parser", lambda *_, parser=parser, **__: parser)  # making one takes 50 ms
-        monkeypatch.setattr(recipe.plan, "Parser", arguments.Parser)
+        monkeypatch.setattr(command_line, "Parser", lambda *_, parser=parser, **__: parser)  # making one takes 50 ms
+        monkeypatch.setattr(recipe.sweep.plan, "Parser", command_line.Parser)
         for name in numeric(parser):
             for value in ABSURD:
                 tried += 1
@@ -124,10 +127,10 @@ def test_each_absurd_number_gets_one_line_or_has_a_meaning(parser_of, monkeypatc
 
 
 def read(script, argv):
-    if script is recipe.plan:
-        parser = recipe.plan.Parser()
+    if script is recipe.sweep.plan:
+        parser = recipe.sweep.plan.Parser()
         return parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
-    return arguments.parse((), argv)
+    return command_line.parse((), argv)
 
 
 def test_each_numeric_flag_has_its_range(parser_of):
@@ -160,6 +163,4 @@ def test_each_numeric_flag_has_its_range(parser_of):
 )
 def test_the_line_says_what_was_found_and_expected(argv, message):
     with pytest.raises(UserError, match=message):
-        arguments.parse(
-            (arguments.ModelArguments, arguments.DataArguments, arguments.PretrainArguments), [*TRAINS, *argv]
-        )
+        command_line.parse((ModelArguments, DataArguments, PretrainArguments), [*TRAINS, *argv])

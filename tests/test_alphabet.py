@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-import recipe.alphabet
-from recipe.alphabet import alphabet, learnable
-from recipe.errors import UserError
-from recipe.fertility import fertility
-from recipe.tokenizer import fingerprint, pieces, save_tokenizer, train_tokenizer
+import recipe.data.alphabet
+from recipe.data.alphabet import alphabet, learnable
+from recipe.data.fertility import fertility
+from recipe.data.tokenizer import fingerprint, pieces, save_tokenizer, train_tokenizer
+from recipe.system.errors import UserError
 
 CODE = "def f(x: int) -> list[str]:\n\treturn [f'{x!r}' for _ in range(x) if x % 2 == 0]  # naïve → λ\n"
 
@@ -77,8 +77,8 @@ def test_words_of_any_length_survive_being_saved(tmp_path):
 
 
 def test_the_text_is_cut_for_learning_only_where_words_are_endless(monkeypatch):
-    monkeypatch.setattr(recipe.alphabet, "RUN_LETTERS", 200)
-    monkeypatch.setattr(recipe.alphabet, "_LETTERS", recipe.alphabet.re.compile(r"\w{201,}"))
+    monkeypatch.setattr(recipe.data.alphabet, "RUN_LETTERS", 200)
+    monkeypatch.setattr(recipe.data.alphabet, "_LETTERS", recipe.data.alphabet.re.compile(r"\w{201,}"))
     texts = ["the cat " * 100, "語" * 200, f"a {'x' * 250}, {'y' * 199} b", "é" * 450]
     cut = list(learnable(texts))
     assert "".join(cut) == "".join(texts) and texts[:2] == cut[:2]
@@ -86,7 +86,7 @@ def test_the_text_is_cut_for_learning_only_where_words_are_endless(monkeypatch):
 
 
 def test_no_more_endless_words_are_learned_from_than_memory_holds(monkeypatch):
-    monkeypatch.setattr(recipe.alphabet, "MAX_RUN_LETTERS", 1000)
+    monkeypatch.setattr(recipe.data.alphabet, "MAX_RUN_LETTERS", 1000)
     assert len(list(learnable("A" * 300 for _ in range(100)))) == 4
     assert len(list(learnable("the cat " * 100 for _ in range(100)))) == 100
 

@@ -1,4 +1,4 @@
-"""recipe.answers: exact match and F1 by hand, thresholds, and whole files."""
+"""recipe.finetune.qa.scoring: exact match and F1 by hand, thresholds, and whole files."""
 
 import json
 import sys
@@ -8,9 +8,9 @@ import pytest
 from qa_toys import write_squad
 from toy import SHARED_DATA
 
-from recipe import answers
-from recipe.answers import best_threshold, exact, f1, normalise, score, score_with_negative
-from recipe.errors import UserError
+from recipe.finetune.qa import scoring as answers
+from recipe.finetune.qa.scoring import best_threshold, exact, f1, normalise, score, score_with_negative
+from recipe.system.errors import UserError
 
 DEV = SHARED_DATA / "squad" / "dev-v1.1.json"
 
@@ -117,7 +117,7 @@ def test_the_best_threshold_with_tied_odds_is_the_official_one():
 
 
 def scored(monkeypatch, capsys, *files):
-    monkeypatch.setattr(sys, "argv", ["recipe.answers", *map(str, files)])
+    monkeypatch.setattr(sys, "argv", ["recipe.finetune.qa.scoring", *map(str, files)])
     answers.main()
     return json.loads(capsys.readouterr().out)
 

@@ -4,16 +4,12 @@ import json
 
 import pytest
 
-from recipe.arguments import (
-    DataArguments,
-    ModelArguments,
-    ObjectiveArguments,
-    PretrainArguments,
-    derive_accumulation,
-    epochs_to_steps,
-    parse,
-)
-from recipe.errors import UserError
+from recipe.cli.parser import parse
+from recipe.data.arguments import DataArguments
+from recipe.model.arguments import ModelArguments
+from recipe.objective.arguments import ObjectiveArguments
+from recipe.system.errors import UserError
+from recipe.train.arguments import PretrainArguments, derive_accumulation, epochs_to_steps
 
 ALL = (ModelArguments, DataArguments, ObjectiveArguments, PretrainArguments)
 KNOWN_FLAGS = """

@@ -6,8 +6,9 @@ import torch
 from torch.utils.data import DataLoader
 from toy import sequences_of
 
-from recipe.batches import Blocks, MaskedSequences
-from recipe.order import MicroBatches
+from recipe.data.blocks import Blocks
+from recipe.data.order import MicroBatches
+from recipe.objective.masked_sequences import MaskedSequences
 
 
 @pytest.mark.parametrize("tokens", [30, 31, 59, 60, 61, 1000])

@@ -9,7 +9,8 @@ import pytest
 import torch
 from toy import REPOSITORY
 
-from recipe.checkpoints import MANIFEST, commit, damage
+from recipe.model.checkpoints import commit
+from recipe.system.manifest import MANIFEST, damage
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +82,8 @@ def test_dense_head_gives_the_masked_only_loss(bpe, documents, monkeypatch):
     from toy import config_settings, sequences_of
     from transformers import AutoConfig
 
-    import recipe.model
+    from recipe.model import heads
+    from recipe.model.loading import build_model
 
     turns = importlib.import_module("turns")
     config = AutoConfig.for_model(**config_settings("roberta"))
@@ -89,10 +91,10 @@ def test_dense_head_gives_the_masked_only_loss(bpe, documents, monkeypatch):
     losses = []
     for dense in (False, True):
         if dense:
-            monkeypatch.setattr(recipe.model, "use_masked_only_head", recipe.model.use_masked_only_head)
+            monkeypatch.setattr(heads, "use_masked_only_head", heads.use_masked_only_head)
             turns.dense_head()
         torch.manual_seed(0)
-        model = recipe.model.use_masked_only_head(recipe.model.build_model(config))
+        model = heads.use_masked_only_head(build_model(config))
         losses.append(model(**batch)["loss"].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 

@@ -7,18 +7,10 @@ import sys
 import pytest
 from toy import REPOSITORY
 
-from recipe.checkpoints import (
-    MANIFEST,
-    checkpoints,
-    commit,
-    damage,
-    newest_whole,
-    require_room,
-    rotate,
-    step_of,
-)
-from recipe.errors import UserError
-from recipe.run_folder import run_lock
+from recipe.model.checkpoints import checkpoints, commit, newest_whole, require_room, rotate, step_of
+from recipe.system.errors import UserError
+from recipe.system.manifest import MANIFEST, damage
+from recipe.train.run_folder import run_lock
 
 
 def make(run, step, content="weights"):
@@ -128,7 +120,7 @@ def test_rotation_never_takes_the_checkpoint_that_was_just_saved(tmp_path):
 def test_a_second_training_in_one_folder_is_refused_and_a_dead_ones_lock_is_free(tmp_path):
     holder = (
         "import sys, time; sys.path.insert(0, sys.argv[2])\n"
-        "from pathlib import Path; from recipe.run_folder import run_lock\n"
+        "from pathlib import Path; from recipe.train.run_folder import run_lock\n"
         "with run_lock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
     )
     repository = str(REPOSITORY)

@@ -2,8 +2,9 @@
 
 import pytest
 
-from recipe.errors import UserError
-from recipe.model import HEADS, load_config
+from recipe.model.config import load_config
+from recipe.model.heads import HEADS
+from recipe.system.errors import UserError
 
 WRONG = [
     ("hidden_size", 0, "hidden_size 0, expected at least 1"),

@@ -9,10 +9,10 @@ import pyarrow.parquet
 import pytest
 from toy import SHARED_DATA
 
-from recipe.corpus import open_corpus
-from recipe.errors import SourceBroken, UserError
-from recipe.text_files import MAX_TEXT_CHARACTERS
-from recipe.tokens import prepare
+from recipe.data.corpus import open_corpus
+from recipe.data.preparation import prepare
+from recipe.data.text_files import MAX_TEXT_CHARACTERS
+from recipe.system.errors import SourceBroken, UserError
 
 TEXTS = ["first document,\nof two lines", "second: naïve “quotes”", "third"]
 
@@ -240,7 +240,7 @@ def test_a_hub_dataset_is_read_at_one_commit_and_a_broken_stream_is_not_blamed_o
         return row
 
     about = type("About", (), {"sha": "abc123"})
-    monkeypatch.setattr("recipe.corpus.require_hub", lambda *args: None)
+    monkeypatch.setattr("recipe.data.corpus.require_hub", lambda *args: None)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name: about)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     corpus = open_corpus("somebody/something", config="en")

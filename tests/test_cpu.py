@@ -2,7 +2,7 @@
 
 import pytest
 
-from recipe.cpu import warning_of_slow_bf16
+from recipe.system.runtime import warning_of_slow_bf16
 
 
 @pytest.mark.parametrize(

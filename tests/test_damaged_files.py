@@ -14,33 +14,38 @@ from glue_toys import planned, record, toy_run, toy_tokenizer, write_glue
 from test_resume import forge
 from toy_trainers import make_trainer
 
-from recipe.batches import Blocks
-from recipe.callbacks import JsonLog
-from recipe.card import write_cards
-from recipe.checkpoints import MANIFEST, STATE, commit, require_room, rotate
-from recipe.classifier import config_of, progress_of
-from recipe.columns import suite_of
-from recipe.corpus import Corpus, Source
-from recipe.errors import UserError, run_script
-from recipe.examples import tokenise
-from recipe.files import read_json, write_json
-from recipe.glue_arguments import GlueArguments
-from recipe.glue_rows import Rows
-from recipe.glue_tracker import pretraining_id
-from recipe.jobs import begun
-from recipe.model import load_config, load_model
-from recipe.prepared import load_prepared
-from recipe.report import ReportArguments, read_log, report_of, scores_of
-from recipe.results import read_result, read_results, result_file
-from recipe.resume import newest_evaluable, newest_resumable
-from recipe.rows import saved_dataset
-from recipe.run import read_record, record_run
-from recipe.run_folder import run_lock
-from recipe.schedules import time_is_up
-from recipe.scores import cells_of, read_frame, rebuild, rows_of, table_of
-from recipe.sweep import training_is_over
-from recipe.tokenizer import load_tokenizer
-from recipe.tokens import prepare
+from recipe.cli.program import run_script
+from recipe.data.blocks import Blocks
+from recipe.data.columnar import saved_dataset
+from recipe.data.corpus import Corpus, Source
+from recipe.data.preparation import prepare
+from recipe.data.prepared_tokens import load_prepared
+from recipe.data.tokenizer import load_tokenizer
+from recipe.finetune.columns import suite_of
+from recipe.finetune.examples import tokenise
+from recipe.finetune.glue.arguments import GlueArguments
+from recipe.finetune.glue.rows import Rows
+from recipe.finetune.results import read_result, read_results, result_file
+from recipe.finetune.starting_point import config_of, progress_of
+from recipe.model.checkpoints import STATE, commit, require_room, rotate
+from recipe.model.config import load_config
+from recipe.model.loading import load_model
+from recipe.report.card import write_cards
+from recipe.report.page import ReportArguments, read_log, report_of, scores_of
+from recipe.report.score_frames import cells_of, read_frame, rows_of
+from recipe.report.scores import rebuild
+from recipe.report.table import table_of
+from recipe.report.wandb_scores import pretraining_id
+from recipe.sweep.jobs import begun
+from recipe.sweep.sweep import training_is_over
+from recipe.system.errors import UserError
+from recipe.system.files import read_json, write_json
+from recipe.system.manifest import MANIFEST
+from recipe.train.callbacks import JsonLog
+from recipe.train.resume import newest_evaluable, newest_resumable
+from recipe.train.run_folder import run_lock
+from recipe.train.run_record import read_record, record_run
+from recipe.train.schedules import time_is_up
 
 FORMS = {
     "empty": b"",
@@ -65,7 +70,7 @@ TRIED: dict[str, Counter] = {}
 @pytest.fixture
 def no_pictures(no_curve, monkeypatch):
     """Drawing takes a second each time."""
-    monkeypatch.setattr("recipe.report.pictures_of", lambda log: [])
+    monkeypatch.setattr("recipe.report.page.pictures_of", lambda log: [])
 
 
 def put(form, file, good):
@@ -262,8 +267,8 @@ def test_ids_beyond_the_vocabulary_are_refused_however_they_came(bpe, corpus, tm
 
 
 def test_a_preparation_with_a_damaged_note_begins_anew(bpe, documents, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("recipe.tokens.SECONDS_BETWEEN_NOTES", -1)
-    monkeypatch.setattr("recipe.tokens.BATCH_DOCUMENTS", 20)
+    monkeypatch.setattr("recipe.data.preparation.SECONDS_BETWEEN_NOTES", -1)
+    monkeypatch.setattr("recipe.data.preparation.BATCH_DOCUMENTS", 20)
     texts = documents[:60]
 
     class Killed(BaseException):

@@ -13,8 +13,9 @@ from toy import REPOSITORY
 from toy_trainers import Recorder, make_trainer
 from transformers import AutoModelForMaskedLM
 
-from recipe.checkpoints import checkpoints, damage
-from recipe.trainer import NonFiniteError
+from recipe.model.checkpoints import checkpoints
+from recipe.system.manifest import damage
+from recipe.train.trainer import NonFiniteError
 
 STEPS = 6
 DEFAULT = "zero2_bf16"

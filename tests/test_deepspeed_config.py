@@ -5,9 +5,9 @@ import json
 import pytest
 from toy import REPOSITORY
 
-from recipe.arguments import PretrainArguments
-from recipe.deepspeed_config import check_deepspeed
-from recipe.errors import UserError
+from recipe.system.errors import UserError
+from recipe.train.arguments import PretrainArguments
+from recipe.train.deepspeed_config import check_deepspeed
 
 FILES = sorted((REPOSITORY / "ds_config").glob("*.json"))
 

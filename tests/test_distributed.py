@@ -9,9 +9,10 @@ from ranks import run_ranks
 from toy_trainers import CHANGES, Recorder, make_trainer, resume_point, weights_and_optimizer
 from transformers import TrainerCallback
 
-from recipe.checkpoints import MANIFEST, checkpoints, damage
-from recipe.errors import UserError
-from recipe.run import require_agreement
+from recipe.model.checkpoints import checkpoints
+from recipe.system.errors import UserError
+from recipe.system.manifest import MANIFEST, damage
+from recipe.train.run_record import require_agreement
 
 
 class DropoutDraws(TrainerCallback):
@@ -109,7 +110,7 @@ def test_ranks_that_differ_are_refused(tmp_path, monkeypatch):
                 require_agreement(meaning)
             except UserError as error:
                 messages.append(str(error))
-        monkeypatch.setattr("recipe.run._code_fingerprint", lambda: f"code {rank}")
+        monkeypatch.setattr("recipe.train.run_record._code_fingerprint", lambda: f"code {rank}")
         try:
             require_agreement({})
         except UserError as error:

@@ -18,10 +18,14 @@ import torch
 from documented import Documented, documented_commands
 from toy import REPOSITORY, SHARED_DATA, toy_documents
 
-from recipe.arguments import DataArguments, ModelArguments, ObjectiveArguments, PretrainArguments, parse
-from recipe.glue_arguments import FineTuneArguments, GlueArguments
-from recipe.plan import meaning_of, parse_sweep
-from recipe.qa_arguments import QaArguments, QaTrainingArguments
+from recipe.cli.parser import parse
+from recipe.data.arguments import DataArguments
+from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
+from recipe.finetune.qa.arguments import QaArguments, QaTrainingArguments
+from recipe.model.arguments import ModelArguments
+from recipe.objective.arguments import ObjectiveArguments
+from recipe.sweep.plan import meaning_of, parse_sweep
+from recipe.train.arguments import PretrainArguments
 from run_clm import CausalArguments
 
 REAL = (  # test_pretrain_and_glue_as_the_readme_says

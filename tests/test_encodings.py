@@ -11,9 +11,9 @@ import pandas
 import pyarrow
 import pytest
 
-from recipe.corpus import open_corpus
-from recipe.encodings import guess_encoding
-from recipe.errors import UserError
+from recipe.data.corpus import open_corpus
+from recipe.data.encodings import guess_encoding
+from recipe.system.errors import UserError
 
 TEXT = "It’s a “quoted” sentence – with dashes … and a café in Köln.\nŒuvre, naïve, €5."
 WINDOWS = {  # what users' files hold, and what Windows and others wrote them in

@@ -18,8 +18,8 @@ import run_clm
 import run_glue
 import run_mlm
 import run_qa
-from recipe.classifier import progress_of
-from recipe.tuned_card import MARK
+from recipe.finetune.model_card import MARK
+from recipe.finetune.starting_point import progress_of
 
 
 @pytest.fixture

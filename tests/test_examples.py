@@ -1,14 +1,14 @@
-"""recipe.examples: tokenised once, padded to the longest of a batch, in an order that no cut of the batch changes."""
+"""recipe.finetune.examples: tokenised once, padded to the longest of a batch, in an order that no cut of the batch changes."""
 
 import numpy as np
 import pytest
 import torch
 from glue_toys import sentences, toy_tokenizer
 
-from recipe import examples
-from recipe.examples import IGNORED, Examples, FineTuneBatches, evaluation_batches, steps_of_epoch, tokenise
-from recipe.glue_rows import Rows
-from recipe.tokenizer import train_tokenizer
+from recipe.data.tokenizer import train_tokenizer
+from recipe.finetune import examples
+from recipe.finetune.examples import IGNORED, Examples, FineTuneBatches, evaluation_batches, steps_of_epoch, tokenise
+from recipe.finetune.glue.rows import Rows
 
 
 @pytest.fixture

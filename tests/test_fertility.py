@@ -6,16 +6,16 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-import recipe.fertility
+import recipe.data.fertility
 import run_clm
 import train_tokenizer as script
-from recipe.arguments import DataArguments
-from recipe.corpus import open_corpus
-from recipe.errors import UserError
-from recipe.fertility import Fertility, fertility, require_known, sample_of, table_of, unknown_id_of
-from recipe.prepare import tokens_of
-from recipe.tokenizer import save_tokenizer, train_tokenizer
-from recipe.tokens import prepare
+from recipe.data.arguments import DataArguments
+from recipe.data.corpus import open_corpus
+from recipe.data.fertility import Fertility, fertility, require_known, sample_of, table_of, unknown_id_of
+from recipe.data.inputs import tokens_of
+from recipe.data.preparation import prepare
+from recipe.data.tokenizer import save_tokenizer, train_tokenizer
+from recipe.system.errors import UserError
 
 CHINESE = "語言模型可以閱讀文字。" * 20
 
@@ -40,9 +40,9 @@ def test_counts_by_hand(words, letters):
 
 
 def test_long_texts_are_cut_and_bounded(letters, monkeypatch):
-    monkeypatch.setattr(recipe.fertility, "MAX_CHARACTERS", 1_000)
-    monkeypatch.setattr("recipe.tokenizer.PIECE_CHARACTERS", 10)
-    monkeypatch.setattr(recipe.fertility, "BATCH_PIECES", 7)
+    monkeypatch.setattr(recipe.data.fertility, "MAX_CHARACTERS", 1_000)
+    monkeypatch.setattr("recipe.data.tokenizer.PIECE_CHARACTERS", 10)
+    monkeypatch.setattr(recipe.data.fertility, "BATCH_PIECES", 7)
     read = []
 
     def texts():
@@ -80,9 +80,9 @@ def test_what_is_unknown(words, letters, documents):
 
 
 def test_a_sample_is_spread_over_the_text_and_bounded(monkeypatch):
-    monkeypatch.setattr(recipe.fertility, "SAMPLE_CHARACTERS", 1000)
-    monkeypatch.setattr(recipe.fertility, "SAMPLE_DOCUMENT", 50)
-    monkeypatch.setattr(recipe.fertility, "SAMPLE_READ", 100_000)
+    monkeypatch.setattr(recipe.data.fertility, "SAMPLE_CHARACTERS", 1000)
+    monkeypatch.setattr(recipe.data.fertility, "SAMPLE_DOCUMENT", 50)
+    monkeypatch.setattr(recipe.data.fertility, "SAMPLE_READ", 100_000)
     texts = [f"{n:04d} " * 20 for n in range(3000)]
     read = []
     sample = sample_of(read.append(text) or text for text in texts)
@@ -114,7 +114,7 @@ def test_tokens_that_were_made_already_are_counted(words, tmp_path, capsys, monk
         tokens_of(data, corpus, words, quiet=True)
     with pytest.raises(UserError, match="of the training tokens"):
         tokens_of(data, open_corpus(str(prepared.folder)), words, quiet=True)
-    monkeypatch.setattr(recipe.fertility, "MAX_UNKNOWN", 0.1)
+    monkeypatch.setattr(recipe.data.fertility, "MAX_UNKNOWN", 0.1)
     tokens_of(data, corpus, words, quiet=True)
     assert capsys.readouterr().out == ""  # what was made once isn't measured again
 

@@ -9,10 +9,10 @@ from toy import config_settings
 from transformers import AutoConfig, pipeline
 
 import fill_mask
-from recipe.checkpoints import commit
-from recipe.errors import UserError
-from recipe.fill import Filled, fill, fill_all, models_of, table_of
-from recipe.model import build_model
+from recipe.evaluate.fill_in import Filled, fill, fill_all, models_of, table_of
+from recipe.model.checkpoints import commit
+from recipe.model.loading import build_model
+from recipe.system.errors import UserError
 
 TEXT = "the ___ sat on a ___"
 

@@ -1,4 +1,4 @@
-"""recipe.finetune, recipe.classifier and run_glue.py: law 1, what a record says, and what is refused."""
+"""recipe.finetune.glue.finetuning, recipe.finetune.starting_point and run_glue.py: law 1, what a record says, and what is refused."""
 
 import json
 import shutil
@@ -15,12 +15,12 @@ from toy import config_settings
 from transformers import AutoConfig, AutoModelForMaskedLM, TrainerCallback
 
 import run_glue
-from recipe.arguments import parse
-from recipe.errors import UserError
-from recipe.finetune import prepare
-from recipe.glue_arguments import FineTuneArguments, GlueArguments
-from recipe.trainer import NonFiniteError
-from recipe.tuning import train_batches
+from recipe.cli.parser import parse
+from recipe.finetune.finetuning import train_batches
+from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
+from recipe.finetune.glue.finetuning import prepare
+from recipe.system.errors import UserError
+from recipe.train.trainer import NonFiniteError
 
 CONFIG = "configs/roberta_tiny.json"
 
@@ -372,7 +372,7 @@ def test_missing_encoder_weights_are_not_drawn_in_silence(work, run, tmp_path):
 
 
 def test_a_tokenizer_that_does_not_fit(work, run, tmp_path):
-    from recipe.tokenizer import train_tokenizer
+    from recipe.data.tokenizer import train_tokenizer
 
     texts = ["one two three four five six seven eight"] * 9
     train_tokenizer(lambda: texts, vocab_size=280).save_pretrained(tmp_path / "other")
@@ -470,7 +470,7 @@ def test_checkpoints_of_a_bert(work, tmp_path):
 
 
 def test_toy_checkpoints_are_whole(tmp_path):
-    from recipe.checkpoints import damage
+    from recipe.system.manifest import damage
 
     assert damage(toy_checkpoint(tmp_path / "r", 3)) is None
     assert issubclass(NonFiniteError, FloatingPointError)

@@ -1,4 +1,4 @@
-"""recipe.glue, recipe.glue_rows and metrics/glue: the tasks, their data in every layout, and their metrics."""
+"""recipe.finetune.glue.tasks, recipe.finetune.glue.rows and metrics/glue: the tasks, their data in every layout, and their metrics."""
 
 import math
 from pathlib import Path
@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from glue_toys import LAYOUTS, columns, sentences, write_glue, write_tsv
 
-from recipe.errors import UserError
-from recipe.finetune import METRIC
-from recipe.glue import AVERAGES, COLUMNS, TASKS, task_called
-from recipe.glue_rows import Rows, TaskRows, read_glue
-from recipe.results import write_predictions
+from recipe.finetune.glue.finetuning import METRIC
+from recipe.finetune.glue.rows import Rows, TaskRows, read_glue
+from recipe.finetune.glue.tasks import AVERAGES, COLUMNS, TASKS, task_called
+from recipe.finetune.results import write_predictions
+from recipe.system.errors import UserError
 
 REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "glue"
 TRAINABLE = [name for name in TASKS if name != "ax"]

@@ -11,7 +11,7 @@ import pytest
 from toy import toy_documents
 from toy_trainers import Recorder, make_trainer
 
-from recipe.tokenizer import train_tokenizer
+from recipe.data.tokenizer import train_tokenizer
 
 GOLDEN = Path(__file__).with_name("golden.json")
 

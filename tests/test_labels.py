@@ -1,4 +1,4 @@
-"""recipe.labels on whole models: what a checkpoint's outputs are called decides what they mean, not their order."""
+"""recipe.finetune.glue.labels on whole models: what a checkpoint's outputs are called decides what they mean, not their order."""
 
 import json
 import shutil
@@ -12,8 +12,8 @@ from toy import config_settings
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import run_glue
-from recipe.errors import UserError
-from recipe.labels import output_layer, reorder
+from recipe.finetune.glue.labels import output_layer, reorder
+from recipe.system.errors import UserError
 
 NAMES = ("entailment", "neutral", "contradiction")
 HEADER = "index sentence1 sentence2 gold_label"

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from toy import REPOSITORY
 
-from recipe import ray_cluster
-from recipe.errors import UserError
-from recipe.ray_train import settings_of
+from recipe.launch import ray_cluster
+from recipe.launch.ray_train import settings_of
+from recipe.system.errors import UserError
 
 
 def launch(launcher, *arguments, **exports):

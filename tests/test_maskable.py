@@ -6,14 +6,15 @@ import torch
 from toy import TOKENIZERS, flat_tokens, sequences_of, toy_documents
 from toy_trainers import make_trainer
 
-from recipe.batches import Blocks, MaskedSequences
-from recipe.errors import UserError
-from recipe.maskable import hidden_and_asked, require_maskable
-from recipe.masked_spans import Spans
-from recipe.masking import Masking
-from recipe.pretraining import Sequences
-from recipe.tokenizer import block_ends
-from recipe.words import word_boundaries
+from recipe.data.blocks import Blocks
+from recipe.data.tokenizer import block_ends
+from recipe.objective.masked_sequences import MaskedSequences
+from recipe.objective.masking import Masking
+from recipe.objective.span_masking import Spans
+from recipe.objective.words import word_boundaries
+from recipe.system.errors import UserError
+from recipe.train.maskable import hidden_and_asked, require_maskable
+from recipe.train.sequences import Sequences
 
 
 def of_tokens(tokenizer, tokens, length=32, **masking) -> MaskedSequences:

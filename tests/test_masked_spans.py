@@ -8,9 +8,9 @@ from test_masking import VOCAB, blocks, masking
 from test_words import places_of_words
 from toy import sequences_of, toy_documents
 
-from recipe.masked_spans import NEVER, Spans
-from recipe.masking import IGNORED
-from recipe.words import word_boundaries
+from recipe.objective.masking import IGNORED
+from recipe.objective.span_masking import NEVER, Spans
+from recipe.objective.words import word_boundaries
 
 
 def test_lengths_are_geometric_and_3_8_on_average():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recipe.masking import IGNORED, Masking
+from recipe.objective.masking import IGNORED, Masking
 
 VOCAB, SPECIALS = 1000, (0, 1, 2, 3, 4)
 

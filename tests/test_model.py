@@ -9,17 +9,11 @@ from torch.nn import functional
 from toy import TOKENIZERS, config_settings, sequences_of
 from transformers import AutoModelForMaskedLM
 
-from recipe.errors import UserError
-from recipe.model import (
-    HEADS,
-    build_model,
-    check_length,
-    fit_to_tokenizer,
-    flops_per_token,
-    load_config,
-    set_dropout,
-    use_masked_only_head,
-)
+from recipe.model.config import check_length, fit_to_tokenizer, load_config, set_dropout
+from recipe.model.flops import flops_per_token
+from recipe.model.heads import HEADS, use_masked_only_head
+from recipe.model.loading import build_model
+from recipe.system.errors import UserError
 
 
 def toy_model(write_config, family, vocab_size, **more):
@@ -33,7 +27,7 @@ def toy_model(write_config, family, vocab_size, **more):
 def test_loss_and_every_gradient_equal_the_dense_heads(
     family, which, rows_at_a_time, write_config, documents, request, monkeypatch
 ):
-    monkeypatch.setattr("recipe.model.LOGITS_BYTES", rows_at_a_time * 4 * 320)
+    monkeypatch.setattr("recipe.model.config.LOGITS_BYTES", rows_at_a_time * 4 * 320)
     tokenizer = request.getfixturevalue(TOKENIZERS[family])
     sequences = sequences_of(tokenizer, documents, order_seed=None)
     last = len(sequences)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from toy import pretrain_command
 
-from recipe.checkpoints import checkpoints, damage
-from recipe.errors import INTERRUPTED_EXIT_CODE
+from recipe.model.checkpoints import checkpoints
+from recipe.system.errors import INTERRUPTED_EXIT_CODE
+from recipe.system.manifest import damage
 
 HOSTS = {"recipe-a": "10.77.0.1", "recipe-b": "10.77.0.2"}
 TIMEOUT = 20  # seconds, --ddp_timeout

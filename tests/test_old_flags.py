@@ -4,11 +4,15 @@ import json
 
 import pytest
 
-from recipe.arguments import DataArguments, ModelArguments, ObjectiveArguments, Parser, PretrainArguments, parse
-from recipe.errors import UserError
-from recipe.glue_arguments import FineTuneArguments, GlueArguments
-from recipe.old_flags import DROPPED, OLD_FLAGS, RENAMED, translate
-from recipe.plan import parse_sweep
+from recipe.cli.old_flags import DROPPED, OLD_FLAGS, RENAMED, translate
+from recipe.cli.parser import Parser, parse
+from recipe.data.arguments import DataArguments
+from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
+from recipe.model.arguments import ModelArguments
+from recipe.objective.arguments import ObjectiveArguments
+from recipe.sweep.plan import parse_sweep
+from recipe.system.errors import UserError
+from recipe.train.arguments import PretrainArguments
 from run_clm import CausalArguments
 
 MLM = (ModelArguments, DataArguments, ObjectiveArguments, PretrainArguments)
@@ -23,7 +27,7 @@ def settings(dataclasses, argv, tmp_path) -> dict:
 
 @pytest.mark.parametrize("written", ["apart", "with =", "dashes", "json", "yaml"])
 def test_the_same_meaning_under_another_name_is_taken_and_said(tmp_path, capsys, monkeypatch, written):
-    monkeypatch.setattr("recipe.arguments._warn_once", print)
+    monkeypatch.setattr("recipe.cli.parser._warn_once", print)
     old = {"evaluation_strategy": "epoch", "warmup_ratio": 0.1, "overwrite_output_dir": True, "torch_dtype": "float32"}
     old |= {"per_gpu_train_batch_size": 3, "use_auth_token": "hf_planted", "half_precision_backend": "auto"}
     if written in ("json", "yaml"):

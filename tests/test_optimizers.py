@@ -7,10 +7,11 @@ import torch
 from toy import config_settings
 from transformers import AutoConfig, Trainer
 
-from recipe.arguments import PretrainArguments
-from recipe.errors import UserError
-from recipe.model import HEADS, build_model
-from recipe.optimizers import MuonFactory, hidden_matrices, muon_settings
+from recipe.model.heads import HEADS
+from recipe.model.loading import build_model
+from recipe.system.errors import UserError
+from recipe.train.arguments import PretrainArguments
+from recipe.train.optimizers import MuonFactory, hidden_matrices, muon_settings
 
 
 def toy(family="roberta"):

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from recipe.order import WINDOW, MicroBatches, blocks_in, blocks_of, permute
+from recipe.data.order import WINDOW, MicroBatches, blocks_in, blocks_of, permute
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000, 65537])

@@ -1,13 +1,13 @@
-"""recipe.own_rows and recipe.labels: files of one's own, which columns are text, and what their labels are."""
+"""recipe.finetune.glue.own_rows and recipe.finetune.glue.labels: files of one's own, which columns are text, and what their labels are."""
 
 import json
 
 import pandas as pd
 import pytest
 
-from recipe.errors import UserError
-from recipe.labels import SavedLabels, order_of
-from recipe.own_rows import OwnOptions, read_files
+from recipe.finetune.glue.labels import SavedLabels, order_of
+from recipe.finetune.glue.own_rows import OwnOptions, read_files
+from recipe.system.errors import UserError
 
 
 @pytest.fixture

@@ -4,11 +4,14 @@ import pytest
 
 import fill_mask
 import train_tokenizer
-from recipe.arguments import DataArguments, ModelArguments, PretrainArguments, parse
-from recipe.errors import UserError
-from recipe.glue_arguments import FineTuneArguments, GlueArguments
-from recipe.hub import is_local
-from recipe.paths import is_file, require_paths
+from recipe.cli.parser import parse
+from recipe.data.arguments import DataArguments
+from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
+from recipe.model.arguments import ModelArguments
+from recipe.system.errors import UserError
+from recipe.system.hub import is_local
+from recipe.system.paths import is_file, require_paths
+from recipe.train.arguments import PretrainArguments
 
 PRETRAINING = (ModelArguments, DataArguments, PretrainArguments)
 

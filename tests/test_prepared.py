@@ -11,21 +11,23 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from toy import toy_documents
 from transformers import PreTrainedTokenizerFast
 
-import recipe.prepared
-import recipe.tokens
+import recipe.data.preparation
+import recipe.data.prepared_tokens
 import run_clm
-from recipe.batches import Blocks, MaskedSequences, NextTokens
-from recipe.corpus import Corpus, Source
-from recipe.errors import OwnError, UserError
-from recipe.examples import Examples, tokenise
-from recipe.glue_rows import Rows
-from recipe.masking import Masking
-from recipe.prepared import CHECKSUMS, load_prepared
-from recipe.squad import Question, Questions
-from recipe.token_arrays import PAGE, CheckedTokens, checksums_of, token_dtype
-from recipe.tokenizer import block_ends
-from recipe.tokens import prepare
-from recipe.windows import cut_windows
+from recipe.data.blocks import Blocks
+from recipe.data.corpus import Corpus, Source
+from recipe.data.preparation import prepare
+from recipe.data.prepared_tokens import CHECKSUMS, load_prepared
+from recipe.data.token_arrays import PAGE, CheckedTokens, checksums_of, token_dtype
+from recipe.data.tokenizer import block_ends
+from recipe.finetune.examples import Examples, tokenise
+from recipe.finetune.glue.rows import Rows
+from recipe.finetune.qa.squad import Question, Questions
+from recipe.finetune.qa.windows import cut_windows
+from recipe.objective.causal import NextTokens
+from recipe.objective.masked_sequences import MaskedSequences
+from recipe.objective.masking import Masking
+from recipe.system.errors import OwnError, UserError
 
 FILES = ["checksums.json", "prepared.json", "train.crc32.npy", "train.npy", "unigram.npy", "validation.crc32.npy",
          "validation.npy"]  # fmt: skip
@@ -87,7 +89,7 @@ def test_a_flipped_bit_is_refused_where_it_is_read_and_nowhere_else(prepared, pa
 
 def test_a_page_is_compared_once_also_by_the_workers_of_a_loader(prepared, monkeypatch):
     tokens, compared = prepared.checked("train"), []
-    monkeypatch.setattr("recipe.token_arrays.zlib.crc32", lambda data: compared.append(1) or tokens.checksums[0])
+    monkeypatch.setattr("recipe.data.token_arrays.zlib.crc32", lambda data: compared.append(1) or tokens.checksums[0])
     first = (np.array([5, 5]), np.array([9, 700]))
     if child := os.fork():
         assert os.waitpid(child, 0)[1] == 0
@@ -142,7 +144,7 @@ def test_a_file_of_another_size_or_none_is_named(prepared, name, how):
 
 def test_without_prepared_json_nothing_is_tokenised_again(bpe, prepared, monkeypatch):
     (prepared.folder / "prepared.json").unlink()
-    monkeypatch.setattr(recipe.tokens, "_Preparation", None)
+    monkeypatch.setattr(recipe.data.preparation, "_Preparation", None)
     with pytest.raises(UserError, match=r"has no prepared.json: delete the folder"):
         made(bpe, prepared.folder.parent)
 
@@ -178,7 +180,7 @@ def test_damage_in_a_folder_of_the_version_before_is_found(prepared, name):
 def test_where_nothing_can_be_written_it_is_read_through_each_time(prepared, monkeypatch, capsys):
     without_checksums(prepared.folder)
     before = sorted(prepared.folder.parent.rglob("*"))
-    monkeypatch.setattr(recipe.prepared.os, "access", lambda *_: False)
+    monkeypatch.setattr(recipe.data.prepared_tokens.os, "access", lambda *_: False)
     for _ in range(2):
         tokens = load_prepared(prepared.folder).checked("train")
         assert "read through, at each start" in capsys.readouterr().out and not isinstance(tokens, CheckedTokens)
@@ -190,8 +192,8 @@ def test_where_nothing_can_be_written_it_is_read_through_each_time(prepared, mon
 
 @pytest.mark.parametrize("damage", ["the tokens", "the note", "an older note"])
 def test_a_preparation_is_not_continued_on_damaged_tokens(bpe, documents, tmp_path, monkeypatch, damage, capsys):
-    monkeypatch.setattr(recipe.tokens, "BATCH_DOCUMENTS", 20)
-    monkeypatch.setattr(recipe.tokens, "SECONDS_BETWEEN_NOTES", -1)
+    monkeypatch.setattr(recipe.data.preparation, "BATCH_DOCUMENTS", 20)
+    monkeypatch.setattr(recipe.data.preparation, "SECONDS_BETWEEN_NOTES", -1)
 
     class Killed(BaseException):
         pass

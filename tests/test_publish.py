@@ -1,4 +1,4 @@
-"""recipe.publish: what is kept of a run is all that a reader needs, and nothing else."""
+"""recipe.report.publish: what is kept of a run is all that a reader needs, and nothing else."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from test_report import LOG, Page, no_blanks, toy_run, write_log, write_scores
 
-from recipe.errors import UserError
-from recipe.publish import publish
-from recipe.report import report_of
-from recipe.scores import rebuild
+from recipe.report.page import report_of
+from recipe.report.publish import publish
+from recipe.report.scores import rebuild
+from recipe.system.errors import UserError
 
 
 def test_what_is_kept_makes_the_same_page_without_weights_or_paths(tmp_path, monkeypatch, no_curve):

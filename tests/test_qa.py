@@ -1,4 +1,4 @@
-"""recipe.qa and run_qa.py: law 1, resume, what is written, and what is refused."""
+"""recipe.finetune.qa.finetuning and run_qa.py: law 1, resume, what is written, and what is refused."""
 
 import json
 import os
@@ -19,11 +19,11 @@ from toy import REPOSITORY
 from transformers import BertConfig, BertForMaskedLM, TrainerCallback
 
 import run_qa
-from recipe.arguments import parse
-from recipe.checkpoints import checkpoints, newest_whole, step_of
-from recipe.errors import INTERRUPTED_EXIT_CODE, UserError
-from recipe.qa import prepare
-from recipe.qa_arguments import QaArguments, QaTrainingArguments
+from recipe.cli.parser import parse
+from recipe.finetune.qa.arguments import QaArguments, QaTrainingArguments
+from recipe.finetune.qa.finetuning import prepare
+from recipe.model.checkpoints import checkpoints, newest_whole, step_of
+from recipe.system.errors import INTERRUPTED_EXIT_CODE, UserError
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +279,7 @@ def test_an_evaluation_during_training_logs_exact_match_and_f1(work):
 
 
 def prepare_rows(file):
-    from recipe.squad import read_file
+    from recipe.finetune.qa.squad import read_file
 
     return read_file(file).rows
 

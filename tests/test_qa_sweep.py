@@ -13,13 +13,13 @@ from glue_toys import planned, sweep_here, toy_config, toy_run, toy_tokenizer
 from qa_toys import StopAt
 from toy import REPOSITORY
 
-from recipe import jobs
-from recipe.errors import UserError
-from recipe.files import write_json
-from recipe.jobs import run_job
-from recipe.plan import candidates, parse_sweep
-from recipe.results import read_results, result_file
-from recipe.scores import rebuild
+from recipe.finetune.results import read_results, result_file
+from recipe.report.scores import rebuild
+from recipe.sweep import jobs
+from recipe.sweep.jobs import run_job
+from recipe.sweep.plan import candidates, parse_sweep
+from recipe.system.errors import UserError
+from recipe.system.files import write_json
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_three_starting_points_in_one_table(do, swept, run, capsys):
 
 
 def squad_record(run):
-    """A job's JSON as recipe.qa writes it."""
+    """A job's JSON as recipe.finetune.qa.finetuning writes it."""
     from test_scores import record
 
     made = record("rte", step=20) | {
@@ -100,10 +100,10 @@ def squad_record(run):
 def test_a_card_and_a_table_with_both(run, monkeypatch, capsys):
     from test_scores import every_task, record
 
-    from recipe import scores
+    from recipe.report import scores
 
     shutil.rmtree(run / "qa", ignore_errors=True)
-    monkeypatch.setattr("recipe.scores.draw", lambda frame, cells, file: None)
+    monkeypatch.setattr("recipe.report.scores.draw", lambda frame, cells, file: None)
     asked = squad_record(run)
     stale = every_task(step=20)  # GLUE was scored before the run was moved; and there is a score of other weights
     stale.append(record("rte", step=20, seed=2, value=0.9))
@@ -111,7 +111,7 @@ def test_a_card_and_a_table_with_both(run, monkeypatch, capsys):
     for suite, results in (("glue", stale), ("qa", [asked])):
         for made in results:
             write_json(result_file(run / suite / "jobs" / "toy-checkpoint-20", made["task"], made["seed"]), made)
-    monkeypatch.setattr(sys, "argv", ["recipe.scores", str(run)])
+    monkeypatch.setattr(sys, "argv", ["recipe.report.scores", str(run)])
     assert scores.main() == 0
     header, _, row = (line for line in capsys.readouterr().out.splitlines() if line.startswith("|"))
     cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (header, row)), strict=True))
@@ -127,11 +127,11 @@ def test_a_card_and_a_table_with_both(run, monkeypatch, capsys):
 def test_the_job_and_the_score_in_wandb(run, tmp_path, monkeypatch):
     from test_scores import history_of, read_wandb
 
-    from recipe.glue_tracker import log_job
+    from recipe.report.wandb_scores import log_job
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_RUN_ID", raising=False)
-    monkeypatch.setattr("recipe.scores.draw", lambda frame, cells, file: None)
+    monkeypatch.setattr("recipe.report.scores.draw", lambda frame, cells, file: None)
     made = squad_record(run)
     write_json(result_file(tmp_path / "qa" / "jobs" / "toy-checkpoint-20", "squad", 1), made)
     rebuild(tmp_path / "qa", tracker=True)

@@ -185,7 +185,7 @@ def test_an_address_where_no_ray_answers_is_refused(cluster):
     with socket.create_server(("127.0.0.1", 0)) as server:  # it takes connections and says nothing
         address = f"127.0.0.1:{server.getsockname()[1]}"
         for exports in ({"RAY_ADDRESS": address}, {"RAY_ADDRESS": f"http://{address}"}, {"RAY_ADDRESS": "127.0.0.1:1"}):
-            program = [sys.executable, "-m", "recipe.ray_train", "pretrain.sh"]
+            program = [sys.executable, "-m", "recipe.launch.ray_train", "pretrain.sh"]
             environment = cluster.environment | exports | {"OUTPUT_DIR": "/mnt/run"}
             done = subprocess.run(program, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
             assert done.returncode == 2 and done.stderr.startswith("error: no Ray answers at RAY_ADDRESS="), done.stderr

@@ -18,14 +18,14 @@ import pytest
 from toy import config_settings
 
 import prepare_data
-import recipe.remote
-from recipe.corpus import open_corpus
-from recipe.errors import SourceBroken, UserError
-from recipe.prepare import upload_tokens
-from recipe.prepared import load_prepared
-from recipe.remote import bring, push, require_writable
-from recipe.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
-from recipe.tokens import prepare
+import recipe.data.remote
+from recipe.data.corpus import open_corpus
+from recipe.data.inputs import upload_tokens
+from recipe.data.preparation import prepare
+from recipe.data.prepared_tokens import load_prepared
+from recipe.data.remote import bring, push, require_writable
+from recipe.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from recipe.system.errors import SourceBroken, UserError
 
 pytestmark = pytest.mark.skipif(
     not hasattr(tarfile, "data_filter"), reason="this Python refuses archives: 3.11.4, 3.12"
@@ -150,7 +150,7 @@ def test_rows_in_an_archive_on_s3_give_the_tokens_of_their_text(bucket, archive,
 
 
 def digest(file):
-    return recipe.remote.sha256_of(file)
+    return recipe.data.remote.sha256_of(file)
 
 
 def test_what_changed_elsewhere_is_fetched_again(bucket, tmp_path):
@@ -163,7 +163,7 @@ def test_what_changed_elsewhere_is_fetched_again(bucket, tmp_path):
 
 
 def test_a_download_that_is_cut_is_not_taken_and_continues(bucket, server, use, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe.remote, "CHUNK", 1 << 16)
+    monkeypatch.setattr(recipe.data.remote, "CHUNK", 1 << 16)
     content = np.random.default_rng(0).bytes(1_000_000)
     bucket.pipe_file("bucket/corpus.bin", content)
     use(Wire(server, limit=600_000).address)
@@ -205,12 +205,12 @@ def test_one_process_fetches_and_the_others_wait(bucket, tmp_path, monkeypatch):
     bucket.pipe_file("bucket/a.txt", b"text")
     fetched, found = [], []
 
-    def slow(*arguments, fetch=recipe.remote._fetch):
+    def slow(*arguments, fetch=recipe.data.remote._fetch):
         fetched.append(arguments)
         time.sleep(0.3)
         fetch(*arguments)
 
-    monkeypatch.setattr(recipe.remote, "_fetch", slow)
+    monkeypatch.setattr(recipe.data.remote, "_fetch", slow)
     ranks = [threading.Thread(target=lambda: found.append(bring("s3://bucket/a.txt", tmp_path))) for _ in range(4)]
     for rank in ranks:
         rank.start()
@@ -270,7 +270,7 @@ def test_prepared_tokens_that_are_damaged_or_half_there_are_refused(bucket, prep
 
 
 def test_an_upload_that_is_cut_is_not_taken_and_can_be_repeated(bucket, prepared, saved_bpe, tmp_path, monkeypatch):
-    put, count = recipe.remote._put, []
+    put, count = recipe.data.remote._put, []
 
     def cut(system, content, path):
         count.append(path)
@@ -278,7 +278,7 @@ def test_an_upload_that_is_cut_is_not_taken_and_can_be_repeated(bucket, prepared
             raise ConnectionError("the line is dead")
         put(system, content, path)
 
-    monkeypatch.setattr(recipe.remote, "_put", cut)
+    monkeypatch.setattr(recipe.data.remote, "_put", cut)
     with pytest.raises(UserError, match=r"cannot write to s3://bucket/.*: the line is dead: set AWS_PROFILE"):
         upload_tokens(prepared, saved_bpe, "s3://bucket")
     with pytest.raises(UserError, match="its upload was not finished"):
@@ -339,7 +339,7 @@ def test_mistakes_with_addresses_are_one_line(bucket, server, use, tmp_path, mon
 
 
 def test_a_server_that_never_answers_is_given_up(use, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe.remote, "CONTACT_SECONDS", 0.5)
+    monkeypatch.setattr(recipe.data.remote, "CONTACT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         use(f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(UserError, match="no answer within 0 s: check the network"):
@@ -398,7 +398,7 @@ def test_archives_that_are_refused(tmp_path, members, message):
 def test_an_archive_larger_than_the_disk_is_refused(tmp_path, monkeypatch):
     archive = tar_of(tmp_path / "a.tar.gz", ("a.txt", tarfile.REGTYPE, b"x" * 10_000))
     usage = type("Usage", (), {"free": 9_999})
-    monkeypatch.setattr(recipe.remote.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(recipe.data.remote.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(UserError, match=r"0\.0 GB free: make room"):
         bring(str(archive), tmp_path / "data")
 

@@ -1,4 +1,4 @@
-"""recipe.report, recipe.caveats, recipe.training_curves: one page that says what there is, and what isn't."""
+"""recipe.report, recipe.report.caveats, recipe.report.training_curves: one page that says what there is, and what isn't."""
 
 import base64
 import io
@@ -15,14 +15,16 @@ from glue_toys import record, toy_run
 from matplotlib.pyplot import imread
 from toy import REPOSITORY
 
-from recipe import report
-from recipe.errors import UserError
-from recipe.files import write_json
-from recipe.report import ReportArguments, command_line, report_of
-from recipe.results import result_file
-from recipe.scores import read_frame, rebuild, table_of
-from recipe.squad import TASKS as SQUADS
-from recipe.training_curves import _scales
+from recipe.finetune.qa.squad import TASKS as SQUADS
+from recipe.finetune.results import result_file
+from recipe.report import page as report
+from recipe.report.page import ReportArguments, command_line, report_of
+from recipe.report.score_frames import read_frame
+from recipe.report.scores import rebuild
+from recipe.report.table import table_of
+from recipe.report.training_curves import _scales
+from recipe.system.errors import UserError
+from recipe.system.files import write_json
 
 LOG = [
     {"step": 5, "loss": 7.0, "learning_rate": 1e-3, "tokens_seen": 320, "tokens_per_second": 100.0},
@@ -308,7 +310,7 @@ def test_steps_become_tokens_where_a_step_grew():
 
 
 def test_a_command_can_be_typed_again():
-    words = ["/somewhere/recipe/sweep.py", "--runs", "my runs/a", "b", "--watch"]
+    words = ["/somewhere/recipe/sweep/sweep.py", "--runs", "my runs/a", "b", "--watch"]
     assert command_line(words) == "python -m recipe.sweep \\\n    --runs 'my runs/a' b \\\n    --watch"
     assert command_line(["run_mlm.py"]) == "python run_mlm.py"
 

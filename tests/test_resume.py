@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from toy_trainers import make_trainer
 
-from recipe.checkpoints import MANIFEST, STATE, damage, manifest_of
-from recipe.errors import UserError
-from recipe.resume import newest_evaluable, newest_resumable, require_resumable, require_same_engine
+from recipe.model.checkpoints import STATE
+from recipe.system.errors import UserError
+from recipe.system.manifest import MANIFEST, damage, manifest_of
+from recipe.train.resume import newest_evaluable, newest_resumable, require_resumable, require_same_engine
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-import recipe.tokens
-from recipe.corpus import open_corpus
-from recipe.errors import UserError
-from recipe.rows import TokenisedRows, saved_dataset
-from recipe.tokenizer import train_tokenizer
-from recipe.tokens import prepare
+import recipe.data.preparation
+from recipe.data.columnar import TokenisedRows, saved_dataset
+from recipe.data.corpus import open_corpus
+from recipe.data.preparation import prepare
+from recipe.data.tokenizer import train_tokenizer
+from recipe.system.errors import UserError
 
 
 def padded(tokenizer, documents, length=160):
@@ -97,17 +97,17 @@ def test_joined_rows_are_one_stream(bpe):
 
 
 def test_a_stream_without_end_tokens_comes_in_bounded_pieces(bpe, monkeypatch):
-    monkeypatch.setattr("recipe.rows.MAX_JOINED_TOKENS", 10)
+    monkeypatch.setattr("recipe.data.columnar.MAX_JOINED_TOKENS", 10)
     found, _ = documents_in(bpe, [[5] * 4] * 10, join=True)
     assert [len(document) for document in found] == [12, 12, 12, 4]
 
 
 def test_killed_it_continues_to_the_same_tokens(bpe, documents, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe.tokens, "BATCH_DOCUMENTS", 7)
-    monkeypatch.setattr(recipe.tokens, "SECONDS_BETWEEN_NOTES", -1)
+    monkeypatch.setattr(recipe.data.preparation, "BATCH_DOCUMENTS", 7)
+    monkeypatch.setattr(recipe.data.preparation, "SECONDS_BETWEEN_NOTES", -1)
     dataset = write(tmp_path, "save_to_disk", padded(bpe, documents))
     whole = tokens(dataset, bpe, tmp_path / "whole", join_rows=True)
-    encode, calls = recipe.tokens._Preparation._encode, []
+    encode, calls = recipe.data.preparation._Preparation._encode, []
 
     def killed(self, texts):
         calls.append(1)
@@ -115,7 +115,7 @@ def test_killed_it_continues_to_the_same_tokens(bpe, documents, tmp_path, monkey
             raise KeyboardInterrupt
         return encode(self, texts)
 
-    monkeypatch.setattr(recipe.tokens._Preparation, "_encode", killed)
+    monkeypatch.setattr(recipe.data.preparation._Preparation, "_encode", killed)
     with pytest.raises(KeyboardInterrupt):
         tokens(dataset, bpe, tmp_path / "data", join_rows=True)
     assert tokens(dataset, bpe, tmp_path / "data", join_rows=True) == whole

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from recipe.errors import UserError
-from recipe.run import record_run
+from recipe.system.errors import UserError
+from recipe.train.run_record import record_run
 
 
 def test_the_same_settings_pass_and_others_are_refused_with_both_values(tmp_path):

@@ -12,12 +12,14 @@ from toy_trainers import CHANGES, losses_and_norms, make_trainer, train_and_kill
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import run_clm
-from recipe.checkpoints import checkpoints
-from recipe.classifier import config_of, tokenizer_of
-from recipe.errors import UserError
-from recipe.generate import continue_text
-from recipe.glue_arguments import GlueArguments
-from recipe.model import build_model, load_config, make_causal, use_next_token_head
+from recipe.evaluate.continuation import continue_text
+from recipe.finetune.glue.arguments import GlueArguments
+from recipe.finetune.starting_point import config_of, tokenizer_of
+from recipe.model.checkpoints import checkpoints
+from recipe.model.config import load_config, make_causal
+from recipe.model.heads import use_next_token_head
+from recipe.model.loading import build_model
+from recipe.system.errors import UserError
 
 FAMILIES = ["roberta", "bert"]
 

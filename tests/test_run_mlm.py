@@ -14,12 +14,12 @@ from toy import ARCHITECTURES
 from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainerCallback, pipeline
 
 import run_mlm
-from recipe import pretraining
-from recipe.checkpoints import checkpoints, step_of
-from recipe.classifier import progress_of
-from recipe.errors import UserError
-from recipe.model import HEADS
-from recipe.sweep import training_is_over
+from recipe.finetune.starting_point import progress_of
+from recipe.model.checkpoints import checkpoints, step_of
+from recipe.model.heads import HEADS
+from recipe.sweep.sweep import training_is_over
+from recipe.system.errors import UserError
+from recipe.train import pretraining
 
 
 @pytest.mark.parametrize("family", list(HEADS))

@@ -1,4 +1,4 @@
-"""recipe.scale against what it estimates: real models' weights, and the memory and traffic of real steps on this CPU."""
+"""recipe.model.scale against what it estimates: real models' weights, and the memory and traffic of real steps on this CPU."""
 
 from itertools import accumulate
 
@@ -8,8 +8,11 @@ from torch.profiler import ProfilerActivity, profile
 from toy import REPOSITORY, config_settings
 from transformers import AutoConfig
 
-from recipe.model import build_model, flops_per_token, load_config, use_masked_only_head
-from recipe.scale import activation_bytes, model_bytes, network_bytes, parameters, step_flops, tables
+from recipe.model.config import load_config
+from recipe.model.flops import flops_per_token
+from recipe.model.heads import use_masked_only_head
+from recipe.model.loading import build_model
+from recipe.model.scale import activation_bytes, model_bytes, network_bytes, parameters, step_flops, tables
 
 
 @pytest.mark.parametrize("name", ["roberta_tiny", "roberta_medium", "roberta_large", "bert_base"])

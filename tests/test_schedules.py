@@ -5,9 +5,10 @@ import torch
 from transformers import get_scheduler
 from transformers.trainer_callback import TrainerControl, TrainerState
 
-from recipe.arguments import PretrainArguments, epochs_to_steps, parse
-from recipe.errors import UserError
-from recipe.schedules import WITHOUT_AN_END, TimeBudget, settle_schedule
+from recipe.cli.parser import parse
+from recipe.system.errors import UserError
+from recipe.train.arguments import PretrainArguments, epochs_to_steps
+from recipe.train.schedules import WITHOUT_AN_END, TimeBudget, settle_schedule
 
 WSD = {"lr_scheduler_type": "warmup_stable_decay"}
 

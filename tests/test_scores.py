@@ -1,4 +1,4 @@
-"""recipe.scores, recipe.curve, recipe.card, recipe.glue_tracker: numbers that say what they are (law 10)."""
+"""recipe.report.scores, recipe.report.score_curves, recipe.report.card, recipe.report.wandb_scores: numbers that say what they are (law 10)."""
 
 import io
 import json
@@ -11,13 +11,15 @@ import pytest
 from glue_toys import record, toy_run
 from huggingface_hub import ModelCard
 
-from recipe import scores
-from recipe.curve import draw
-from recipe.errors import UserError
-from recipe.files import write_json
-from recipe.glue import AVERAGES, COLUMNS, TASKS
-from recipe.results import result_file
-from recipe.scores import average, best_of_grid, cells_of, rebuild, rows_of, table_of
+from recipe.finetune.glue.tasks import AVERAGES, COLUMNS, TASKS
+from recipe.finetune.results import result_file
+from recipe.report import scores
+from recipe.report.score_curves import draw
+from recipe.report.score_frames import average, best_of_grid, cells_of, rows_of
+from recipe.report.scores import rebuild
+from recipe.report.table import table_of
+from recipe.system.errors import UserError
+from recipe.system.files import write_json
 
 
 def every_task(**changes):
@@ -104,7 +106,7 @@ def test_baselines_come_first_and_checkpoints_by_step():
 @pytest.fixture
 def no_picture(monkeypatch):
     """Drawing eleven panels takes a second; two tests look at it."""
-    monkeypatch.setattr("recipe.scores.draw", lambda frame, cells, file: None)
+    monkeypatch.setattr("recipe.report.scores.draw", lambda frame, cells, file: None)
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def swept(tmp_path):
 
 
 def test_rebuilt_by_one_command(swept, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["recipe.scores", str(swept.parent)])  # the run's folder does too
+    monkeypatch.setattr(sys, "argv", ["recipe.report.scores", str(swept.parent)])  # the run's folder does too
     assert scores.main() == 0
     table = (swept / "glue.md").read_text()
     assert capsys.readouterr().out.startswith(table.rstrip("\n"))
@@ -132,7 +134,7 @@ def test_rebuilt_by_one_command(swept, monkeypatch, capsys):
     (swept / "jobs" / "toy-checkpoint-20" / "rte-seed1.json").write_text("{ torn")
     (swept / "jobs" / "toy-checkpoint-20" / "rte-seed2.json").unlink()
     assert row_of(rebuild(swept), "toy/checkpoint-20")["RTE"] == "–"
-    monkeypatch.setattr(sys, "argv", ["recipe.scores", str(swept / "jobs")])
+    monkeypatch.setattr(sys, "argv", ["recipe.report.scores", str(swept / "jobs")])
     with pytest.raises(UserError, match="found no results under"):
         scores.main()
 
@@ -142,7 +144,7 @@ def test_what_the_picture_shows(monkeypatch):
     results += every_task(checkpoint=record()["checkpoint"] | {"name": "random:x", "step": 0, "tokens_seen": 0})
     frame = rows_of(results)
     figures = []
-    monkeypatch.setattr("recipe.curve.plt.close", figures.append)
+    monkeypatch.setattr("recipe.report.score_curves.plt.close", figures.append)
     draw(frame, cells_of(frame), io.BytesIO())
     panels = [axis for axis in figures[0].axes if axis.get_title()]
     assert [axis.get_title().split(" (")[0] for axis in panels] == ["average of 8 tasks", *COLUMNS]
@@ -181,7 +183,7 @@ def test_model_card(swept, no_picture):
     assert rte.metric_args["seeds"] == [1, 2]
     for said in ("after 20 steps and 1,280 tokens", "`toys`", "| sequences a step | 4 |", "| 5.500 |"):
         assert said in card.content
-    from recipe.checkpoints import damage
+    from recipe.system.manifest import damage
 
     assert damage(folder) is None  # a card makes no checkpoint damaged
     (folder / "README.md").write_text("my own words")
@@ -190,7 +192,7 @@ def test_model_card(swept, no_picture):
 
 
 def test_push_needs_a_name(swept, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["recipe.scores", str(swept), "--push_to_hub"])
+    monkeypatch.setattr(sys, "argv", ["recipe.report.scores", str(swept), "--push_to_hub"])
     with pytest.raises(UserError, match="without --hub_model_id"):
         scores.main()
 
@@ -261,7 +263,7 @@ def test_the_pretraining_s_run_goes_on_with_the_curve(swept, offline, monkeypatc
 
 
 def test_a_run_a_job_in_the_group_of_its_pretraining(tmp_path, offline):
-    from recipe.glue_tracker import log_job
+    from recipe.report.wandb_scores import log_job
 
     history = [{"step": 5, "loss": 0.7, "learning_rate": 1e-3}, {"step": 9, "train_loss": 0.6}]
     log_job({"group": "toy", "folder": str(tmp_path)}, record("rte", seed=3, value=0.6), history)

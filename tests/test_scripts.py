@@ -12,10 +12,15 @@ from toy import ARCHITECTURES, REPOSITORY, config_settings
 import fill_mask
 import prepare_data
 import train_tokenizer
-from recipe.arguments import DataArguments, ModelArguments, ObjectiveArguments, PretrainArguments, parse
-from recipe.corpus import open_corpus
-from recipe.errors import UserError
-from recipe.model import HEADS, load_config
+from recipe.cli.parser import parse
+from recipe.data.arguments import DataArguments
+from recipe.data.corpus import open_corpus
+from recipe.model.arguments import ModelArguments
+from recipe.model.config import load_config
+from recipe.model.heads import HEADS
+from recipe.objective.arguments import ObjectiveArguments
+from recipe.system.errors import UserError
+from recipe.train.arguments import PretrainArguments
 from run_clm import CausalArguments
 
 SIZES = {"tiny": (2, 128, 2), "mini": (4, 256, 4), "small": (4, 512, 8), "medium": (8, 512, 8), "base": (12, 768, 12)}
@@ -193,7 +198,7 @@ def test_tokenizer_tokens_and_blanks_one_after_the_other(monkeypatch, capsys, tm
 
     from transformers import AutoConfig, AutoTokenizer
 
-    from recipe.model import build_model
+    from recipe.model.loading import build_model
 
     build_model(AutoConfig.for_model(**config_settings("roberta"))).save_pretrained(tmp_path / "model")
     AutoTokenizer.from_pretrained(tmp_path / "tokenizer").save_pretrained(tmp_path / "model")

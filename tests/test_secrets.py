@@ -29,14 +29,17 @@ import run_glue
 import run_mlm
 import run_qa
 import train_tokenizer
-from recipe import publish, report, scores, sweep
-from recipe.callbacks import JsonLog
-from recipe.errors import UserError, run_script
-from recipe.jobs import DONE, fail, run_job
-from recipe.remote import bring
-from recipe.run import record_run
-from recipe.scores import rebuild
-from recipe.secrets import guard_console, identity_of, is_secret_name, redact, redact_all, redact_words
+from recipe.cli.program import run_script
+from recipe.data.remote import bring
+from recipe.report import page as report
+from recipe.report import publish, scores
+from recipe.report.scores import rebuild
+from recipe.sweep import sweep
+from recipe.sweep.jobs import DONE, fail, run_job
+from recipe.system.errors import UserError
+from recipe.system.secrets import guard_console, identity_of, is_secret_name, redact, redact_all, redact_words
+from recipe.train.callbacks import JsonLog
+from recipe.train.run_record import record_run
 
 # ---- what is secret
 
@@ -155,7 +158,7 @@ def test_a_guarded_console_is_the_same_stream_and_hides(monkeypatch):
 
 
 def test_an_uncaught_error_shows_no_secret():
-    program = "from recipe.errors import run_script\ndef main():\n  raise KeyError('http://u:p@h/?sig=1', 'tOken-0123456789')\n"
+    program = "from recipe.system.errors import run_script\ndef main():\n  raise KeyError('http://u:p@h/?sig=1', 'tOken-0123456789')\n"
     command = [sys.executable, "-c", f"{program}run_script(main)", "--token", "tOken-0123456789"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
     assert done.returncode == 1 and "KeyError: ('http://<hidden>@h/?sig=<hidden>', '<hidden>')" in done.stderr
@@ -187,7 +190,7 @@ def test_each_writer_hides_a_secret_that_turned_up_in_what_it_writes(run, text_f
     assert run("--train_file", str(text), "--max_steps", "1")[0] == 0
     log = JsonLog(tmp_path / "log.jsonl")
     log.on_log(None, TrainerState(is_world_process_zero=True), None, {"from": str(place)})
-    monkeypatch.setattr("recipe.scores.draw", lambda *_, **__: None)
+    monkeypatch.setattr("recipe.report.scores.draw", lambda *_, **__: None)
     flags = ["--runs", checkpoint.parent, "--tasks", "rte", "--seeds", 1, "--glue_data", glue, "--max_seq_length", 48]
     flags += ["--prepared_dir", tmp_path / "data", "--results_dir", tmp_path / "scores", "--num_train_epochs", 1]
     (job,) = planned([*map(str, flags), "--use_cpu", "true"])

@@ -7,11 +7,15 @@ from transformers import TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.training_args import OptimizerNames
 
-from recipe import settings
-from recipe.arguments import DataArguments, ModelArguments, ObjectiveArguments, PretrainArguments, parse
-from recipe.errors import UserError
-from recipe.glue_arguments import FineTuneArguments, GlueArguments
-from recipe.trackers import PACKAGES
+from recipe.cli.parser import parse
+from recipe.data.arguments import DataArguments
+from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
+from recipe.model.arguments import ModelArguments
+from recipe.objective.arguments import ObjectiveArguments
+from recipe.system.errors import UserError
+from recipe.train import settings
+from recipe.train.arguments import PretrainArguments
+from recipe.train.trackers import PACKAGES
 
 MLM = (ModelArguments, DataArguments, ObjectiveArguments, PretrainArguments)
 GLUE = (GlueArguments, FineTuneArguments)

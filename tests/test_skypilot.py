@@ -68,7 +68,7 @@ def test_tpu_hosts_start_a_process_a_chip():
 def test_skypilot_reads_the_task(name, sky, tmp_path):
     checkout = tmp_path / "checkout"
     secret = ("data/x/train.npy", "runs/a/model.safetensors", ".env", "deploy.pem", "gcp-credentials.json")
-    for file in (*secret, "recipe/tokens.py"):
+    for file in (*secret, "recipe/data/preparation.py"):
         (checkout / file).parent.mkdir(parents=True, exist_ok=True)
         (checkout / file).touch()
     (checkout / ".skyignore").write_text((REPOSITORY / ".skyignore").read_text())
@@ -81,7 +81,7 @@ def test_skypilot_reads_the_task(name, sky, tmp_path):
     assert all("Spot" in resources and "GCP" in resources for resources in read["resources_read"])
     excluded = [path.strip("/") for path in read["excluded"]]
     assert all(any(file.startswith(path) for path in excluded) for file in secret), excluded
-    assert not any("recipe/tokens.py".startswith(path) for path in excluded)
+    assert not any("recipe/data/preparation.py".startswith(path) for path in excluded)
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,13 @@
-"""recipe.spans: from scores to answers, by hand."""
+"""recipe.finetune.qa.answer_spans: from scores to answers, by hand."""
 
 import json
 
 import numpy as np
 import pytest
 
-from recipe.spans import decode
-from recipe.squad import Answer, Question, Questions
-from recipe.windows import Windows
+from recipe.finetune.qa.answer_spans import decode
+from recipe.finetune.qa.squad import Answer, Question, Questions
+from recipe.finetune.qa.windows import Windows
 
 CONTEXT = "red fox sees dog"
 WORDS = [(0, 3), (4, 7), (8, 12), (13, 16)]

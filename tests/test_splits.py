@@ -4,9 +4,9 @@ import pytest
 
 import prepare_data
 import train_tokenizer
-from recipe.corpus import open_corpus
-from recipe.errors import UserError
-from recipe.splits import find_splits, split_of
+from recipe.data.corpus import open_corpus
+from recipe.data.splits import find_splits, split_of
+from recipe.system.errors import UserError
 
 
 def make(folder, *names, content="some text of this file\n"):

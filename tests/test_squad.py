@@ -1,4 +1,4 @@
-"""recipe.squad: questions out of files, and what is said of a file that isn't as it should be."""
+"""recipe.finetune.qa.squad: questions out of files, and what is said of a file that isn't as it should be."""
 
 import json
 
@@ -7,8 +7,8 @@ import pytest
 from qa_toys import paragraphs, squad_of, with_negatives, write_squad
 from toy import SHARED_DATA
 
-from recipe.errors import UserError
-from recipe.squad import TASKS, Answer, for_training, read_file, read_squad, require_answers
+from recipe.finetune.qa.squad import TASKS, Answer, for_training, read_file, read_squad, require_answers
+from recipe.system.errors import UserError
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from recipe.errors import UserError
-from recipe.stages import FallingRate, stages_of, steps_for
+from recipe.system.errors import UserError
+from recipe.train.stages import FallingRate, stages_of, steps_for
 
 
 def shapes(stages):

@@ -1,4 +1,4 @@
-"""recipe.sweep, recipe.plan, recipe.jobs, recipe.engines: every job once, whatever stops, fails or runs beside it."""
+"""recipe.sweep, recipe.sweep.plan, recipe.sweep.jobs, recipe.sweep.executors: every job once, whatever stops, fails or runs beside it."""
 
 import json
 import os
@@ -15,12 +15,12 @@ from filelock import FileLock
 from glue_toys import planned, sweep_here, toy_checkpoint, toy_run, write_glue, write_tsv
 from toy import until
 
-from recipe import jobs, sweep
-from recipe.engines import Processes, visible_devices
-from recipe.errors import UserError
-from recipe.jobs import BUSY, DONE, FAILED, begun, fail, run_job
-from recipe.plan import candidates, meaning_of, parse_sweep
-from recipe.results import read_results
+from recipe.finetune.results import read_results
+from recipe.sweep import jobs, sweep
+from recipe.sweep.executors import Processes, visible_devices
+from recipe.sweep.jobs import BUSY, DONE, FAILED, begun, fail, run_job
+from recipe.sweep.plan import candidates, meaning_of, parse_sweep
+from recipe.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,7 +51,7 @@ def flags(glue, run, tmp_path):
 def no_pictures(monkeypatch, request):
     """Drawing takes a second; test_scores.py looks at it, and the first test here that there is one."""
     if request.node.name != "test_every_job_once_and_everything_that_shows_it":
-        monkeypatch.setattr("recipe.scores.draw", lambda *_, **__: None)
+        monkeypatch.setattr("recipe.report.scores.draw", lambda *_, **__: None)
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_results_of_other_weights_do_not_count(do, flags, run):
     weights = {name: value + 0.01 for name, value in load_file(model).items()}
     save_file(weights, model, metadata={"format": "pt"})
     (run / "checkpoint-20").rename(run / "_staged")
-    from recipe.checkpoints import commit
+    from recipe.model.checkpoints import commit
 
     commit(run / "_staged", run / "checkpoint-20")
     code, engine = do(flags(tasks="rte", seeds="1"))

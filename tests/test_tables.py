@@ -5,9 +5,9 @@ import csv
 import pytest
 from toy import toy_documents
 
-from recipe.arguments import DataArguments
-from recipe.corpus import open_corpus
-from recipe.errors import UserError
+from recipe.data.arguments import DataArguments
+from recipe.data.corpus import open_corpus
+from recipe.system.errors import UserError
 
 
 def read(path, **options):

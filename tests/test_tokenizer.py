@@ -3,8 +3,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from recipe.errors import UserError
-from recipe.tokenizer import (
+from recipe.data.tokenizer import (
     block_ends,
     fingerprint,
     load_tokenizer,
@@ -14,6 +13,7 @@ from recipe.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
+from recipe.system.errors import UserError
 
 
 def test_bpe_has_robertas_ids(bpe):
@@ -74,7 +74,7 @@ def test_long_documents_in_pieces_give_the_same_tokenizer(documents, monkeypatch
     for kind in ("bpe", "wordpiece"):
         trained = []
         for size in (10**9, 5):
-            monkeypatch.setattr("recipe.tokenizer.PIECE_CHARACTERS", size)
+            monkeypatch.setattr("recipe.data.tokenizer.PIECE_CHARACTERS", size)
             trained.append(train_tokenizer(lambda: [text], kind=kind, vocab_size=340, min_frequency=1))
         assert fingerprint(trained[0]) == fingerprint(trained[1])
 

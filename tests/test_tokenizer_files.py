@@ -11,8 +11,8 @@ from transformers import AutoTokenizer, GPT2Tokenizer
 import prepare_data
 import run_clm
 import train_tokenizer as script
-from recipe.errors import UserError
-from recipe.tokenizer import block_ends, fingerprint, load_tokenizer, save_tokenizer, train_tokenizer
+from recipe.data.tokenizer import block_ends, fingerprint, load_tokenizer, save_tokenizer, train_tokenizer
+from recipe.system.errors import UserError
 
 TEXT = "the cat sat on a Mat, re-tied naïve: it's 1984!"
 

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-import recipe.tokens
-from recipe.corpus import Corpus, Source, open_corpus
-from recipe.errors import UserError
-from recipe.prepared import load_prepared
-from recipe.tokenizer import KINDS, pieces, plain_backend, train_tokenizer
-from recipe.tokens import prepare
+import recipe.data.preparation
+from recipe.data.corpus import Corpus, Source, open_corpus
+from recipe.data.preparation import prepare
+from recipe.data.prepared_tokens import load_prepared
+from recipe.data.tokenizer import KINDS, pieces, plain_backend, train_tokenizer
+from recipe.system.errors import UserError
 
 
 def quiet(corpus, tokenizer, folder, **options):
@@ -87,9 +87,9 @@ def test_long_documents_are_encoded_in_pieces_where_that_changes_no_token(kind, 
         cut.append(list(pieces(text, size)))
         return cut[-1]
 
-    monkeypatch.setattr(recipe.tokens, "PIECE_CHARACTERS", 40)
-    monkeypatch.setattr(recipe.tokens, "BATCH_CHARACTERS", 400)
-    monkeypatch.setattr(recipe.tokens, "pieces", cutting)
+    monkeypatch.setattr(recipe.data.preparation, "PIECE_CHARACTERS", 40)
+    monkeypatch.setattr(recipe.data.preparation, "BATCH_CHARACTERS", 400)
+    monkeypatch.setattr(recipe.data.preparation, "pieces", cutting)
     assert quiet(corpus, tokenizer, tmp_path / "pieces").tokens("train").tolist() == whole.tolist()
     assert max(map(len, cut), default=0) > 20 if kind in ("bpe", "wordpiece") else not cut
 
@@ -99,8 +99,8 @@ class Killed(BaseException):
 
 
 def test_killed_anywhere_it_continues_to_the_same_tokens(bpe, documents, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe.tokens, "BATCH_DOCUMENTS", 7)
-    monkeypatch.setattr(recipe.tokens, "SECONDS_BETWEEN_NOTES", -1)
+    monkeypatch.setattr(recipe.data.preparation, "BATCH_DOCUMENTS", 7)
+    monkeypatch.setattr(recipe.data.preparation, "SECONDS_BETWEEN_NOTES", -1)
     calls, deadline = 0, None
 
     def stream():
@@ -127,8 +127,8 @@ def test_killed_anywhere_it_continues_to_the_same_tokens(bpe, documents, tmp_pat
 
 
 def test_what_the_notes_do_not_vouch_for_is_cut_off(bpe, documents, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe.tokens, "BATCH_DOCUMENTS", 20)
-    monkeypatch.setattr(recipe.tokens, "SECONDS_BETWEEN_NOTES", -1)
+    monkeypatch.setattr(recipe.data.preparation, "BATCH_DOCUMENTS", 20)
+    monkeypatch.setattr(recipe.data.preparation, "SECONDS_BETWEEN_NOTES", -1)
 
     def stream():
         yield from documents[:100]

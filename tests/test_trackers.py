@@ -8,9 +8,9 @@ import pytest
 from toy_trainers import make_trainer
 from transformers import TrainerCallback
 
-from recipe import trackers
-from recipe.errors import UserError
-from recipe.trackers import Guarded, settle_trackers
+from recipe.system.errors import UserError
+from recipe.train import trackers
+from recipe.train.trackers import Guarded, settle_trackers
 
 
 @pytest.fixture

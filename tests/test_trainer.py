@@ -22,15 +22,16 @@ from toy_trainers import (
 )
 from transformers import TrainerCallback
 
-import recipe.saving
-from recipe.checkpoints import checkpoints, damage, newest_whole, step_of
-from recipe.errors import UserError
-from recipe.masked_spans import Spans
-from recipe.model import HEADS
-from recipe.schedules import WITHOUT_AN_END, time_is_up
-from recipe.stages import FallingRate, stages_of
-from recipe.trainer import NonFiniteError, PretrainTrainer
-from recipe.unigram import UnigramBaseline
+import recipe.train.saving
+from recipe.model.checkpoints import checkpoints, newest_whole, step_of
+from recipe.model.heads import HEADS
+from recipe.objective.span_masking import Spans
+from recipe.objective.unigram import UnigramBaseline
+from recipe.system.errors import UserError
+from recipe.system.manifest import damage
+from recipe.train.schedules import WITHOUT_AN_END, time_is_up
+from recipe.train.stages import FallingRate, stages_of
+from recipe.train.trainer import NonFiniteError, PretrainTrainer
 
 # ---- law 1
 
@@ -253,14 +254,14 @@ def test_another_error_while_saving_keeps_its_own_words(tmp_path, bpe, documents
 @pytest.mark.parametrize("function", ["commit", "rotate"])
 def test_killed_around_a_save_one_whole_checkpoint_is_left(tmp_path, bpe, documents, monkeypatch, function):
     trainer = make_trainer(tmp_path, bpe, documents, save_steps=1, save_total_limit=1)
-    original = getattr(recipe.saving, function)
+    original = getattr(recipe.train.saving, function)
 
     def killed(*args, **kwargs):
         if trainer.state.global_step == 3:
             raise Killed
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(recipe.saving, function, killed)
+    monkeypatch.setattr(recipe.train.saving, function, killed)
     with pytest.raises(Killed):
         trainer.train()
     assert newest_whole(tmp_path).name == {"commit": "checkpoint-2", "rotate": "checkpoint-3"}[function]
@@ -343,7 +344,7 @@ def test_logs_say_how_fast_and_how_far(tmp_path, bpe, documents):
 def test_speed_leaves_evaluation_and_saving_out(tmp_path, bpe, documents, monkeypatch):
     """By a clock that a step moves on by one second, an evaluation and a save by a hundred each."""
     clock = [0.0]
-    monkeypatch.setattr("recipe.trainer.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("recipe.train.trainer.time", SimpleNamespace(monotonic=lambda: clock[0]))
     trainer = make_trainer(tmp_path, bpe, documents, steps=4, save_steps=2, eval_strategy="steps", eval_steps=1)
 
     def takes(seconds, method):

@@ -1,4 +1,4 @@
-"""recipe.unigram: the baseline by counts, with what it is by hand."""
+"""recipe.objective.unigram: the baseline by counts, with what it is by hand."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recipe.unigram import UnigramBaseline
+from recipe.objective.unigram import UnigramBaseline
 
 
 def test_each_ordinary_token_has_its_share_and_special_ones_none():

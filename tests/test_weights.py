@@ -10,10 +10,13 @@ from transformers import AutoConfig, AutoModel
 
 import fill_mask
 import run_glue
-from recipe.checkpoints import MANIFEST, commit
-from recipe.errors import UserError
-from recipe.model import HEADS, build_model, load_config, load_model
-from recipe.weights import parts_of, weights_fault
+from recipe.model.checkpoints import commit
+from recipe.model.config import load_config
+from recipe.model.heads import HEADS
+from recipe.model.loading import build_model, load_model
+from recipe.model.weights import parts_of, weights_fault
+from recipe.system.errors import UserError
+from recipe.system.manifest import MANIFEST
 
 
 def saved(folder, tokenizer, family="roberta", change=lambda weights: None, bare=False):

@@ -1,4 +1,4 @@
-"""recipe.windows: contexts cut into windows, and where each token lies in its context."""
+"""recipe.finetune.qa.windows: contexts cut into windows, and where each token lies in its context."""
 
 from itertools import pairwise
 
@@ -7,10 +7,10 @@ import pytest
 from tokenizers.processors import RobertaProcessing
 from toy import SHARED_DATA
 
-from recipe.errors import UserError
-from recipe.squad import Answer, Question, Questions, read_file
-from recipe.tokenizer import train_tokenizer
-from recipe.windows import NOTHING, OUTSIDE, cut_windows
+from recipe.data.tokenizer import train_tokenizer
+from recipe.finetune.qa.squad import Answer, Question, Questions, read_file
+from recipe.finetune.qa.windows import NOTHING, OUTSIDE, cut_windows
+from recipe.system.errors import UserError
 
 CONTEXT = (
     "In  1912 Ann-Marie's café — naïve 東京 office — moved to Zürich, and seven dogs barked (loudly) at it. "
@@ -161,7 +161,7 @@ def test_special_words_in_a_context_stay_text(bpe, tmp_path):
 def test_made_once(bpe, tmp_path, monkeypatch):
     questions = one("who?", CONTEXT, "dogs")
     first = cut_windows(questions, bpe, 48, 12, tmp_path)
-    monkeypatch.setattr("recipe.windows._cut", None)  # calling it again would raise
+    monkeypatch.setattr("recipe.finetune.qa.windows._cut", None)  # calling it again would raise
     again = cut_windows(questions, bpe, 48, 12, tmp_path)
     assert all(np.array_equal(getattr(first, name), getattr(again, name)) for name in ("ids", "spans", "ends"))
     other = train_tokenizer(lambda: [CONTEXT] * 3, vocab_size=280, min_frequency=1)

@@ -8,10 +8,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from toy import SHARED_DATA, sequences_of, toy_documents
 from transformers import PreTrainedTokenizerFast
 
-from recipe.byte_words import Gpt2Words, RereadWords
-from recipe.errors import UserError
-from recipe.tokenizer import plain_backend, train_tokenizer
-from recipe.words import MarkedWords, WordBoundaries, word_boundaries
+from recipe.data.tokenizer import plain_backend, train_tokenizer
+from recipe.objective.byte_words import Gpt2Words, RereadWords
+from recipe.objective.words import MarkedWords, WordBoundaries, word_boundaries
+from recipe.system.errors import UserError
 
 HARD = (
     "“Curly quotes” — and ‘single’ ones… an ellipsis… ‐ hyphens–dashes—all; it’s not it's.",

@@ -8,11 +8,12 @@ import pytest
 import torch
 from ranks import run_ranks
 
-from recipe.arguments import PretrainArguments
-from recipe.errors import UserError, run_script
-from recipe.run_folder import run_lock
-from recipe.tuning_arguments import FineTuneArguments
-from recipe.world import World, announced_world, forget_launcher, require_world
+from recipe.cli.program import run_script
+from recipe.finetune.arguments import FineTuneArguments
+from recipe.launch.world import World, announced_world, forget_launcher, require_world
+from recipe.system.errors import UserError
+from recipe.train.arguments import PretrainArguments
+from recipe.train.run_folder import run_lock
 
 LAUNCHED = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 

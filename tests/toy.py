@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from recipe.batches import Blocks, MaskedSequences, NextTokens
-from recipe.masking import Masking
-from recipe.tokenizer import block_ends
+from recipe.data.blocks import Blocks
+from recipe.data.tokenizer import block_ends
+from recipe.objective.causal import NextTokens
+from recipe.objective.masked_sequences import MaskedSequences
+from recipe.objective.masking import Masking
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"

@@ -10,12 +10,14 @@ from toy import config_settings, next_tokens_of, sequences_of
 from transformers import AutoConfig, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from recipe.arguments import PretrainArguments, sequences_a_step
-from recipe.callbacks import JsonLog, Progress, RankSeed
-from recipe.checkpoints import newest_whole
-from recipe.model import build_model, make_causal, set_dropout, use_masked_only_head, use_next_token_head
-from recipe.stages import stages_of
-from recipe.trainer import PretrainTrainer
+from recipe.model.checkpoints import newest_whole
+from recipe.model.config import make_causal, set_dropout
+from recipe.model.heads import use_masked_only_head, use_next_token_head
+from recipe.model.loading import build_model
+from recipe.train.arguments import PretrainArguments, sequences_a_step
+from recipe.train.callbacks import JsonLog, Progress, RankSeed
+from recipe.train.stages import stages_of
+from recipe.train.trainer import PretrainTrainer
 
 CHANGES = {"short_seq_length": 16, "short_seq_share": 0.6, "batch_warmup_start": 8, "batch_warmup_steps": 3}
 LENGTH = 32  # tokens a toy sequence

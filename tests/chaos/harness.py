@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 import run_mlm
-from recipe.checkpoints import checkpoints
-from recipe.errors import run_script
-from recipe.trainer import PretrainTrainer
+from recipe.cli.program import run_script
+from recipe.model.checkpoints import checkpoints
+from recipe.train.trainer import PretrainTrainer
 
 PHASES = ("set-up", "step", "accumulation", "evaluation", "saving", "between", "end")
 SETTINGS = {

@@ -7,7 +7,8 @@ import subprocess
 import pytest
 from harness import state_of
 
-from recipe.checkpoints import MANIFEST, checkpoints, damage
+from recipe.model.checkpoints import checkpoints
+from recipe.system.manifest import MANIFEST, damage
 
 pytestmark = pytest.mark.chaos
 

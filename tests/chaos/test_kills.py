@@ -9,7 +9,8 @@ from collections import Counter
 import pytest
 from harness import alive, curve_of, kill_after, moments, state_of, wait
 
-from recipe.checkpoints import checkpoints, damage, step_of
+from recipe.model.checkpoints import checkpoints, step_of
+from recipe.system.manifest import damage
 
 pytestmark = pytest.mark.chaos
 KILLS = int(os.environ.get("KILLS", "50"))

@@ -13,9 +13,11 @@ from glue_toys import sweep_here, toy_run, write_glue
 from harness import alive, wait
 from toy import REPOSITORY
 
-from recipe import files, sweep
-from recipe.checkpoints import MANIFEST, checkpoints, step_of
-from recipe.results import read_results
+from recipe.finetune.results import read_results
+from recipe.model.checkpoints import checkpoints, step_of
+from recipe.sweep import sweep
+from recipe.system import files
+from recipe.system.manifest import MANIFEST
 
 pytestmark = pytest.mark.chaos
 KILLS = 20
@@ -92,7 +94,7 @@ def test_r18_a_sweep_beside_a_training(bench, record, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sweep, "candidates", look)
     monkeypatch.setattr(sweep, "WATCH_SECONDS", 0.01)
-    monkeypatch.setattr("recipe.scores.draw", lambda *_, **__: None)
+    monkeypatch.setattr("recipe.report.scores.draw", lambda *_, **__: None)
     argv = flags(run, glue, tmp_path, "--watch", "true", "--num_train_epochs", "1", tasks="rte", seeds="1")
     argv[argv.index("48")] = "30"  # what the live model has room for
     pid = bench.start("live", before=slow_disk, max_steps=steps, save_steps=2, eval_strategy="no")

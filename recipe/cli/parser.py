@@ -1,0 +1,100 @@
+"""Command-line arguments: dataclasses whose help is the documentation, and the parser that reads them."""
+
+import argparse
+import difflib
+import os
+import sys
+from dataclasses import field
+from functools import cache
+from pathlib import Path
+
+from transformers import HfArgumentParser
+
+from recipe.cli.argument_files import SUFFIXES, argv_of
+from recipe.cli.numbers import require_numbers
+from recipe.cli.old_flags import translate
+from recipe.system.errors import UserError
+from recipe.system.paths import require_paths
+from recipe.system.secrets import hide_arguments, remember
+
+TYPING_MISTAKE = 0.85  # how alike an unknown flag and the one that was meant are; below it, they only sound alike
+
+
+def option(default, help_text: str, **more):
+    """A dataclass field with a default and its documentation."""
+    return field(default=default, metadata={"help": help_text, **more})
+
+
+class Parser(HfArgumentParser):
+    """argparse answers a mistake with its whole usage; here it is one line. Numbers are checked as they are read, and
+    what is unknown is refused before anything is built, unless `takes_more`."""
+
+    takes_more = False
+
+    def error(self, message):
+        raise UserError(f"{message}: see --help")
+
+    def parse_known_args(self, args=None, namespace=None):
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown and not self.takes_more:
+            flag = unknown[0].split("=")[0]
+            close = difflib.get_close_matches(flag, self.flags, n=1, cutoff=TYPING_MISTAKE)
+            hint = f": did you mean {close[0]}?" if close else ": see --help"
+            raise UserError(f"found the unknown flag {flag}{hint}")
+        require_numbers(vars(namespace))
+        require_paths(vars(namespace))
+        return namespace, unknown
+
+    @property
+    def flags(self) -> set[str]:
+        """All flags it knows, each with its dashes."""
+        return {flag for action in self._actions for flag in action.option_strings}
+
+
+def parse(
+    dataclasses: tuple[type, ...],
+    argv: list[str] | None = None,
+    description: str = "",
+    positional: tuple[str, ...] = (),
+) -> tuple:
+    """Reads the command line, or the one .json, .yaml or .yml file that it names, into instances of `dataclasses`.
+
+    With names of `positional` arguments, a tuple of their values comes last; a name that ends in "..." takes one value
+    or more, as a list. Old flags that mean what a flag of today means are taken, with a line that says so. Raises
+    UserError for what is unknown or doesn't fit, with the right flag's name where that is known.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    hide_arguments()
+    remember(argv)
+    parser = Parser(
+        dataclasses, description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in positional:
+        parser.add_argument(name, nargs="+" if name.endswith("...") else None)
+    if len(argv) == 1 and not positional and Path(argv[0]).suffix in SUFFIXES:
+        argv = argv_of(Path(argv[0]), parser)
+        remember(argv)
+    argv = in_flags_of_today(argv, parser.flags)
+    try:
+        parsed = parser.parse_args_into_dataclasses(argv)
+    except UserError:
+        raise
+    except (ValueError, TypeError, AttributeError, OSError, ImportError, OverflowError, RuntimeError) as error:
+        raise UserError(str(error).strip().replace("\n", " ")) from error
+    if positional:
+        *parsed, named = parsed
+        parsed.append(tuple(getattr(named, name) for name in positional))
+    return tuple(parsed)
+
+
+def in_flags_of_today(argv: list[str], known: set[str]) -> list[str]:
+    """`argv` with old flags under their names of today; the first process says which, once."""
+    argv, said = translate(argv, known)
+    for sentence in said if os.environ.get("RANK", "0") == "0" else ():
+        _warn_once(sentence)
+    return argv
+
+
+@cache
+def _warn_once(sentence: str) -> None:
+    print(f"warning: {sentence}", flush=True)

@@ -1,0 +1,76 @@
+"""Blocks of one length, cut from prepared tokens and put in the order of a run."""
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from recipe.data.order import blocks_in
+from recipe.data.token_arrays import CheckedTokens
+
+
+class Blocks:
+    """A flat array of tokens cut into blocks of `length`: a begin token, tokens of the corpus and an end token, unless
+    that is None (`ends`). Every token is in exactly one block; the last block is shorter where they don't divide, and
+    padded. Tokens of a file are verified before they are used."""
+
+    def __init__(self, tokens: np.ndarray | CheckedTokens, length: int, ends: tuple[int, int | None], pad_id: int):
+        self.tokens = tokens
+        self.length, self.ends, self.pad_id = length, ends, pad_id
+        self.body = length - sum(end is not None for end in ends)
+
+    def __len__(self) -> int:
+        return -(-len(self.tokens) // self.body)
+
+    def rows(self, blocks: np.ndarray) -> np.ndarray:
+        """[len(blocks), length]: the ids of these blocks."""
+        begin, end = self.ends
+        starts, stops = blocks * self.body, np.minimum((blocks + 1) * self.body, len(self.tokens))
+        tokens = self.tokens.verified(starts, stops) if isinstance(self.tokens, CheckedTokens) else self.tokens
+        rows = np.empty((len(blocks), self.length), dtype=self.tokens.dtype)
+        rows[:, 0] = begin
+        if end is not None:
+            rows[:, -1] = end
+        for row, start, stop in zip(rows, starts.tolist(), stops.tolist(), strict=True):
+            text = tokens[start:stop]
+            row[1 : 1 + len(text)] = text
+            if len(text) < self.body:
+                row[1 + len(text) :] = self.pad_id
+                if end is not None:
+                    row[1 + len(text)] = end
+        return rows
+
+
+class OrderedBlocks(Dataset):
+    """The sequences n of a run, indexed by ranges of n, each giving one batch; what a batch holds is a subclass's.
+
+    With `order_seed` blocks are permuted afresh each epoch (recipe.data.order); without, they come in their own order.
+    A `limit` uses only so many of them, evenly spread over the corpus.
+    """
+
+    scored: str  # what eval_accuracy and eval_tokens are of, as a prefix of their names
+    length: int  # tokens of a sequence that the model sees
+
+    def __init__(self, blocks: Blocks, order_seed: int | None, limit: int | None = None):
+        self.blocks, self.order_seed = blocks, order_seed
+        self.count = min(len(blocks), limit or len(blocks))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def block_ids(self, sequences: range) -> np.ndarray:
+        """The block id of each sequence."""
+        if self.order_seed is None:
+            places = np.arange(sequences.start, sequences.stop)
+        else:
+            places = blocks_in(sequences, self.count, self.order_seed)
+        return places * len(self.blocks) // self.count
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return self.__getitems__(range(index, index + 1))
+
+    def __getitems__(self, sequences: range) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+    def predicted(self, length: int) -> int:
+        """How many tokens a sequence of `length` tokens has predicted: what the vocabulary projection runs on."""
+        raise NotImplementedError

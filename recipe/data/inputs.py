@@ -1,0 +1,169 @@
+"""From the arguments to a tokenizer and prepared tokens: made once, reused by every run that asks for the same."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from filelock import FileLock
+from transformers import PreTrainedTokenizerFast
+
+from recipe.data.arguments import DataArguments
+from recipe.data.corpus import Corpus, open_corpus
+from recipe.data.fertility import fertility, require_known, sample_of, unknown_id_of
+from recipe.data.preparation import prepare
+from recipe.data.prepared_tokens import PreparedTokens, load_prepared
+from recipe.data.remote import is_remote, push
+from recipe.data.tokenizer import TRAIN, fingerprint, load_tokenizer, save_tokenizer, train_tokenizer
+from recipe.model.arguments import ModelArguments
+from recipe.system.errors import UserError
+from recipe.system.manifest import MANIFEST
+
+TOKENIZER_FOLDER = "tokenizer"  # in prepared tokens that were uploaded
+SPLIT_SEED = 42  # one split for all seeds of a run, so that their eval losses compare
+
+
+def corpus_of(data: DataArguments, hub: ModelArguments, keep_linebreaks: bool = True) -> Corpus:
+    """The corpus that the arguments name; without `keep_linebreaks`, spaces take the place of those in a .txt. The
+    first process prints which files that is."""
+    require_outside("--prepared_dir", data.prepared_dir, data)
+    corpus = open_corpus(
+        data.dataset_name,
+        config=data.dataset_config_name,
+        train_file=data.train_file,
+        validation_file=data.validation_file,
+        text_column=data.text_column,
+        line_by_line=data.line_by_line,
+        join_rows=data.join_rows,
+        keep_linebreaks=keep_linebreaks,
+        text_encoding=data.text_encoding,
+        csv_delimiter=data.csv_delimiter,
+        csv_quoting=data.csv_quoting,
+        cache_dir=hub.cache_dir,
+        token=hub.token,
+        downloads=prepared_dir(data) / "downloads",
+    )
+    if os.environ.get("RANK", "0") == "0":
+        for line in corpus.about:
+            print(line, flush=True)
+    return corpus
+
+
+def require_outside(flag: str, folder: str | Path, data: DataArguments) -> None:
+    """Raises UserError where `folder`, which a run writes to, lies in a folder that is read as text: the next run would
+    learn from the files of this one."""
+    inside = Path(folder).expanduser().resolve()
+    for name in (data.dataset_name, data.train_file, data.validation_file):
+        corpus = Path(name or "").expanduser()
+        if name and not is_remote(name) and corpus.is_dir() and inside.is_relative_to(corpus.resolve()):
+            raise UserError(f"found {flag} {folder} inside {name}, whose files are the text: name a folder elsewhere")
+
+
+def prepared_dir(data: DataArguments) -> Path:
+    """Where downloads, tokenizers and prepared tokens are kept. Raises UserError for a place that isn't here."""
+    if is_remote(data.prepared_dir):
+        raise UserError(
+            f"found --prepared_dir {data.prepared_dir}, expected a local folder: prepare_data.py --upload_to copies "
+            "prepared tokens elsewhere, and that address is then the DATASET"
+        )
+    return Path(data.prepared_dir).expanduser()
+
+
+def tokenizer_of(
+    model: ModelArguments, family: str, corpus: Corpus, parent: Path, needs: tuple[str, ...] = ("pad", "mask")
+) -> PreTrainedTokenizerFast:
+    """The tokenizer that the arguments name, with the special tokens that the run `needs`; `train` trains one on the
+    corpus, once, and keeps it under `parent`.
+
+    A bert model gets a WordPiece, every other family a byte-level BPE. Prepared tokens that bring their tokenizer are
+    used with it, unless another one is named.
+    """
+    name = model.tokenizer_name or model.config_name or model.model_name_or_path
+    if not model.use_fast_tokenizer:
+        raise UserError("found --use_fast_tokenizer False: only fast tokenizers keep up with training; leave it out")
+    if name == TRAIN and model.model_name_or_path:
+        raise UserError(
+            f"found --tokenizer_name train beside --model_name_or_path {model.model_name_or_path}: a checkpoint knows "
+            "the tokens of its own tokenizer alone; leave --tokenizer_name out"
+        )
+    source = model.model_name_or_path
+    if source and name != source and (Path(source).expanduser() / "tokenizer.json").exists():
+        given, own = load_tokenizer(name, needs, **model.hub_options()), load_tokenizer(source, needs)
+        if fingerprint(given) != fingerprint(own):
+            raise UserError(
+                f"the tokenizer {name} isn't the one that {source} was trained with: leave --tokenizer_name out"
+            )
+    own = corpus.prepared / TOKENIZER_FOLDER if corpus.prepared else None
+    if own and own.is_dir() and name in (TRAIN, None, model.config_name):
+        return load_tokenizer(str(own), needs)
+    if name != TRAIN:
+        if name is None or (name.endswith(".json") and not model.tokenizer_name):
+            raise UserError("found no --tokenizer_name: pass a hub id, a folder, or train")
+        return load_tokenizer(name, needs, **model.hub_options())
+    kind = "wordpiece" if family == "bert" else "bpe"
+    made_from = [corpus.train.description, kind, model.vocab_size, model.lowercase]
+    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
+    folder = parent / f"tokenizer-{corpus.name}-{kind}-{model.vocab_size}-{digest}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                print(f"Training a {kind} tokenizer of {model.vocab_size:,} tokens on {corpus.name} ...", flush=True)
+                trained = train_tokenizer(
+                    corpus.train.texts, kind=kind, vocab_size=model.vocab_size, lowercase=model.lowercase
+                )
+                save_tokenizer(trained, folder)
+    except OSError as error:
+        raise UserError(f"cannot write the tokenizer to {folder}: {error.strerror}: pass --prepared_dir") from error
+    return load_tokenizer(str(folder))
+
+
+def tokens_of(data: DataArguments, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, quiet: bool) -> PreparedTokens:
+    """The prepared tokens of `corpus`: those that it is already, or see `recipe.data.preparation.prepare`.
+
+    Raises UserError where more than 5 % of the training tokens are unknown to `tokenizer`, before they are made where a
+    sample of the text shows it.
+    """
+    if corpus.prepared:
+        prepared = load_prepared(corpus.prepared, tokenizer)
+    else:
+        prepared = prepare(
+            corpus,
+            tokenizer,
+            prepared_dir(data),
+            validation_percentage=data.validation_split_percentage,
+            seed=SPLIT_SEED,
+            rebuild=data.overwrite_cache,
+            show_progress=not quiet,
+            before=lambda: _meet(corpus, tokenizer),
+        )
+    unknown_id, counts = unknown_id_of(tokenizer), prepared.unigram_counts()
+    if unknown_id is not None:
+        share = counts[unknown_id] / max(1, counts.sum())
+        require_known(share, tokenizer, tokenizer.name_or_path, f"the training tokens of {prepared.folder}")
+    return prepared
+
+
+def _meet(corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Says what the tokenizer makes of the text, on a sample. Raises UserError where too much of it is unknown."""
+    if corpus.train.tokenised:
+        return
+    found = fertility(tokenizer, sample_of(corpus.train.texts()))
+    print(f"tokenizer  {found} in a sample of {corpus.name}", flush=True)
+    require_known(found.unknown_share, tokenizer, tokenizer.name_or_path, f"the tokens in a sample of {corpus.name}")
+
+
+def upload_tokens(prepared: PreparedTokens, tokenizer: PreTrainedTokenizerFast, address: str) -> str:
+    """Copies prepared tokens and their tokenizer into a folder of their name under `address`; returns the folder's
+    address, which can be a DATASET. Raises UserError where it fails; what is unfinished isn't taken."""
+    target = f"{address.rstrip('/')}/{prepared.folder.name}"
+    with tempfile.TemporaryDirectory() as temporary:
+        tokenizer.save_pretrained(temporary)
+        files = {f"{TOKENIZER_FOLDER}/{file.name}": file for file in sorted(Path(temporary).iterdir())}
+        if fingerprint(load_tokenizer(temporary, ("pad",))) != fingerprint(tokenizer):  # it doesn't survive being saved
+            files = {}
+        arrays = sorted(path.name for path in prepared.folder.iterdir() if path.suffix in (".npy", ".json"))
+        arrays = [name for name in arrays if name != MANIFEST]  # of the folder that these came from
+        push({**{name: prepared.folder / name for name in arrays}, **files}, target)
+    return target

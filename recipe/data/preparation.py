@@ -1,0 +1,311 @@
+"""Prepared tokens: a corpus tokenised once into flat arrays on disk, one a split, from which any length is cut later.
+
+Rows of ids that somebody else tokenised become the same arrays, but for what `recipe.data.columnar` strips.
+
+A folder holds train.npy and validation.npy (NumPy's own format, uint16 or uint32: the documents' tokens one after the
+other, each document followed by the end-of-sequence token), unigram.npy (how often each id occurs in train.npy) and
+prepared.json (what all this was made from). The folder's name ends in a hash of tokenizer, text and split, so other
+text or another tokenizer gives another folder. recipe.data.prepared_tokens reads them.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from recipe.data.columnar import TokenisedRows
+from recipe.data.corpus import Corpus, Source
+from recipe.data.order import mix
+from recipe.data.prepared_tokens import SPLITS, PreparedTokens, fingerprint_of, load_prepared, remedy, write_checksums
+from recipe.data.remote import PREPARED
+from recipe.data.token_arrays import summarise, token_dtype
+from recipe.data.tokenizer import block_ends, fingerprint, pieces, plain_backend, words_end_at_spaces
+from recipe.system.errors import SourceBroken, UserError
+from recipe.system.files import (
+    DamagedFile,
+    flush,
+    publish_folder,
+    read_object,
+    remove,
+    sealed,
+    unsealed,
+    write_json,
+    written_whole,
+)
+from recipe.system.locks import alone
+from recipe.system.secrets import redact_all
+
+FORMAT = 1  # raised when the same inputs would give other files
+BATCH_CHARACTERS = 1_000_000  # text encoded at a time, at some hundred bytes a letter
+PIECE_CHARACTERS = 1 << 16  # of a longer document, where that changes no token: threads share it, and memory is bounded
+BATCH_DOCUMENTS = 20_000
+SECONDS_BETWEEN_NOTES = 5.0
+CHUNK_BYTES = 1 << 22
+
+
+def prepare(
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerFast,
+    parent: Path,
+    *,
+    validation_percentage: float = 5.0,
+    seed: int = 42,
+    rebuild: bool = False,
+    show_progress: bool = True,
+    before: Callable[[], None] = lambda: None,
+) -> PreparedTokens:
+    """Returns the prepared tokens of `corpus` under `parent`, making them if they aren't there.
+
+    Where the corpus has no validation text, each document goes to the validation split with a chance of
+    `validation_percentage` in 100, decided by `seed` and the document's number. One process works while others that
+    ask for the same wait; killed, the next call continues where the last note was taken. Memory is bounded by
+    BATCH_CHARACTERS (by the longest document with a tokenizer whose words reach over spaces). `before` is called where
+    there is something to make, and may raise. Raises UserError for unusable text, and leaves nothing behind then.
+    """
+    origin = {
+        "format": FORMAT,
+        "tokenizer": fingerprint(tokenizer),
+        "train": corpus.train.description,
+        "validation": (
+            corpus.validation.description
+            if corpus.validation
+            else {"percentage": validation_percentage, "seed": seed, "by": "document"}
+        ),
+    }
+    digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:16]
+    folder = parent / f"{corpus.name}-{digest}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with alone(parent / f"{folder.name}.lock", f"prepares {folder}"):
+            # Once a launch: the other ranks find what the first one made.
+            if rebuild and folder.exists() and os.environ.get("LOCAL_RANK", "0") == "0":
+                shutil.rmtree(folder)
+            if not (folder / PREPARED).exists():
+                if folder.exists():
+                    raise UserError(f"{folder} has no {PREPARED}: {remedy(folder)}")
+                before()
+                chooser = _Chooser(seed, 0.0 if corpus.validation else validation_percentage / 100)
+                _Preparation(corpus, tokenizer, folder, origin, chooser, show_progress).run()
+    except OSError as error:
+        what = "no space left" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        raise UserError(
+            f"cannot write prepared tokens to {folder}: {what}: free some or pass --prepared_dir"
+        ) from error
+    return load_prepared(folder)
+
+
+class _Chooser:
+    """Whether document i belongs to the validation split."""
+
+    def __init__(self, seed: int, share: float):
+        self.seed, self.threshold = np.uint64(seed), share * 2.0**64
+
+    def __call__(self, numbers: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return mix(mix(self.seed + np.uint64(1)) + numbers.astype(np.uint64)) < self.threshold
+
+
+class _Preparation:
+    """One pass over a corpus into `folder`.partial, which takes its own name when it is whole."""
+
+    def __init__(self, corpus, tokenizer, folder: Path, origin: dict, chooser: _Chooser, show_progress: bool):
+        self.corpus, self.folder, self.origin, self.chooser = corpus, folder, origin, chooser
+        self.partial = folder.with_name(folder.name + ".partial")
+        self.notes = self.partial / "progress.json"
+        self.backend = plain_backend(tokenizer)
+        self.cuts = words_end_at_spaces(self.backend)
+        self.separator = block_ends(tokenizer)[1]
+        self.vocabulary = len(tokenizer)
+        self.dtype = token_dtype(self.vocabulary)
+        self.tokenizer_name = tokenizer.name_or_path
+        self.show_progress = show_progress
+        self.rows = TokenisedRows(corpus.name, tokenizer, corpus.train.join_rows)
+
+    def run(self) -> None:
+        done = self._noted()
+        if done is None:
+            remove(self.partial)
+            self.partial.mkdir()
+            zeros = dict.fromkeys(SPLITS, 0)
+            done = {"source": 0, "documents": {**zeros}, "tokens": {**zeros}, "crc32": {**zeros}, "read": 0}
+        else:
+            print(f"continuing the preparation after {sum(done['tokens'].values()):,} tokens", flush=True)
+        try:
+            self._tokenise(done)
+            self._check(done)
+            self._finish(done)
+        except SourceBroken:
+            raise
+        except UserError:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            raise
+
+    def _noted(self) -> dict | None:
+        """The last note that was taken, if it and the tokens that it vouches for are as they were written."""
+        if not self.notes.is_file():
+            return None
+        try:
+            done = unsealed(read_object(self.notes))
+            for split in SPLITS:
+                if self._crc32(split, done["tokens"][split]) != done["crc32"][split]:
+                    raise DamagedFile(f"does not vouch for {split}.npy, which is damaged")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            print(f"warning: {self.notes} {error}: the preparation begins anew", flush=True)
+            return None
+        return done
+
+    def _crc32(self, split: str, tokens: int) -> int:
+        """CRC-32 of the first `tokens` tokens in the split's unfinished file."""
+        left, crc = tokens * np.dtype(self.dtype).itemsize, 0
+        with (self.partial / f"{split}.npy").open("rb") as stream:
+            np.lib.format.read_magic(stream)
+            np.lib.format.read_array_header_1_0(stream)
+            while left and (chunk := stream.read(min(left, CHUNK_BYTES))):
+                crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+        if left:
+            raise DamagedFile(f"vouches for {tokens} tokens, {split}.npy is shorter")
+        return crc
+
+    def _tokenise(self, done: dict) -> None:
+        sources = [source for source in (self.corpus.train, self.corpus.validation) if source]
+        files = {split: self._open(split, done["tokens"][split]) for split in SPLITS}
+        bar = tqdm(
+            desc=f"Tokenising {self.corpus.name}",
+            unit=" tokens",
+            unit_scale=True,
+            initial=sum(done["tokens"].values()),
+            disable=not self.show_progress,
+        )
+        noted = time.monotonic()
+        with files["train"], files["validation"], bar:
+            for number in range(done["source"], len(sources)):
+                source = sources[number]
+                for texts in _batches(self._documents(source), done["read"]):
+                    numbers = np.arange(done["read"], done["read"] + len(texts))
+                    to_validation = self.chooser(numbers) if source is self.corpus.train else np.ones(len(texts), bool)
+                    for text, validation in zip(self._encode(texts), to_validation, strict=True):
+                        split = SPLITS[int(validation)]
+                        files[split].write(text)
+                        done["crc32"][split] = zlib.crc32(text, done["crc32"][split])
+                        done["documents"][split] += 1
+                        done["tokens"][split] += len(text)
+                        bar.update(len(text))
+                    done["read"] += len(texts)
+                    if time.monotonic() - noted > SECONDS_BETWEEN_NOTES:
+                        self._note(files, done)
+                        noted = time.monotonic()
+                done["source"], done["read"] = number + 1, 0
+
+    def _open(self, split: str, tokens: int):
+        """The split's file, cut to its header and the `tokens` that the notes vouch for."""
+        path = self.partial / f"{split}.npy"
+        path.touch()
+        stream = path.open("r+b")
+        self._write_header(stream, tokens)
+        stream.truncate(stream.tell() + tokens * np.dtype(self.dtype).itemsize)
+        stream.seek(0, os.SEEK_END)
+        return stream
+
+    def _write_header(self, stream, tokens: int) -> None:
+        # NumPy pads its header so that a growing first axis never changes the header's length.
+        header = {"descr": np.dtype(self.dtype).str, "fortran_order": False, "shape": (tokens,)}
+        np.lib.format.write_array_header_1_0(stream, header)
+
+    def _documents(self, source: Source) -> Iterable[str | np.ndarray]:
+        return self.rows.documents(source.documents()) if source.tokenised else source.documents()
+
+    def _encode(self, texts: list) -> Iterator[np.ndarray]:
+        """The ids of each text, or of a row that holds ids already, with the separator after them."""
+        if isinstance(texts[0], np.ndarray):
+            yield from (np.append(ids, self.separator).astype(self.dtype) for ids in texts)
+            return
+        cut = [list(pieces(text, PIECE_CHARACTERS)) if self.cuts else [text] for text in texts]
+        flat = [piece for parts in cut for piece in parts]
+        at_once = len(texts) + BATCH_CHARACTERS // PIECE_CHARACTERS  # all of a batch, a part of a single long document
+        encodings = (
+            encoding
+            for start in range(0, len(flat), at_once)
+            for encoding in self.backend.encode_batch_fast(flat[start : start + at_once], add_special_tokens=False)
+        )
+        for parts in cut:
+            ids = chain.from_iterable(encoding.ids for encoding in islice(encodings, len(parts)))
+            yield np.array([*ids, self.separator], dtype=self.dtype)
+
+    def _note(self, files: dict, done: dict) -> None:
+        for stream in files.values():
+            stream.flush()
+            os.fsync(stream.fileno())
+        write_json(self.notes, sealed(done))
+
+    def _check(self, done: dict) -> None:
+        documents = done["documents"]
+        if sum(documents.values()) == 0:
+            raise UserError(f"found no text in {self.corpus.name}: expected at least one document that isn't blank")
+        if documents["train"] == 0:
+            raise UserError(
+                f"all {documents['validation']} documents of {self.corpus.name} fell to validation: "
+                "lower --validation_split_percentage or pass --validation_file"
+            )
+        if documents["validation"] == 0 and self.corpus.validation is not None:
+            raise UserError(f"found no text in the validation source of {self.corpus.name}")
+        if documents["validation"] == 0:
+            raise UserError(
+                f"none of the {documents['train']} documents of {self.corpus.name} fell to validation: raise "
+                "--validation_split_percentage, pass --validation_file, or --line_by_line to make each line a document"
+            )
+
+    def _finish(self, done: dict) -> None:
+        splits = {}
+        for split in SPLITS:
+            path = self.partial / f"{split}.npy"
+            with path.open("r+b") as stream:
+                self._write_header(stream, done["tokens"][split])
+            flush(path)
+            digest, counts = summarise(path, self.vocabulary, write=True)
+            if split == "train":
+                with written_whole(self.partial / "unigram.npy") as partial, partial.open("wb") as stream:
+                    np.save(stream, counts)
+            splits[split] = {
+                "tokens": done["tokens"][split],
+                "documents": done["documents"][split],
+                "sha256": digest,
+            }
+        described = {
+            "fingerprint": fingerprint_of(splits),
+            "corpus": self.corpus.name,
+            "tokenizer_name": self.tokenizer_name,
+            "vocabulary": self.vocabulary,
+            "dtype": np.dtype(self.dtype).name,
+            "splits": splits,
+            "made_from": self.origin,
+        }
+        if self.rows.stripped:
+            described["rows"] = dict(self.rows.stripped)
+            print(self.rows, flush=True)
+        self.notes.unlink(missing_ok=True)
+        write_json(self.partial / PREPARED, redact_all(described))
+        write_checksums(self.partial)
+        publish_folder(self.partial, self.folder)
+
+
+def _batches(documents: Iterable[str], skip: int) -> Iterator[list[str]]:
+    """Lists of documents of up to BATCH_CHARACTERS, or of one that is longer, after the first `skip` documents."""
+    batch, size = [], 0
+    for text in islice(documents, skip, None):
+        if batch and (size + len(text) > BATCH_CHARACTERS or len(batch) >= BATCH_DOCUMENTS):
+            yield batch
+            batch, size = [], 0
+        batch.append(text)
+        size += len(text)
+    if batch:
+        yield batch

@@ -1,0 +1,129 @@
+"""Flat arrays of token ids on disk: the integers that hold them, and checksums that tell damage before it is used.
+
+Beside each array NAME.npy lies NAME.crc32.npy, one CRC-32 for every 4 KiB of the file (0.1 % of its size). A page is
+compared with its checksum when a process first reads from it, so that a start costs nothing however large the array,
+and no step sees a damaged token. CRC-32 sees every change that lies within 32 neighbouring bits, and misses any other
+with a chance of 1 in 4 billion.
+"""
+
+import hashlib
+import mmap
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from recipe.system.errors import OwnError
+from recipe.system.files import DamagedFile, written_whole
+
+PAGE = 4096  # bytes: what the system reads at a time
+CHUNK_PAGES = 1024
+
+
+def token_dtype(vocabulary: int) -> type[np.unsignedinteger]:
+    """The smallest integers that hold the ids 0 to `vocabulary` - 1."""
+    return np.uint16 if vocabulary <= 1 << 16 else np.uint32
+
+
+def checksums_of(file: Path) -> Path:
+    """The file with the checksums of an array's file."""
+    return file.with_name(f"{file.stem}.crc32.npy")
+
+
+class CheckedTokens:
+    """A flat array of token ids, memory-mapped; what a slice or `verified` gives was compared with its checksums.
+
+    DataLoader workers that are forked share the notes on what was verified. `array` is the array as it lies on disk.
+    Raises DamagedFile where the file has another size or header than its tokens need, or other checksums than pages.
+    """
+
+    def __init__(self, file: Path, remedy: str):
+        self.file, self.remedy = file, remedy
+        self.array = open_tokens(file)
+        self.bytes = np.memmap(file, np.uint8, mode="r")
+        self.first_byte = len(self.bytes) - self.array.nbytes
+        pages = -(-len(self.bytes) // PAGE)
+        try:
+            self.checksums = np.load(checksums_of(file), mmap_mode="r")
+        except Exception as error:  # as in open_tokens
+            raise DamagedFile(f"has checksums that cannot be read ({str(error).splitlines()[0]})") from error
+        if self.checksums.shape != (pages,) or self.checksums.dtype != np.uint32:
+            raise DamagedFile(f"has {self.checksums.size} checksums for {pages} pages")
+        # Zeroed by the system when touched, and shared with processes that are forked later.
+        self.seen = np.frombuffer(mmap.mmap(-1, pages), dtype=np.bool_)
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """A stretch of the tokens, verified."""
+        start, stop, _ = part.indices(len(self))
+        return self.verified(np.array([start]), np.array([stop]))[part]
+
+    def __reduce__(self):  # to a worker that isn't forked: it opens the file itself
+        return type(self), (self.file, self.remedy)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.array.dtype
+
+    def verified(self, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+        """The whole array, once the tokens of the ranges [starts, stops) are known to be as they were written.
+
+        Raises OwnError, which names the file, the damaged bytes and the remedy, where they are not.
+        """
+        size = self.array.itemsize
+        first, last = (self.first_byte + starts * size) // PAGE, (self.first_byte + stops * size - 1) // PAGE
+        pages = np.minimum(first[:, None] + np.arange(1 + (last - first).max(initial=0)), last[:, None])
+        for page in np.unique(pages[~self.seen[pages]]).tolist():
+            begin, end = page * PAGE, min((page + 1) * PAGE, len(self.bytes))
+            if zlib.crc32(self.bytes[begin:end]) != self.checksums[page]:
+                raise OwnError(
+                    f"{self.file} is damaged: bytes {begin} to {end - 1} are not those that were written: {self.remedy}"
+                )
+            self.seen[page] = True
+        return self.array
+
+
+def open_tokens(file: Path) -> np.ndarray:
+    """The flat array of ids in a file, memory-mapped. Raises DamagedFile where it isn't one, or has another size."""
+    try:
+        array = np.load(file, mmap_mode="r")
+    except Exception as error:  # whatever the bytes are taken for, a zip, a pickle, a header, has errors of its own
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise DamagedFile(f"is no whole array ({reason})") from error
+    if not isinstance(array, np.memmap) or array.ndim != 1 or array.dtype not in (np.uint16, np.uint32):
+        raise DamagedFile("is no flat array of uint16 or uint32")
+    if array.offset + array.nbytes != (found := file.stat().st_size):
+        raise DamagedFile(f"has {found} bytes, expected {array.offset + array.nbytes}")
+    return np.asarray(array)  # a plain view: slicing np.memmap itself is ten times slower
+
+
+def read_through(file: Path, digest, checksums: list[int]) -> Iterator[np.ndarray]:
+    """The tokens of an array's file in order, read once: updates the hashlib object `digest` with their bytes, and
+    appends the checksum of each page of the file to `checksums`."""
+    array = open_tokens(file)
+    header = file.stat().st_size - array.nbytes
+    with file.open("rb") as stream:
+        while chunk := stream.read(PAGE * CHUNK_PAGES):
+            checksums += [zlib.crc32(chunk[start : start + PAGE]) for start in range(0, len(chunk), PAGE)]
+            tokens = chunk[header:]
+            header = 0
+            digest.update(tokens)
+            yield np.frombuffer(tokens, array.dtype)
+
+
+def summarise(file: Path, vocabulary: int, write: bool) -> tuple[str, np.ndarray]:
+    """(sha256 of the tokens, [vocabulary] int64: how often each id occurs) of an array's file; with `write`, writes the
+    checksums of its pages beside it. Raises DamagedFile for ids beyond the vocabulary."""
+    digest, counts, checksums = hashlib.sha256(), np.zeros(vocabulary, dtype=np.int64), []
+    for tokens in read_through(file, digest, checksums):
+        found = np.bincount(tokens, minlength=vocabulary)
+        if len(found) > vocabulary:
+            raise DamagedFile(f"holds the id {len(found) - 1}, its tokenizer has {vocabulary} tokens")
+        counts += found
+    if write:
+        with written_whole(checksums_of(file)) as partial, partial.open("wb") as stream:
+            np.save(stream, np.array(checksums, dtype=np.uint32))
+    return digest.hexdigest(), counts

@@ -1,0 +1,292 @@
+"""The tokenizer: loaded from the hub or a folder, or trained here on the corpus in bounded memory."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
+
+from recipe.data.alphabet import ALPHABET, WORD_LETTERS, alphabet, learnable, stands_alone, survey
+from recipe.data.tokenizer_files import open_tokenizer
+from recipe.system.errors import UserError
+from recipe.system.files import flush, publish_folder
+from recipe.system.hub import is_local, require_hub, require_local_path
+
+TRAIN = "train"  # the TOKENIZER that asks for one of our own
+KINDS = ("bpe", "wordpiece", "unigram")
+ROBERTA_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # ids 0 to 4; the first four as in RoBERTa
+BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# Merges learned from this much text are the merges of the corpus; the counts of its distinct words fit in 2 GB.
+MAX_TRAINING_CHARACTERS = 200_000_000
+PIECE_CHARACTERS = 10_000
+_SPACE = re.compile(r"(?<=\S) (?=\S)")
+PAD = "<pad>"  # of a tokenizer that has none, as GPT-2's
+MAX_VOCAB_SIZE = 1 << 21  # the largest vocabularies in use have about one million tokens
+
+
+def load_tokenizer(name: str, needs: tuple[str, ...] = ("pad", "mask"), **hub_options) -> PreTrainedTokenizerFast:
+    """Loads the tokenizer `name`, a hub id, a folder or a file (recipe.data.tokenizer_files); `hub_options` go to
+    `from_pretrained`.
+
+    Raises UserError where there is none, where it isn't a fast one, or where it lacks special tokens that the recipe
+    `needs`, or tokens to begin and end a sequence. Where only "pad" is needed, it is added if there is none.
+    """
+    require_local_path(name, "tokenizer")
+    if not is_local(name):
+        require_hub(f"tokenizer {name}", "a local folder as TOKENIZER, or TOKENIZER=train to train one on the corpus")
+    file = Path(name).expanduser() / "tokenizer.json"
+    if os.path.lexists(file) and not file.is_file():  # transformers would pass over it and make up an empty tokenizer
+        raise UserError(f"cannot load the tokenizer {name}: tokenizer.json is no file: put a copy of it back")
+    tokenizer = open_tokenizer(name, **hub_options)
+    if needs == ("pad",) and tokenizer.pad_token_id is None:
+        tokenizer.add_special_tokens({"pad_token": PAD})
+        if os.environ.get("RANK", "0") == "0":
+            print(f"tokenizer  {name} has no pad token: {PAD} was added to it, id {tokenizer.pad_token_id}")
+    if missing := [role for role in needs if getattr(tokenizer, f"{role}_token_id") is None]:
+        other = "; run_clm.py trains without a mask token" if "mask" in missing else ""
+        tokens = ", ".join(f"'{role}_token': '<{role}>'" for role in missing)
+        raise UserError(
+            f"the tokenizer {name} has no {' and no '.join(missing)} token: expected one of RoBERTa's or BERT's kind, "
+            f"or add them with tokenizer.add_special_tokens({{{tokens}}}) and save_pretrained{other}"
+        )
+    if needs:
+        block_ends(tokenizer)
+    return tokenizer
+
+
+def block_ends(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
+    """The ids that every block begins and ends with: <s> and </s>, or [CLS] and [SEP]."""
+    first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+    last = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    if first is None or last is None:
+        raise UserError(
+            f"the tokenizer {tokenizer.name_or_path} has no token to begin and end a sequence: "
+            "expected cls and sep, or bos and eos"
+        )
+    return first, last
+
+
+def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """A copy of the Rust tokenizer that neither pads nor truncates, and reads '</s>' in a text as text."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    backend.encode_special_tokens = True
+    return backend
+
+
+def words_end_at_spaces(backend: Tokenizer) -> bool:
+    """Whether text cut by `pieces` has the tokens of the whole: so it is with byte-level BPE and with BERT's words,
+    which don't reach over a space, unless a token was added that does."""
+    words = backend.pre_tokenizer
+    if isinstance(words, pre_tokenizers.Sequence):
+        first, *others = list(words)
+        if all(isinstance(other, pre_tokenizers.FixedLength) for other in others):  # which cut inside words
+            words = first
+    known = isinstance(words, pre_tokenizers.BertPreTokenizer) or (
+        isinstance(words, pre_tokenizers.ByteLevel) and words.use_regex
+    )
+    letters = backend.normalizer
+    plain = letters is None or isinstance(letters, normalizers.BertNormalizer | normalizers.Lowercase)
+    return known and plain and all(token.special for token in backend.get_added_tokens_decoder().values())
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """sha256 of everything that decides which ids a text gets."""
+    ends = block_ends(tokenizer)
+    return hashlib.sha256(f"{plain_backend(tokenizer).to_str()}{ends}".encode()).hexdigest()
+
+
+def train_tokenizer(
+    documents: Callable[[], Iterable[str]],
+    *,
+    kind: str = "bpe",
+    vocab_size: int = 8192,
+    min_frequency: int = 2,
+    lowercase: bool = False,
+    max_characters: int = MAX_TRAINING_CHARACTERS,
+) -> PreTrainedTokenizerFast:
+    """Trains a tokenizer on the stream that `documents()` begins.
+
+    `kind` is "bpe" (byte-level, RoBERTa's special tokens), "wordpiece" (BERT's) or "unigram" (RoBERTa's). Text is
+    taken in order until `max_characters`; of a longer corpus, `sample` gives a seeded part. The result has
+    `vocab_size` tokens, fewer if the text is too small to fill it. The same text gives the same tokenizer, but for
+    "unigram", whose trainer adds floats in no fixed order. Raises UserError where there is no text to learn from.
+    """
+    if kind not in KINDS:
+        raise UserError(f"found the tokenizer kind {kind!r}, expected one of {', '.join(KINDS)}")
+    specials = BERT_SPECIALS if kind == "wordpiece" else ROBERTA_SPECIALS
+    floor = len(specials) + (256 if kind == "bpe" else 0)
+    check_vocab_size(vocab_size, floor, "bytes and special tokens" if kind == "bpe" else "special tokens")
+    characters = 0
+
+    def bounded() -> Iterator[str]:
+        nonlocal characters
+        characters = 0
+        for text in documents():
+            if characters >= max_characters:
+                return
+            characters += len(text)
+            yield from learnable(pieces(text))
+
+    train = {"bpe": _byte_level_bpe, "wordpiece": _wordpiece, "unigram": _unigram}[kind]
+    backend = train(bounded, vocab_size, min_frequency, lowercase)
+    if characters == 0:
+        raise UserError("found no text to train the tokenizer on")
+    return _wrap(backend, kind, lowercase)
+
+
+def check_vocab_size(vocab_size: int, floor: int = 0, of: str = "") -> None:
+    """Raises UserError for a vocabulary without room beyond the `floor` tokens that it must hold, or an absurd one."""
+    if vocab_size <= floor:
+        raise UserError(f"found VOCAB_SIZE {vocab_size}, expected more than {f'the {floor} {of}' if floor else 0}")
+    if vocab_size > MAX_VOCAB_SIZE:
+        raise UserError(
+            f"found VOCAB_SIZE {vocab_size}, expected at most {MAX_VOCAB_SIZE:,}: 8,192 to 65,536 are usual sizes"
+        )
+
+
+def sample(documents: Iterable[str], share: float, seed: int, rest: bool = False) -> Iterator[str]:
+    """A seeded `share` of the documents, in their order; with `rest`, the others."""
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    return (text for text in documents if (generator.random() < share) != rest)
+
+
+def pieces(text: str, size: int | None = None) -> Iterator[str]:
+    """`text` cut at single spaces into pieces of about `size` characters, which have the words of the whole: a book
+    costs its trainer and its encoder a hundred bytes a character. Text without spaces stays whole."""
+    size, start = size or PIECE_CHARACTERS, 0
+    while space := _SPACE.search(text, start + size):
+        yield text[start : space.start()]
+        start = space.start()
+    yield text[start:]
+
+
+def _byte_level_bpe(texts: Callable[[], Iterable[str]], vocab_size: int, min_frequency: int, lowercase: bool):
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    if lowercase:
+        backend.normalizer = normalizers.Lowercase()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=_with_mask(ROBERTA_SPECIALS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts(), trainer)
+    return backend
+
+
+def _wordpiece(texts: Callable[[], Iterable[str]], vocab_size: int, min_frequency: int, lowercase: bool):
+    """WordPiece from BPE merges with the ## mark, as the library's own trainer does it, but reproducible: that one
+    numbers the marked letters in the order of a hash map, and ties between merges then fall differently each time.
+
+    Where words of more than 100 letters are a part of the text (DNA, proteins, Thai), every 100 letters of them are a
+    word: WordPiece would make each of them [UNK]."""
+    backend = Tokenizer(models.BPE(continuing_subword_prefix="##"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    letters, long_words = survey(texts(), backend.normalizer, backend.pre_tokenizer)
+    alone = {letter for letter in letters if stands_alone(letter, backend.normalizer, backend.pre_tokenizer)}
+    kept = alphabet(letters, lambda letter: 2 - (letter in alone), "wordpiece", vocab_size, len(BERT_SPECIALS))
+    # A mark on what stands alone is never used; it is left out where the vocabulary needs the room.
+    spare = len(kept) <= ALPHABET and len(BERT_SPECIALS) + 2 * len(kept) < vocab_size
+    kept = sorted(kept)
+    inside = kept if spare else [letter for letter in kept if letter not in alone]
+    if long_words:
+        cut = pre_tokenizers.FixedLength(WORD_LETTERS)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, cut])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=[*BERT_SPECIALS, *kept, *(f"##{letter}" for letter in inside)],
+        limit_alphabet=len(kept),
+        initial_alphabet=kept,
+        continuing_subword_prefix="##",
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts(), trainer)
+    learned = Tokenizer(models.WordPiece(backend.get_vocab(with_added_tokens=True), unk_token="[UNK]"))
+    learned.normalizer, learned.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
+    learned.decoder = decoders.WordPiece()
+    learned.add_special_tokens(list(BERT_SPECIALS))
+    return learned
+
+
+def _unigram(texts: Callable[[], Iterable[str]], vocab_size: int, min_frequency: int, lowercase: bool):
+    backend = Tokenizer(models.Unigram())
+
+    def normalizer():
+        return normalizers.Sequence([normalizers.NFKC(), *([normalizers.Lowercase()] if lowercase else [])])
+
+    backend.normalizer, own = normalizer(), normalizer()  # the trainer holds the first one's lock while it reads
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    letters, _ = survey(texts(), backend.normalizer, backend.pre_tokenizer)
+    specials = (*ROBERTA_SPECIALS, "▁")
+    rare = set(letters).difference(alphabet(letters, lambda _: 1, "unigram", vocab_size, len(specials)))
+    rare = {ord(letter): " " for letter in rare if not letter.isspace()}
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size,
+        special_tokens=_with_mask(ROBERTA_SPECIALS),
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    # The trainer takes every letter into the vocabulary, and gives up where they don't fit.
+    known = (own.normalize_str(text).translate(rare) for text in texts()) if rare else texts()
+    backend.train_from_iterator(known, trainer)
+    return backend
+
+
+def _with_mask(specials: tuple[str, ...]) -> list[AddedToken | str]:
+    """RoBERTa's mask takes the space before it, so that "is <mask>" fills in " Paris"."""
+    return [AddedToken(s, lstrip=True, special=True) if s == "<mask>" else s for s in specials]
+
+
+def _wrap(backend: Tokenizer, kind: str, lowercase: bool) -> PreTrainedTokenizerFast:
+    if kind == "wordpiece":
+        plain = isinstance(backend.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
+        cls, sep = backend.token_to_id("[CLS]"), backend.token_to_id("[SEP]")
+        backend.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+        if plain:
+            return BertTokenizer(tokenizer_object=backend, do_lower_case=lowercase, model_max_length=512)
+        # BertTokenizer would put words of its own in place of ours when it is loaded.
+        names = {f"{name[1:-1].lower()}_token": name for name in BERT_SPECIALS}
+        inputs = list(BertTokenizer.model_input_names)
+        return PreTrainedTokenizerFast(
+            tokenizer_object=backend, model_max_length=512, model_input_names=inputs, **names
+        )
+    ends = ("</s>", backend.token_to_id("</s>")), ("<s>", backend.token_to_id("<s>"))
+    backend.post_processor = processors.RobertaProcessing(*ends, trim_offsets=True, add_prefix_space=False)
+    names = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "mask_token": AddedToken("<mask>", lstrip=True, special=True),
+        "model_max_length": 512,
+    }
+    wrapper = RobertaTokenizer if kind == "bpe" and not lowercase else PreTrainedTokenizerFast
+    return wrapper(tokenizer_object=backend, **names)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Writes the tokenizer's files to `folder`, which appears whole or not at all."""
+    partial = folder.with_name(folder.name + ".partial")
+    tokenizer.save_pretrained(partial)
+    if folder.exists():
+        for file in partial.iterdir():
+            flush(file)
+            file.replace(folder / file.name)
+        partial.rmdir()
+        flush(folder)
+    else:
+        publish_folder(partial, folder)

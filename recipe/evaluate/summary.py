@@ -1,0 +1,37 @@
+"""What a run prints at its end: scores beside the unigram baseline, and what the model predicts."""
+
+from pathlib import Path
+
+import numpy as np
+
+from recipe.data.blocks import OrderedBlocks
+from recipe.evaluate.continuation import continuations_of
+from recipe.evaluate.fill_in import blanks_from
+from recipe.model.config import first_position, is_causal
+from recipe.train.deepspeed import whole_model
+
+
+def report(metrics: dict, model, tokenizer, eval_data: OrderedBlocks, run: Path) -> None:
+    """The end of a run on the console: figures beside the baseline, three filled blanks or continued texts, and what to
+    do next."""
+    name = f"{eval_data.scored}accuracy"
+    print(
+        f"\neval loss        {metrics['eval_loss']:.3f} nats   (unigram baseline {metrics['eval_unigram_loss']:.3f})\n"
+        f"perplexity       {metrics['eval_perplexity']:.1f}\n"
+        f"{name.replace('_', ' '):15}  {metrics[f'eval_{name}']:.1%}   "
+        f"(unigram baseline {metrics['eval_unigram_accuracy']:.1%})\n"
+    )
+    spread = np.linspace(0, len(eval_data.blocks) - 1, num=12, dtype=np.int64)
+    rows = eval_data.blocks.rows(np.unique(spread))
+    model = whole_model(model, run)
+    if is_causal(model.config):
+        for prompt, continued in continuations_of(model, tokenizer, rows):
+            print(f"  {prompt} |{continued}\n")
+        print(f"The model is in {run}: AutoModelForCausalLM.from_pretrained opens it.")
+        if first := first_position(model.config):
+            print(f"Pass position_ids that begin with {first} to its generate(), which would count from 0.")
+        return
+    for blank in blanks_from(model, tokenizer, rows):
+        guesses = ", ".join(f"{word.strip() or word!r} {probability:.0%}" for word, probability in blank.guesses)
+        print(f"  ... {blank.text} ...\n      {guesses}   (it was {blank.hidden})\n")
+    print(f"The model is in {run}. Next:  RUN={run} bash finetune_glue.sh")

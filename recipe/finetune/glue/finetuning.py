@@ -1,0 +1,202 @@
+"""GLUE: a checkpoint, a task and a seed become a model and the record of its score."""
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+
+import evaluate
+import numpy as np
+from torch import nn
+from transformers import AutoModelForSequenceClassification, set_seed
+
+from recipe import ROOT
+from recipe.finetune.examples import Examples, tokenise
+from recipe.finetune.finetuning import FineTuneTrainer, FineTuning, build_trainer, size_of
+from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
+from recipe.finetune.glue.labels import SavedLabels, order_of, redraw, reorder
+from recipe.finetune.glue.own_rows import Table, from_tables, read_files
+from recipe.finetune.glue.rows import Rows, TaskRows, read_glue
+from recipe.finetune.glue.tasks import task_called
+from recipe.finetune.starting_point import build_model, config_of, origin_of, saved_labels_of, tokenizer_of, with_labels
+from recipe.system.errors import UserError
+from recipe.system.hub import require_hub
+
+METRIC = ROOT / "metrics" / "glue"
+
+
+@dataclass
+class GlueTuning(FineTuning):
+    """A fine-tuning on a GLUE task, or on classification data of one's own."""
+
+    data: GlueArguments
+    rows: TaskRows
+
+    @property
+    def dev_splits(self) -> list[str]:
+        return [split for split in self.rows.splits if split.startswith("validation")]
+
+    def examples(self, split: str) -> Examples:
+        """A split as the model reads it."""
+        return examples_of(self.data, self.rows, split, self.tokenizer, self.trainer.model)
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        scores = {}
+        for split in self.dev_splits:
+            output = self.trainer.predict(self.examples(split), metric_key_prefix="eval")
+            scores[split] = self.score(split, output.predictions) | {"loss": output.metrics["eval_loss"]}
+        return scores
+
+    def score(self, split: str, logits: np.ndarray) -> dict[str, float]:
+        """The task's metrics of the logits of a dev split."""
+        return score(self.data, self.rows, self.predictions(logits), self.rows.splits[split].labels)
+
+    def predictions(self, logits: np.ndarray) -> np.ndarray:
+        """Class ids int64 [rows], or scores float32 [rows]."""
+        return logits.squeeze(-1) if self.rows.regression else logits.argmax(-1)
+
+    def headline(self) -> str:
+        if self.data.task:
+            return self.data.task.headline
+        return "spearmanr" if self.rows.regression else "accuracy"
+
+    def sizes(self) -> dict[str, dict]:
+        official = self.data.task.sizes if self.data.task else {}
+        splits = self.rows.splits.items()
+        return {split: size_of(rows, official.get(split)) for split, rows in splits if not split.startswith("test")}
+
+    def source(self) -> str:
+        return self.data.glue_data if self.data.task else self.data.title
+
+
+def prepare(data: GlueArguments, args: FineTuneArguments, say: Callable[[str], None] = print) -> GlueTuning:
+    """Reads, tokenises and checks everything, and builds model and trainer; says what was decided on the way.
+
+    Raises UserError for whatever is wrong with data, checkpoint, tokenizer or settings.
+    """
+    began = time.monotonic()
+    args.settle(data.recipe)
+    origin = origin_of(data)
+    tokenizer = tokenizer_of(data)
+    saved = saved_labels_of(data)
+    rows = rows_of(data, args, saved)
+    report_rows(rows, say)
+    fresh_allowed = data.ignore_mismatched_sizes or data.weights != data.model_name_or_path
+    order, fresh, note = order_of(saved, rows.labels, fresh_allowed)
+    if note:
+        say(note)
+    if fresh and not args.do_train:
+        say(f"warning: {data.weights} has no output layer for these labels: its scores are those of a random one")
+    config = with_labels(config_of(data, tokenizer), rows.labels)
+    set_seed(args.seed)
+    model = build_model(AutoModelForSequenceClassification, data, config, args.seed)
+    if order is not None:
+        reorder(model, order)
+    if fresh and saved is not None and len(saved.names) == len(rows.labels):
+        redraw(model)  # its output layer fits by its size alone
+    train = examples_of(data, rows, "train", tokenizer, model) if args.do_train else None
+    dev = next((split for split in rows.splits if split.startswith("validation")), None)
+    dev_examples = examples_of(data, rows, dev, tokenizer, model) if dev else None
+    trainer = build_trainer(FineTuneTrainer, model, args, tokenizer, train, dev_examples, regression=rows.regression)
+    work = GlueTuning(data, args, rows, origin, trainer, tokenizer, began)
+    trainer.score = lambda logits: work.score(dev, logits)
+    return work
+
+
+def report_rows(rows: TaskRows, say: Callable[[str], None]) -> None:
+    """Says what was decided while the rows were read, and what was left out or replaced."""
+    for note in rows.notes:
+        say(note)
+    for split in rows.splits.values():
+        if split.skipped:
+            say(f"warning: {split.source}: {split.skipped:,} broken rows of the official file are skipped")
+        if split.replaced:
+            say(f"warning: {split.source}: {split.replaced:,} lone surrogates were replaced by U+FFFD")
+
+
+def rows_of(data: GlueArguments, args: FineTuneArguments, saved: SavedLabels | None = None) -> TaskRows:
+    """The splits that this run needs, cut to the samples that were asked for. Without training the labels of one's own
+    data are those of the checkpoint, `saved`.
+
+    Raises UserError where a split that it can't do without is missing, or has no labels.
+    """
+    task = data.task
+    dev = task.dev_splits if task else ("validation",)
+    test = task.test_splits if task else ("test",)
+    wanted = (("train",) * args.do_train) + (dev * args.do_eval) + (test * args.do_predict)
+    if task and task.name == "ax" and (args.do_train or args.do_eval):
+        raise UserError("AX has a test file alone: --do_predict with the MNLI model as --model_name_or_path")
+    options = tuple(data.hub_options().items())
+    if task:
+        rows = _glue(task.name, data.glue_data, wanted, options)
+    else:
+        doing = {"train": args.do_train, "validation": args.do_eval, "test": args.do_predict}
+        if data.own_files:
+            found = {split: name for split, name in data.own_files.items() if doing[split]}
+            rows = read_files(found, data.own_options, saved) if found else TaskRows({}, ())
+        else:
+            tables = _hub(data.dataset_name, data.dataset_config_name, options)
+            rows = from_tables({s: t for s, t in tables.items() if doing.get(s)}, data.own_options, saved)
+    # MNLI without its mismatched half is still MNLI; the missing cell of the table says so.
+    for needed, doing in ((("train",), args.do_train), (dev, args.do_eval), (test, args.do_predict)):
+        if doing and not any(split in rows.splits for split in needed):
+            where = data.glue_data if task else data.title
+            add = f"pass --{needed[0]}_file" if data.own_files else "add its file, or leave the task out"
+            raise UserError(f"{where} has no {needed[0]} split of {data.title}: {add}")
+    limits = {"train": data.max_train_samples, "validation": data.max_eval_samples, "test": data.max_predict_samples}
+    cut = {split: r.first(limits[split.split("_")[0]]) for split, r in rows.splits.items() if split in wanted}
+    for split, part in cut.items():
+        if part.labels is None and not split.startswith("test"):
+            use = "train on" if split == "train" else "score by"
+            raise UserError(f"{part.source} has no labels: expected some to {use}")
+    return TaskRows(cut, rows.labels, rows.notes)
+
+
+@lru_cache(maxsize=4)
+def _glue(name: str, source: str, splits: tuple[str, ...], options: tuple) -> TaskRows:
+    return read_glue(task_called(name), source, splits, **dict(options))
+
+
+@lru_cache(maxsize=2)
+def _hub(name: str, config: str | None, options: tuple) -> dict[str, Table]:
+    require_hub(f"dataset {name}", "files of your own as --train_file and --validation_file")
+    from datasets import load_dataset
+
+    chosen = {key: value for key, value in options if key in ("cache_dir", "token")}
+    try:
+        data = load_dataset(name, config, **chosen)
+    except Exception as error:  # the library raises a dozen classes for "not there" and "no network"
+        raise UserError(f"cannot load {name}: {str(error).splitlines()[0]}: pass --train_file instead") from error
+    return {
+        split: Table(f"{name} {split}", part.to_dict(), [f"row {number}" for number in range(len(part))])
+        for split, part in data.items()
+    }
+
+
+def examples_of(data: GlueArguments, rows: TaskRows, split: str, tokenizer, model: nn.Module) -> Examples:
+    """A split of `rows`, tokenised (or found tokenised) under --prepared_dir."""
+    part: Rows = rows.splits[split]
+    folder = Path(data.prepared_dir).expanduser() / "glue"
+    return Examples(
+        tokenise(part, tokenizer, data.max_seq_length, folder, data.overwrite_cache),
+        part.labels,
+        pad_id=tokenizer.pad_token_id,
+        regression=rows.regression,
+        token_types=getattr(model.config, "type_vocab_size", 1) > 1,
+        pad_to=data.max_seq_length if data.pad_to_max_length else None,
+    )
+
+
+@cache
+def _metric(config: str):
+    return evaluate.load(str(METRIC), config, keep_in_memory=True)
+
+
+def score(data: GlueArguments, rows: TaskRows, predictions: np.ndarray, labels: list) -> dict[str, float]:
+    """The task's metrics of predictions [rows] against labels [rows]."""
+    name = data.task.name if data.task else ("regression" if rows.regression else "accuracy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # degenerate predictions have defined values there
+        return _metric(name).compute(predictions=predictions.tolist(), references=labels)

@@ -1,0 +1,252 @@
+"""Labels by name: what the labels of a file are, and which output of a checkpoint stands for which of them."""
+
+import math
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from recipe.system.errors import UserError
+
+_WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
+_DEFAULT_NAME = re.compile(r"LABEL_(\d+)")  # what transformers calls the labels of a model that was told none
+# In a file of at least so many rows, more classes than half of its rows are scores, or the column isn't the label.
+ROWS_FOR_CLASSES = 20
+SHOWN = 20  # names of labels in a message
+
+
+@dataclass(frozen=True)
+class SavedLabels:
+    """The outputs of a checkpoint that has a classification head: its label names by id, () for a regression."""
+
+    source: str
+    names: tuple[str, ...]
+
+    @property
+    def regression(self) -> bool:
+        return not self.names
+
+    @property
+    def unnamed(self) -> bool:
+        """Whether nobody named them, so that only their numbers are known."""
+        return bool(self.names) and all(_DEFAULT_NAME.fullmatch(name) for name in self.names)
+
+    def __str__(self) -> str:
+        return "one score" if self.regression else f"the labels {shown(self.names)}"
+
+
+def saved_labels(config: PreTrainedConfig, source: str) -> SavedLabels | None:
+    """What `config` says of the outputs of a checkpoint; None without a classification head."""
+    if not any("ForSequenceClassification" in name for name in config.architectures or ()):
+        return None
+    if config.num_labels == 1 or config.problem_type == "regression":
+        return SavedLabels(source, ())
+    return SavedLabels(source, tuple(str(config.id2label[number]) for number in range(config.num_labels)))
+
+
+def shown(names: tuple[str, ...]) -> str:
+    """The names in a line."""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+# ---- what the labels of a file are
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How the labels of some data are read: `names` by class id, () for a regression; `folded` where the case of a name
+    doesn't matter. `notes` says what was decided."""
+
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    folded: bool = False
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """The class id of each name."""
+        return {self._key(name): number for number, name in enumerate(self.names)}
+
+    def _key(self, value) -> str:
+        return _folded(_name(value)) if self.folded else _name(value)
+
+    def knows(self, text: str) -> bool:
+        """Whether a cell of text is one of the labels, or a number for a regression."""
+        value = _number(text)
+        return self._key(value) in self.ids if self.names else not isinstance(value, str)
+
+    def read(self, value, place: str) -> int | float:
+        """The class id, or the score, of a label that `as_label` gave. Raises UserError, with its `place`, for one that
+        isn't known."""
+        if not self.names:
+            return _score(value, place)
+        if (key := self._key(value)) not in self.ids:
+            raise UserError(f"{place}: found the label {_name(value)!r}, expected one of {shown(self.names)}")
+        return self.ids[key]
+
+
+def as_label(value, typed: bool, place: str):
+    """A label as text or number: text of a csv file that spells a number is one. Raises UserError for no label, for a
+    number that isn't one, and for what is neither."""
+    if isinstance(value, str):
+        value = value.strip()
+        if not value:
+            raise UserError(f"{place}: found an empty label, expected one: fill it in or delete the row")
+        return value if typed else _number(value)
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, int | float):
+        if not math.isfinite(value):
+            raise UserError(f"{place}: found the label {value}, expected a number or a name: mend or delete the row")
+        return value
+    found = f"a {type(value).__name__}" if isinstance(value, list | dict | tuple) else "no label"
+    raise UserError(f"{place}: found {found} as its label, expected one name or number a row")
+
+
+def _number(text: str) -> str | int | float:
+    """The number that `text` spells, or `text`."""
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return value if math.isfinite(value) else text
+
+
+def labelling_of(
+    values: list, places: list[str], source: str, regression: bool | None, saved: SavedLabels | None
+) -> Labelling:
+    """What the labels `values` of a file, as `as_label` gives them, are. Whole numbers and names are classes, in sorted
+    order; numbers with a fraction are scores; floats that are all whole, like 0.0 and 1.0, are classes, which
+    `regression` decides otherwise. With `saved` the classes are the checkpoint's.
+
+    Raises UserError for numbers among names, for one label alone, and for nearly as many labels as rows.
+    """
+    texts = [n for n, value in enumerate(values) if isinstance(value, str)]
+    numeric = [n for n, value in enumerate(values) if not isinstance(value, str)]
+    if texts and numeric:
+        a, b = values[texts[0]], values[numeric[0]]
+        raise UserError(
+            f"{places[texts[0]]}: found the label {a!r}, a text, and {b!r}, a number, in "
+            f"{places[numeric[0]].removeprefix(f'{source}, ')}: write all labels one way"
+        )
+    fractions = any(value != int(value) for value in values if not isinstance(value, str))
+    if saved is not None and regression is None:
+        regression = saved.regression
+    scores = regression if regression is not None else fractions
+    if scores:
+        for value, place in zip(values, places, strict=True):
+            _score(value, place)
+        return Labelling(())
+    notes = ()
+    if regression is None and any(isinstance(value, float) for value in values):
+        notes = ("labels     whole numbers written as floats: taken as classes; --regression true makes them scores",)
+    names = tuple(dict.fromkeys(map(_name, sorted(set(values)))))
+    if saved is not None:
+        return _by_checkpoint(names, notes, saved)
+    if len(names) == 1:
+        raise UserError(f"{source}: every row has the label {names[0]}: expected at least two different ones")
+    if len(values) >= ROWS_FOR_CLASSES and len(names) > len(values) / 2:
+        raise UserError(
+            f"{source}: found {len(names):,} different labels in {len(values):,} rows: pass --label_column with the "
+            "right column, or --regression true if they are scores"
+        )
+    return Labelling(names, notes)
+
+
+def _by_checkpoint(names: tuple[str, ...], notes: tuple[str, ...], saved: SavedLabels) -> Labelling:
+    """The classes of a checkpoint that isn't trained on: by name, or by number where nobody named them."""
+    if not saved.unnamed or not names:
+        return Labelling(saved.names, notes, folded=len(set(map(_folded, saved.names))) == len(saved.names))
+    numbers = tuple(str(number) for number in range(len(saved.names)))
+    names = numbers if set(names) <= set(numbers) else names
+    if len(names) != len(saved.names):
+        raise UserError(f"{saved.source} has {saved}, the data {shown(names)}: name them in its config.json (id2label)")
+    return Labelling(names, notes)
+
+
+def _name(value) -> str:
+    return str(int(value)) if isinstance(value, float) and value == int(value) else str(value)
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold().replace(" ", "_").replace("-", "_")
+
+
+def _score(value, place: str) -> float:
+    if isinstance(value, str) and isinstance(number := _number(value), int | float):
+        value = number
+    if isinstance(value, str):
+        raise UserError(f"{place}: found the label {value!r}, expected a number: a regression has scores")
+    return float(value)
+
+
+# ---- which output of a checkpoint stands for which label
+
+
+def order_of(saved: SavedLabels | None, names: tuple[str, ...], redraw: bool) -> tuple[list[int] | None, bool, str]:
+    """(the checkpoint's output of each of `names`, whether its output layer is to be drawn afresh, what to say of it).
+
+    By name, whatever the case; by number where the checkpoint's labels have no names. The order is None where nothing
+    moves. Raises UserError, with both lists, where they differ, unless `redraw` allows for a fresh output layer.
+    """
+    if saved is None:
+        return None, True, ""
+    task = SavedLabels("", names)
+    remedy = (
+        "expected the same: choose another checkpoint, or pass --ignore_mismatched_sizes true to draw a fresh output"
+    )
+    if saved.regression or task.regression or len(saved.names) != len(names):
+        if (saved.regression and task.regression) or redraw:
+            return None, not (saved.regression and task.regression), ""
+        raise UserError(f"{saved.source} has {saved}, the data {task}: {remedy}")
+    if saved.unnamed:
+        return (
+            None,
+            False,
+            f"labels     {saved.source} names none ({shown(saved.names)}): taken by number as {shown(names)}",
+        )
+    found = [_folded(name) for name in saved.names]
+    wanted = [_folded(name) for name in names]
+    if sorted(found) != sorted(wanted) or len(set(found)) < len(found):
+        if redraw:
+            return None, True, ""
+        raise UserError(f"{saved.source} has {saved}, the data {task}: {remedy}")
+    order = [found.index(name) for name in wanted]
+    return (None if order == sorted(order) else order), False, ""
+
+
+def output_layer(model: PreTrainedModel) -> nn.Linear:
+    """The layer that gives one number a label."""
+    layers = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == model.config.num_labels
+        and not name.startswith(f"{model.base_model_prefix}.")
+    ]
+    if not layers:
+        raise UserError(f"found no output layer in a {type(model).__name__}: expected a linear one")
+    return layers[-1]
+
+
+@torch.no_grad()
+def reorder(model: PreTrainedModel, order: list[int]) -> None:
+    """Moves the outputs of `model`: its output n becomes what output `order[n]` was."""
+    layer = output_layer(model)
+    for parameter in (layer.weight, layer.bias):
+        if parameter is not None:
+            parameter.copy_(parameter[order].clone())
+
+
+@torch.no_grad()
+def redraw(model: PreTrainedModel) -> None:
+    """Draws the output layer afresh, as transformers draws a linear layer."""
+    layer = output_layer(model)
+    layer.weight.normal_(0.0, getattr(model.config, "initializer_range", 0.02))
+    if layer.bias is not None:
+        layer.bias.zero_()

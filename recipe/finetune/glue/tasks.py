@@ -1,0 +1,180 @@
+"""The GLUE tasks: what a row holds, how it is scored, how it is fine-tuned, and how large the official files are.
+
+GLUE: Wang et al., 2018. This room only knows facts; reading, training and scoring live elsewhere.
+"""
+
+from dataclasses import dataclass, field
+
+from recipe.system.errors import UserError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of one official TSV file; `header` None means that the file itself names them."""
+
+    texts: tuple[str, ...]
+    label: str | None
+    header: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Fine-tuning settings of a task: sequences an optimizer step, peak learning rate, passes over the data."""
+
+    batch_size: int
+    learning_rate: float
+    epochs: float
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task. `labels` are the names of the classes by id; none means a regression to a score in [0, 5]."""
+
+    name: str  # as in --task_name and on the hub
+    title: str  # as in tables, and the name of the official folder
+    texts: tuple[str, ...]  # columns on the hub
+    labels: tuple[str, ...]
+    headline: str  # the metric that the averages take
+    recipe: Recipe
+    train: Layout
+    test: Layout
+    sizes: dict[str, int] = field(default_factory=dict)  # rows of the official splits
+    dev_splits: tuple[str, ...] = ("validation",)
+    test_splits: tuple[str, ...] = ("test",)
+    submit_names: bool = False  # GLUE's server wants class names for this task, ids for the others
+    broken_rows: int = 0  # rows of the official file that lack a field
+
+    @property
+    def regression(self) -> bool:
+        return not self.labels
+
+
+_SENTENCES = ("sentence1", "sentence2")
+_ENTAILMENT = ("entailment", "not_entailment")
+_MNLI_LABELS = ("entailment", "neutral", "contradiction")
+_PAIRS = Layout(_SENTENCES, "label")
+_PAIRS_TEST = Layout(_SENTENCES, None)
+
+# Batch size, learning rate and epochs are those that MosaicBERT (Portes et al., 2023) and its like found good for
+# encoders of 40 to 110 M parameters; smaller models want more, see --learning_rates of the sweep. WNLI's are RTE's: it
+# is the same kind of set. Nothing else is MosaicBERT's. Its finetuning_jobs.py has 256 tokens, AdamW with betas 0.9 and
+# 0.98, epsilon 1e-6 and a decoupled weight decay of a tenth of the learning rate (of RTE: as much as it); for all tasks
+# it is 128 tokens here, transformers' betas 0.9 and 0.999, epsilon 1e-8, no weight decay, and 6 % warm-up. To take its
+# settings: --max_seq_length 256 --adam_beta2 0.98 --adam_epsilon 1e-6 --weight_decay 0.1 (which transformers' AdamW
+# multiplies by the learning rate).
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            "cola", "CoLA", ("sentence",), ("unacceptable", "acceptable"), "matthews_correlation",
+            Recipe(32, 5e-5, 10),
+            Layout(("sentence",), "label", header=("source", "label", "mark", "sentence")),
+            Layout(("sentence",), None),
+            {"train": 8551, "validation": 1043, "test": 1063},
+        ),
+        Task(
+            "sst2", "SST-2", ("sentence",), ("negative", "positive"), "accuracy",
+            Recipe(16, 3e-5, 3),
+            Layout(("sentence",), "label"), Layout(("sentence",), None),
+            {"train": 67349, "validation": 872, "test": 1821},
+        ),
+        Task(
+            "mrpc", "MRPC", _SENTENCES, ("not_equivalent", "equivalent"), "f1",
+            Recipe(32, 8e-5, 10),
+            Layout(("#1 String", "#2 String"), "Quality"), Layout(("#1 String", "#2 String"), None),
+            {"train": 3668, "validation": 408, "test": 1725},
+        ),
+        Task(
+            "stsb", "STS-B", _SENTENCES, (), "spearmanr",
+            Recipe(32, 3e-5, 10),
+            Layout(_SENTENCES, "score"), _PAIRS_TEST,
+            {"train": 5749, "validation": 1500, "test": 1379},
+        ),
+        Task(
+            "qqp", "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), "f1",
+            Recipe(16, 3e-5, 5),
+            Layout(("question1", "question2"), "is_duplicate"), Layout(("question1", "question2"), None),
+            {"train": 363846, "validation": 40430, "test": 390965},
+            broken_rows=24,
+        ),
+        Task(
+            "mnli", "MNLI", ("premise", "hypothesis"), _MNLI_LABELS, "accuracy",
+            Recipe(48, 5e-5, 3),
+            Layout(_SENTENCES, "gold_label"), _PAIRS_TEST,
+            {
+                "train": 392702, "validation_matched": 9815, "validation_mismatched": 9832,
+                "test_matched": 9796, "test_mismatched": 9847,
+            },
+            dev_splits=("validation_matched", "validation_mismatched"),
+            test_splits=("test_matched", "test_mismatched"),
+            submit_names=True,
+        ),
+        Task(
+            "qnli", "QNLI", ("question", "sentence"), _ENTAILMENT, "accuracy",
+            Recipe(16, 1e-5, 10),
+            Layout(("question", "sentence"), "label"), Layout(("question", "sentence"), None),
+            {"train": 104743, "validation": 5463, "test": 5463},
+            submit_names=True,
+        ),
+        Task(
+            "rte", "RTE", _SENTENCES, _ENTAILMENT, "accuracy",
+            Recipe(16, 1e-5, 3),
+            _PAIRS, _PAIRS_TEST,
+            {"train": 2490, "validation": 277, "test": 3000},
+            submit_names=True,
+        ),
+        Task(
+            "wnli", "WNLI", _SENTENCES, ("not_entailment", "entailment"), "accuracy",
+            Recipe(16, 1e-5, 3),
+            _PAIRS, _PAIRS_TEST,
+            {"train": 635, "validation": 71, "test": 146},
+        ),
+        Task(
+            "ax", "AX", ("premise", "hypothesis"), _MNLI_LABELS, "accuracy",
+            Recipe(48, 5e-5, 3),
+            _PAIRS, _PAIRS_TEST,
+            {"test": 1104},
+            dev_splits=(),
+            submit_names=True,
+        ),
+    )
+}  # fmt: skip
+TRAINABLE = tuple(name for name in TASKS if name != "ax")
+FROM_MNLI = ("rte", "mrpc", "stsb")  # the small tasks that gain from starting at the MNLI model
+
+# One number a column of the table: (task, split, metric). MNLI has a column for each of its two dev files.
+Column = tuple[str, str, str]
+COLUMNS: dict[str, Column] = {
+    "CoLA": ("cola", "validation", "matthews_correlation"),
+    "SST-2": ("sst2", "validation", "accuracy"),
+    "MRPC": ("mrpc", "validation", "f1"),
+    "STS-B": ("stsb", "validation", "spearmanr"),
+    "QQP": ("qqp", "validation", "f1"),
+    "MNLI-m": ("mnli", "validation_matched", "accuracy"),
+    "MNLI-mm": ("mnli", "validation_mismatched", "accuracy"),
+    "QNLI": ("qnli", "validation", "accuracy"),
+    "RTE": ("rte", "validation", "accuracy"),
+    "WNLI": ("wnli", "validation", "accuracy"),
+}
+METRIC_NAMES = {
+    "matthews_correlation": "Matthews correlation",
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "spearmanr": "Spearman correlation",
+    "pearson": "Pearson correlation",
+}
+# What each average averages. `ours`: one headline metric for each of eight tasks, WNLI left out because its dev file
+# is built so that a model that learned from its train file scores below chance. `reference`: the columns of the table
+# that BiEchi/RoBERTa-Pretrain published of RoBERTa-medium and BERT-medium, where CoLA stands apart.
+AVERAGES: dict[str, tuple[str, ...]] = {
+    "ours": ("CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI-m", "QNLI", "RTE"),
+    "reference": ("SST-2", "MNLI-m", "MNLI-mm", "QNLI", "MRPC", "STS-B", "QQP", "RTE", "WNLI"),
+}
+
+
+def task_called(name: str) -> Task:
+    """The task of a name in any spelling (STS-B, sts_b, stsb). Raises UserError with the list for another name."""
+    key = name.lower().replace("-", "").replace("_", "")
+    if key not in TASKS:
+        raise UserError(f"found the unknown task {name!r}, expected one of {', '.join(TASKS)}")
+    return TASKS[key]

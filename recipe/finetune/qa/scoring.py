@@ -1,0 +1,167 @@
+"""How answers are scored: exact match and F1 over words by the definition of SQuAD's official evaluation.
+
+    python -m recipe.finetune.qa.scoring dev-v1.1.json eval_predictions.json
+    python -m recipe.finetune.qa.scoring dev-v2.0.json eval_predictions.json eval_null_odds.json
+
+Scores are percentages, as that script prints them. A question without an answer has the gold text "".
+"""
+
+import json
+import re
+import string
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from math import isfinite
+from pathlib import Path
+
+from recipe.cli.program import run_script
+from recipe.finetune.qa.squad import Questions, read_file
+from recipe.system.errors import UserError
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise(text: str) -> str:
+    """Lower case, without ASCII punctuation, without the words a, an and the, single spaces."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact(prediction: str, golds: Iterable[str]) -> float:
+    """1 if the prediction is one of the gold answers once both are normalised, else 0."""
+    return float(any(normalise(prediction) == normalise(gold) for gold in golds))
+
+
+def f1(prediction: str, golds: Iterable[str], silence: float = 1.0) -> float:
+    """The best harmonic mean of precision and recall over words that any gold answer gives. Where neither side has a
+    word left it is `silence`: 1 in SQuAD 2.0; 0 in 1.1, whose script counts common words and finds none."""
+    return max(_f1(normalise(prediction).split(), normalise(gold).split(), silence) for gold in golds)
+
+
+def _f1(predicted: list[str], gold: list[str], silence: float) -> float:
+    if not predicted and not gold:
+        return silence
+    common = sum((Counter(predicted) & Counter(gold)).values())
+    return 2.0 * common / (len(predicted) + len(gold))
+
+
+def golds_of(texts: Iterable[str]) -> list[str]:
+    """The gold texts of a question as they are scored: those with a word in them, [""] where there is none."""
+    return [text for text in texts if normalise(text)] or [""]
+
+
+def score(predictions: dict[str, str], golds: dict[str, list[str]]) -> dict[str, float]:
+    """The metrics of SQuAD 1.1, exact_match and f1, in percent over all questions of `golds` ({id: answers}); a
+    question without a prediction counts as wrong."""
+    found = [(predictions.get(name), texts) for name, texts in golds.items()]
+    return {
+        "exact_match": _percent([0.0 if text is None else exact(text, texts) for text, texts in found]),
+        "f1": _percent([0.0 if text is None else f1(text, texts, silence=0.0) for text, texts in found]),
+    }
+
+
+def score_with_negative(
+    predictions: dict[str, str], golds: dict[str, list[str]], null_odds: dict[str, float] | None, threshold: float = 0.0
+) -> dict[str, float]:
+    """The metrics of SQuAD 2.0: exact and f1 over all questions, over those that have an answer (HasAns_) and over the
+    others (NoAns_), in percent; and best_exact and best_f1, what the best threshold on `null_odds` would give on these
+    very questions, with that threshold.
+
+    Where a question's null odds exceed `threshold` its answer is "", else its prediction, which should be the best
+    text that isn't empty. Without null odds the predictions are taken as they are, and there is no best threshold. A
+    question without a prediction counts as wrong.
+    """
+    odds = null_odds or {}
+    golds = {name: golds_of(texts) for name, texts in golds.items()}
+    exacts = {name: exact(predictions[name], texts) if name in predictions else 0.0 for name, texts in golds.items()}
+    f1s = {name: f1(predictions[name], texts) if name in predictions else 0.0 for name, texts in golds.items()}
+    answerable = {name: texts != [""] for name, texts in golds.items()}
+    metrics: dict[str, float] = {}
+    for part, names in {
+        "": list(golds),
+        "HasAns_": [name for name in golds if answerable[name]],
+        "NoAns_": [name for name in golds if not answerable[name]],
+    }.items():
+        if not names:
+            continue
+        silent = {name: name in odds and odds[name] > threshold for name in names}
+        for metric, scores in (("exact", exacts), ("f1", f1s)):
+            right = [float(not answerable[name]) if silent[name] else scores[name] for name in names]
+            metrics[part + metric] = _percent(right)
+        metrics[f"{part}total"] = len(names)
+    for metric, scores in (("exact", exacts), ("f1", f1s)) if odds else ():
+        best, at = best_threshold(scores, predictions, answerable, odds)
+        metrics |= {f"best_{metric}": best, f"best_{metric}_thresh": at}
+    return metrics
+
+
+def best_threshold(
+    scores: dict[str, float], predictions: dict[str, str], answerable: dict[str, bool], null_odds: dict[str, float]
+) -> tuple[float, float]:
+    """(the best score in percent, the null odds at which it is reached) by the rule of the official script: questions
+    are answered one after the other from the lowest null odds up, those of equal odds in the order of `null_odds`, and
+    the best score on the way counts. With tied odds no threshold may reach that score, since it would answer all of
+    them or none.
+    """
+    odds = null_odds | {name: 0.0 for name in scores if name not in null_odds}
+    current = best = float(sum(not has for has in answerable.values()))  # nothing is answered
+    at = 0.0
+    for name in sorted((name for name in odds if name in scores), key=odds.__getitem__):
+        if answerable[name]:
+            current += scores[name]
+        elif predictions.get(name):  # any text loses the point of silence, one without words, too
+            current -= 1.0
+        if current > best:
+            best, at = current, odds[name]
+    return 100.0 * best / len(scores), at
+
+
+def golds_by_id(questions: Questions) -> dict[str, list[str]]:
+    """{id: the texts of its answers}."""
+    return {question.id: [answer.text for answer in question.answers or ()] for question in questions.rows}
+
+
+def _percent(scores: list[float]) -> float:
+    return 100.0 * sum(scores) / len(scores)
+
+
+def main() -> int:
+    if len(sys.argv) not in (3, 4):
+        raise UserError(f"found {len(sys.argv) - 1} files, expected SQuAD's, the predictions, and maybe the null odds")
+    questions = read_file(Path(sys.argv[1]))
+    predictions = _object(Path(sys.argv[2]), str, "answer")
+    odds = [_object(Path(name), float, "null odds") for name in sys.argv[3:]]
+    golds = golds_by_id(questions)
+    if odds or not all(golds.values()):
+        metrics = score_with_negative(predictions, golds, odds[0] if odds else None)
+    else:
+        metrics = score(predictions, golds)
+    missing = sum(name not in predictions for name in golds)
+    if missing:
+        print(
+            f"warning: {missing:,} of {len(golds):,} questions have no prediction and count as wrong", file=sys.stderr
+        )
+    print(json.dumps(metrics, indent=2))
+    return 0
+
+
+def _object(file: Path, kind: type, what: str) -> dict:
+    """The JSON object {id: `what`} of a file, each value a text (`kind` str) or a finite number (float)."""
+    expected = f"{{id: {what}}}"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {file}: {str(error).splitlines()[0]}: expected JSON, {expected}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} holds a {type(content).__name__}, expected one object, {expected}")
+    for name, value in content.items():
+        if kind is str and not isinstance(value, str):
+            raise UserError(f"{file}: question {name} has {json.dumps(value)[:60]}, expected its {what} as a text")
+        if kind is float and (isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value)):
+            raise UserError(f"{file}: question {name} has {json.dumps(value)[:60]}, expected its {what} as a number")
+    return content
+
+
+if __name__ == "__main__":
+    run_script(main)

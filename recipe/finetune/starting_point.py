@@ -1,0 +1,211 @@
+"""Where a fine-tuning starts: which checkpoint it is, its tokenizer, and its encoder under a fresh head."""
+
+import copy
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from recipe.data.tokenizer import fingerprint, load_tokenizer
+from recipe.finetune.arguments import RANDOM, StartArguments
+from recipe.finetune.glue.labels import SavedLabels, saved_labels
+from recipe.model.checkpoints import step_of
+from recipe.model.config import EMBEDDING_MULTIPLE, check_length, fit_to_tokenizer, is_causal, load_config
+from recipe.model.weights import load_weights
+from recipe.system.errors import UserError
+from recipe.system.files import read_json, sha256_of
+from recipe.system.hub import is_local, require_hub, require_local_path
+from recipe.system.manifest import MANIFEST, damage
+from recipe.train.run_record import read_record
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model's weights came from. `step` and `tokens_seen` are None where nobody wrote them down."""
+
+    name: str
+    path: str
+    step: int | None
+    tokens_seen: int | None
+    sha256: str | None  # of the weights file, or the commit of a hub model
+
+
+def origin_of(data: StartArguments) -> Origin:
+    """Which checkpoint `data` names.
+
+    Raises UserError for a checkpoint-N that isn't whole, or a folder without weights.
+    """
+    source = data.model_name_or_path
+    if source.startswith(RANDOM):
+        return Origin(data.checkpoint_name or source, source, 0, 0, None)
+    require_local_path(source, "checkpoint")
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        return Origin(data.checkpoint_name or source, source, None, None, None)
+    expected_whole = (folder / MANIFEST).exists() or step_of(folder) >= 0
+    if expected_whole and (reason := damage_of(folder)):
+        raise UserError(f"{folder} isn't whole: {reason}: choose another checkpoint")
+    name = data.checkpoint_name or f"{folder.resolve().parent.name}/{folder.resolve().name}"
+    step, tokens = (None, None) if is_fine_tuned(folder) else progress_of(folder)
+    weights = folder / WEIGHTS
+    sha256 = _sha256(weights, _stamp(weights)) if weights.exists() else None
+    return Origin(name, str(folder), step, tokens, sha256)
+
+
+def is_fine_tuned(folder: Path) -> bool:
+    """Whether a folder holds a model with a task's head: the steps it counts are not those of a pre-training."""
+    names = (read_json(folder / "config.json") or {}).get("architectures")
+    return isinstance(names, list) and any(
+        str(name).endswith(("ForSequenceClassification", "ForQuestionAnswering")) for name in names
+    )
+
+
+def progress_of(folder: Path) -> tuple[int | None, int | None]:
+    """(optimizer step, tokens seen) of a checkpoint folder, from trainer_state.json and the run.json beside it."""
+    state = read_json(folder / "trainer_state.json") or {}
+    step = _whole_number(state.get("global_step"))
+    if step is None:
+        step = step_of(folder) if step_of(folder) >= 0 else None
+    seen = _whole_number(state.get("num_input_tokens_seen"))
+    if step is not None and seen:
+        return step, seen
+    meaning = read_record(folder.resolve().parent if step_of(folder) >= 0 else folder).get("meaning", {})
+    batch, length = (_whole_number(meaning.get(name)) for name in ("global_batch_size", "max_seq_length"))
+    if step is not None and batch and length:
+        return step, step * batch * length
+    history = state.get("log_history")
+    entries = [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
+    logged = [(_whole_number(entry.get("tokens_seen")), _whole_number(entry.get("step"))) for entry in entries]
+    logged = [(tokens, at) for tokens, at in logged if tokens and at]
+    if step is None or not logged:
+        return step, None
+    return step, round(step * logged[-1][0] / logged[-1][1])
+
+
+def _whole_number(value: object) -> int | None:
+    return value if type(value) is int else None
+
+
+def tokenizer_of(data: StartArguments):
+    """The tokenizer of a checkpoint. Raises UserError where --tokenizer_name is another than the checkpoint's own."""
+    source, named = data.model_name_or_path, data.tokenizer_name
+    if source.startswith(RANDOM):
+        if not named:
+            raise UserError(f"{source} has no tokenizer: pass --tokenizer_name, a checkpoint's folder or a hub id")
+        return _tokenizer(named, **data.hub_options())
+    tokenizer = _tokenizer(named or source, **data.hub_options())
+    own = Path(source).expanduser()
+    has_own = named and (own / "tokenizer.json").exists()
+    if has_own and fingerprint(tokenizer) != fingerprint(_tokenizer(str(own))):
+        raise UserError(
+            f"the tokenizer {named} isn't the one that {source} was trained with: leave --tokenizer_name out"
+        )
+    return tokenizer
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(name: str, **hub_options):
+    return load_tokenizer(name, **hub_options)
+
+
+def config_of(data: StartArguments, tokenizer) -> PreTrainedConfig:
+    """The config of the checkpoint, checked against tokenizer and length.
+
+    Raises UserError where the tokenizer or --max_seq_length doesn't fit it.
+    """
+    source = data.model_name_or_path
+    name = data.config_name or source.removeprefix(RANDOM)
+    if source.startswith(RANDOM):
+        config = load_config(name, **data.hub_options())
+        fit_to_tokenizer(config, tokenizer, name)
+    else:
+        config = _config(name, **data.hub_options())
+        fit_to_tokenizer(copy.deepcopy(config), tokenizer, name)
+        if config.vocab_size - len(tokenizer) >= 2 * EMBEDDING_MULTIPLE:
+            raise UserError(
+                f"the tokenizer has {len(tokenizer)} tokens, {name} was trained with about {config.vocab_size}: "
+                "use the tokenizer it was trained with"
+            )
+    if is_causal(config):
+        raise UserError(f"{name} is a causal model, whose first token sees no other: expected an encoder's checkpoint")
+    check_length(config, data.max_seq_length, name)
+    return config
+
+
+def saved_labels_of(data: StartArguments) -> SavedLabels | None:
+    """The labels of the checkpoint that the weights come from, None where it has no classification head."""
+    if data.weights.startswith(RANDOM):
+        return None
+    return saved_labels(_config(data.weights, **data.hub_options()), data.weights)
+
+
+def with_labels(config: PreTrainedConfig, labels: tuple[str, ...]) -> PreTrainedConfig:
+    """`config` for a classifier: one output a label, one output for a regression (no labels)."""
+    config.num_labels = len(labels) or 1
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
+    config.problem_type = "single_label_classification" if labels else "regression"
+    return config
+
+
+def _config(name: str, **hub_options) -> PreTrainedConfig:
+    require_local_path(name, "model")
+    if not is_local(name):
+        require_hub(f"model {name}", "a local folder as RUN (--model_name_or_path)")
+    try:
+        return AutoConfig.from_pretrained(name, **hub_options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot load the config of {name}: {reason}: pass a checkpoint's folder or hub id") from error
+
+
+def build_model(head, data: StartArguments, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """The encoder of the checkpoint under a head that `seed` draws, in fp32; `head` is an AutoModelFor... class.
+
+    With the random: prefix `seed` draws every weight. Raises UserError where weights of the encoder are missing: they
+    would be drawn at random in silence.
+    """
+    torch.manual_seed(seed)
+    if data.model_name_or_path.startswith(RANDOM):
+        return head.from_config(config)
+    source = data.weights
+    model, _, _ = load_weights(
+        head,
+        source,
+        config,
+        # The head of an MNLI model has three outputs; its output layer is drawn afresh for another task's.
+        new_head=source != data.model_name_or_path,
+        other_shapes=data.ignore_mismatched_sizes,
+        damage_of=damage_of,
+        **data.hub_options(),
+    )
+    return model
+
+
+def damage_of(folder: Path) -> str | None:
+    """recipe.model.checkpoints.damage, hashing a checkpoint once and not each time it is asked about."""
+    return _damage(folder, _stamp(folder / MANIFEST))
+
+
+@lru_cache(maxsize=4096)
+def _damage(folder: Path, stamp) -> str | None:
+    return damage(folder)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(file: Path, stamp) -> str:
+    return sha256_of(file)
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """What changes when a file does."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size

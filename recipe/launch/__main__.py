@@ -1,0 +1,7 @@
+"""python -m recipe.launch: see recipe/launch/torchrun.py."""
+
+import sys
+
+from recipe.launch.torchrun import main
+
+sys.exit(main())

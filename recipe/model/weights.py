@@ -1,0 +1,127 @@
+"""Weights loaded from a checkpoint, each accounted for: transformers itself draws missing ones at random, and says so
+in a log that nobody reads."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from recipe.model.checkpoints import step_of
+from recipe.system.errors import UserError
+from recipe.system.files import DamagedFile, read_object
+from recipe.system.manifest import MANIFEST, damage
+
+_LAYER = re.compile(r"\.layers?\.(\d+)\.")
+_NAMED = 3  # tensors called by name; the rest are counted
+
+
+def load_weights(
+    auto_class: type,
+    source: str,
+    config: PreTrainedConfig,
+    *,
+    new_head: bool = False,
+    other_shapes: bool = False,
+    damage_of: Callable[[Path], str | None] = damage,
+    **hub_options,
+) -> tuple[PreTrainedModel, list[str], list[str]]:
+    """(the model in fp32, its weights outside of the encoder that `source` lacks, what `source` has beyond the model).
+
+    Weights of another shape are drawn afresh where `new_head` allows it outside of the encoder, or `other_shapes`
+    everywhere. Raises UserError where `source` is a checkpoint whose files aren't as they were written, where it cannot
+    be loaded, and where weights of the encoder are missing, left over or of another shape.
+    """
+    folder = Path(source).expanduser()
+    if ((folder / MANIFEST).exists() or (folder.is_dir() and step_of(folder) >= 0)) and (reason := damage_of(folder)):
+        raise UserError(f"{folder} isn't whole: {reason}: choose another checkpoint")
+    try:
+        model, report = auto_class.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=new_head or other_shapes,
+            **hub_options,
+        )
+    except Exception as error:  # safetensors, torch, the hub and transformers each have their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"cannot load the model {source}: {reason}: choose another checkpoint") from error
+    other_shape = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+    drawn, left_over = sorted({*report["missing_keys"], *other_shape}), sorted(report["unexpected_keys"])
+    needed = report["missing_keys"] if other_shapes else drawn
+    if missing := sorted(name for name in needed if _is_of_encoder(name, model)):
+        raise UserError(
+            f"{source} has no weights for {parts_of(missing)} of a {config.model_type} model, which would be drawn at "
+            "random: expected a whole checkpoint of this architecture"
+        )
+    if more := [name for name in left_over if _is_of_encoder(name, model)]:
+        raise UserError(
+            f"{source} has weights for {parts_of(more)}, which its config has no place for: expected the config that "
+            "it was trained with"
+        )
+    return model, drawn, left_over
+
+
+def _is_of_encoder(name: str, model: PreTrainedModel) -> bool:
+    """Whether a weight decides what the encoder computes: all but poolers, and buffers that are always the same."""
+    inside = name.startswith(f"{model.base_model_prefix}.") or _LAYER.search(f".{name}") is not None
+    return inside and "pooler." not in name and not name.endswith("position_ids")
+
+
+def has_no_head(model: PreTrainedModel, drawn: list[str]) -> bool:
+    """Whether all weights of the head are among the `drawn` ones, as with the folder of a plain BertModel."""
+    head = {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
+    return bool(head) and head <= set(drawn)
+
+
+def parts_of(names: list[str]) -> str:
+    """Weights in words: numbers of layers, and the names of others."""
+    layers = sorted({int(found[1]) for name in names if (found := _LAYER.search(name))})
+    others = [name for name in names if not _LAYER.search(name)]
+    parts = [f"encoder layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"] if layers else []
+    parts += [", ".join(others[:_NAMED])] if others else []
+    parts += [f"{len(others) - _NAMED} more"] if len(others) > _NAMED else []
+    return " and ".join(parts)
+
+
+def weights_fault(folder: Path, model: PreTrainedModel) -> str | None:
+    """Why the weights in `folder` are not all of `model`'s and no others, in a few words; None where they are.
+
+    Looks at names and shapes alone: what is in the tensors is for the manifest to vouch for.
+    """
+    try:
+        found = _shapes_of(folder)
+    except Exception as error:  # safetensors and the system each have their own
+        return f"its weights cannot be read ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
+    tied = defaultdict(dict)  # by tensor, its names: one of them is saved
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        tied[id(tensor)][name] = tuple(getattr(tensor, "ds_shape", tensor.shape))  # ZeRO-3 has a part of it here
+    if missing := [next(iter(names)) for names in tied.values() if not names.keys() & found.keys()]:
+        return f"it has no weights for {parts_of(missing)}"
+    expected = {name: shape for names in tied.values() for name, shape in names.items()}
+    if more := sorted(found.keys() - expected.keys()):
+        return f"it has weights for {parts_of(more)}, which the model has no place for"
+    for name, shape in found.items():
+        if shape != expected[name]:
+            return f"its {name} is of shape {list(shape)}, the model's of {list(expected[name])}"
+    return None
+
+
+def _shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor in a model's folder, by name."""
+    index = folder / "model.safetensors.index.json"
+    files = [folder / "model.safetensors"]
+    if index.exists():
+        try:
+            files = [folder / name for name in sorted(set(read_object(index)["weight_map"].values()))]
+        except (DamagedFile, KeyError, TypeError, AttributeError) as error:
+            raise DamagedFile(f"{index.name} is unreadable") from error
+    shapes = {}
+    for file in files:
+        with safe_open(file, "pt") as stored:
+            shapes |= {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    return shapes

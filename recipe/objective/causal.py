@@ -1,0 +1,32 @@
+"""Batches of the causal objective: every token is predicted from those before it."""
+
+import numpy as np
+import torch
+
+from recipe.data.blocks import Blocks, OrderedBlocks
+from recipe.objective.masking import IGNORED
+
+
+class NextTokens(OrderedBlocks):
+    """Sequences whose every token is predicted from those before it.
+
+    `blocks` are one token longer than what the model sees, and have no end token: the model reads all but the last
+    token and predicts all but the first, so each token of the corpus is predicted exactly once an epoch. A batch holds
+    input_ids [batch, length] and labels [batch, length], both int64; labels behind the text are -100, and need no
+    attention mask: no text comes after them.
+    """
+
+    scored = ""
+
+    def __init__(self, blocks: Blocks, order_seed: int | None, limit: int | None = None):
+        super().__init__(blocks, order_seed, limit)
+        self.length = blocks.length - 1
+
+    def __getitems__(self, sequences: range) -> dict[str, torch.Tensor]:
+        ids = self.blocks.rows(self.block_ids(sequences)).astype(np.int64)
+        inputs, labels = np.ascontiguousarray(ids[:, :-1]), ids[:, 1:].copy()
+        labels[labels == self.blocks.pad_id] = IGNORED
+        return {"input_ids": torch.from_numpy(inputs), "labels": torch.from_numpy(labels)}
+
+    def predicted(self, length: int) -> int:
+        return length

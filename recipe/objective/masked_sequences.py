@@ -1,0 +1,32 @@
+"""Batches of the masked objective: blocks with some of their tokens masked."""
+
+import numpy as np
+import torch
+
+from recipe.data.blocks import Blocks, OrderedBlocks
+from recipe.objective.masking import Masking
+
+
+class MaskedSequences(OrderedBlocks):
+    """Sequences with some of their tokens hidden.
+
+    A batch holds input_ids [batch, length], masked_positions [batch, K] and labels [batch, K], all int64, and an
+    attention_mask only if a block in it is padded: without one, attention takes its fastest path.
+    """
+
+    scored = "masked_"
+
+    def __init__(self, blocks: Blocks, masking: Masking, order_seed: int | None, limit: int | None = None):
+        super().__init__(blocks, order_seed, limit)
+        self.masking, self.length = masking, blocks.length
+
+    def __getitems__(self, sequences: range) -> dict[str, torch.Tensor]:
+        ids = self.blocks.rows(self.block_ids(sequences))
+        inputs, positions, labels = self.masking.apply(ids, sequences.start)
+        batch = {"input_ids": inputs, "masked_positions": positions, "labels": labels}
+        if (ids[:, -1] == self.blocks.pad_id).any():
+            batch["attention_mask"] = (ids != self.blocks.pad_id).astype(np.int64)
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+    def predicted(self, length: int) -> int:
+        return self.masking.masked_per_block(length)

@@ -1,0 +1,134 @@
+"""The picture of scores against pre-training: the average and each task, by step and by tokens, seeds as a band."""
+
+from typing import BinaryIO
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+matplotlib.use("Agg")  # files only: no display is needed, none is opened
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from recipe.finetune.columns import COLUMNS, METRIC_NAMES, TITLES, suite_of
+from recipe.finetune.glue.tasks import AVERAGES
+
+matplotlib.rcParams["text.parse_math"] = False  # a $ in a folder's name is a $
+
+PANEL = (4.2, 3.0)  # inches
+COLUMNS_A_ROW = 3
+LOG_FROM = 8  # times the first step: a last step beyond that puts the steps on a log scale
+LEAST_SPAN = 5.0  # percentage points an axis shows at least: noise must not look like a curve
+
+
+def draw(
+    frame: pd.DataFrame, cells: pd.DataFrame, file: BinaryIO, format: str = "png", columns: int = COLUMNS_A_ROW
+) -> None:
+    """Writes a PNG (or an SVG, by `format`) to `file`, with `columns` panels side by side. `frame` holds one row a job,
+    `cells` its means, as in recipe.report.scores.
+
+    Each run (the part of a checkpoint's name before /) is a line over its checkpoints; a model without a step, and one
+    at step 0, is a horizontal dashed line. The band is the range of the seeds. The first panel is the mean over the
+    tasks that every checkpoint shown has; with all eight it is the average.
+    """
+    shown = [column for column in COLUMNS if cells[column, "seeds"].sum()]
+    shared = tuple(c for c in AVERAGES["ours"] if (cells[c, "seeds"] > 0).all())
+    panels: list[str | tuple[str, ...]] = [*([shared] if len(shared) > 1 else []), *shown]
+    rows = -(-len(panels) // columns)
+    width = min(len(panels), columns)
+    figure, axes = plt.subplots(
+        rows, width, figsize=(PANEL[0] * width, PANEL[1] * rows + 0.8), squeeze=False, layout="constrained"
+    )
+    figure.get_layout_engine().set(h_pad=0.1)  # inches: a title must not look like the legend of the axis above it
+    about = frame.drop_duplicates("checkpoint").set_index("checkpoint")
+    lines = _lines(about)
+    for place, axis in enumerate(axes.flat):
+        if place >= len(panels):
+            axis.axis("off")
+            continue
+        panel = panels[place]
+        _panel(axis, panel, frame, cells, lines, about)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    if labels:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(width + 1, len(labels)), frameon=False)
+    part = "; part of the official examples" if (frame["train_is_subset"] | frame["dev_is_subset"]).any() else ""
+    suites = dict.fromkeys(TITLES[suite_of(COLUMNS[column][0])] for column in shown)
+    title = f"{' and '.join(suites)} dev scores in percent; band: range of the seeds{part}"
+    figure.suptitle(title, fontsize=9, color="#555555", wrap=True)
+    figure.savefig(file, format=format, dpi=130)
+    plt.close(figure)
+
+
+def _lines(about: pd.DataFrame) -> dict[str, list[str]]:
+    """The checkpoints of each line, by step; a baseline is a line of one."""
+    lines: dict[str, list[str]] = {}
+    for name, row in about.sort_values("step").iterrows():
+        on_axis = pd.notna(row["step"]) and row["step"] > 0
+        lines.setdefault(name.rsplit("/", 1)[0] if on_axis else name, []).append(name)
+    return lines
+
+
+def _panel(axis: Axes, panel, frame: pd.DataFrame, cells: pd.DataFrame, lines: dict, about: pd.DataFrame) -> None:
+    if isinstance(panel, tuple):
+        whole = panel == AVERAGES["ours"]
+        title = "average of 8 tasks" if whole else f"mean of {len(panel)} tasks (no GLUE average)"
+        by_seed = [frame.groupby(["checkpoint", "seed"])[f"score:{column}"].first() * 100 for column in panel]
+        scores = pd.concat(by_seed, axis=1).mean(axis=1, skipna=False)
+        means = cells.loc[:, [(column, "mean") for column in panel]].mean(axis=1, skipna=False)
+    else:
+        title = f"{panel} ({METRIC_NAMES[COLUMNS[panel][2]]})"
+        scores = frame.groupby(["checkpoint", "seed"])[f"score:{panel}"].first() * 100
+        means = cells[panel, "mean"]
+    axis.set_title(title, fontsize=10, fontweight="bold" if isinstance(panel, tuple) else "normal")
+    axis.margins(x=0.06, y=0.15)
+    low, high = scores.groupby("checkpoint").min(), scores.groupby("checkpoint").max()
+    palette = plt.get_cmap("tab10")
+    ratio = None
+    for number, (line, names) in enumerate(lines.items()):
+        color = palette(number % 10)
+        names = [name for name in names if name in means and pd.notna(means[name])]
+        if not names:
+            axis.plot([], [], color=color, label=line)  # the legend is the first panel's: it must know every line
+            continue
+        steps = about.loc[names, "step"].to_numpy(dtype=float)
+        if len(names) == 1 and not steps[0] > 0:
+            axis.axhline(means[names[0]], color=color, linestyle="--", linewidth=1.5, label=line)
+            axis.axhspan(low[names[0]], high[names[0]], color=color, alpha=0.12, linewidth=0)
+            continue
+        axis.plot(steps, means[names], color=color, marker="o", markersize=4, linewidth=1.8, label=line)
+        if len(names) > 1:
+            axis.fill_between(steps, low[names], high[names], color=color, alpha=0.2, linewidth=0)
+        else:
+            spread = [[means[names[0]] - low[names[0]]], [high[names[0]] - means[names[0]]]]
+            axis.errorbar(steps, means[names], yerr=spread, color=color, capsize=4)
+        tokens = about.loc[names, "tokens_seen"].to_numpy(dtype=float)
+        if np.isfinite(tokens).all():
+            ratio = tokens[-1] / steps[-1] if ratio in (None, tokens[-1] / steps[-1]) else False
+    bottom, top = axis.get_ylim()
+    if top - bottom < LEAST_SPAN:
+        middle = (top + bottom) / 2
+        axis.set_ylim(middle - LEAST_SPAN / 2, middle + LEAST_SPAN / 2)
+    steps = np.unique(about["step"][about["step"] > 0])
+    doublings = len(steps) > 0 and steps[-1] >= LOG_FROM * steps[0]
+    if doublings:
+        axis.set_xscale("log")
+        _only_ticks(axis, steps)
+    axis.set_xlabel("pre-training steps", fontsize=8)
+    axis.grid(alpha=0.25)
+    axis.tick_params(labelsize=8)
+    axis.ticklabel_format(axis="y", useOffset=False)
+    axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+    if ratio:  # runs of different batch sizes have no common second axis
+        tokens_axis = axis.secondary_xaxis("top", functions=(lambda x: x * ratio, lambda x: x / ratio))
+        if doublings:
+            _only_ticks(tokens_axis, steps * ratio)
+        places = 0 if doublings else None  # checkpoints' tokens are no round numbers
+        tokens_axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(places=places, sep=""))
+        tokens_axis.set_xlabel("tokens", fontsize=8)
+        tokens_axis.tick_params(labelsize=7)
+
+
+def _only_ticks(axis: Axes, places: np.ndarray) -> None:
+    """Ticks of a log axis at `places` alone: those of its own would write their labels over each other."""
+    axis.set_xticks(places)
+    axis.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())

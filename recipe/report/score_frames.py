@@ -1,0 +1,132 @@
+"""Scores of fine-tuning jobs as data frames: one row per job, the best grid point, means over seeds."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from recipe.finetune.columns import COLUMNS, suite_of, unit_of
+from recipe.finetune.results import read_results
+from recipe.system.errors import UserError
+
+
+def rows_of(results: list[dict]) -> pd.DataFrame:
+    """One row a job: checkpoint, step, tokens, task, seed, settings and, in `score:<column>`, the columns of the table.
+
+    `score` and the columns are between 0 and 1 (correlations -1 and 1); the metrics beside them are as their own
+    definition gives them, SQuAD's in percent.
+    """
+    rows = []
+    for result in results:
+        checkpoint, sizes = result["checkpoint"], result["examples"]
+        row = {
+            "checkpoint": checkpoint["name"],
+            "step": checkpoint["step"],
+            "tokens_seen": checkpoint["tokens_seen"],
+            "task": result["task"],
+            "seed": result["seed"],
+            "metric": result["headline"]["metric"],
+            "score": result["headline"]["value"] / unit_of(result["task"]),
+            "from_mnli": result["started_from_mnli"] is not None,
+            "variant": result.get("variant", ""),
+            "train_examples": sizes["train"]["used"],
+            "train_is_subset": sizes["train"]["subset"],
+            "dev_examples": sum(size["used"] for split, size in sizes.items() if split.startswith("validation")),
+            "dev_is_subset": any(size["subset"] for split, size in sizes.items() if split.startswith("validation")),
+            "learning_rate": result["settings"]["learning_rate"],
+            "batch_size": result["settings"]["per_device_train_batch_size"]
+            * result["settings"]["gradient_accumulation_steps"]
+            * result["settings"]["devices"],
+            "epochs": result["settings"]["num_train_epochs"],
+            "steps": result["settings"]["max_steps"],
+            "seconds": result["seconds"],
+            "path": checkpoint["path"],
+            "weights_sha256": checkpoint["sha256"],
+        }
+        for split, metrics in result["metrics"].items():
+            row |= {_in_csv(name, split): value for name, value in metrics.items()}
+        for column, (task, split, metric) in COLUMNS.items():
+            if task == result["task"]:
+                value = result["metrics"].get(split, {}).get(metric)
+                row[f"score:{column}"] = None if value is None else value / unit_of(task)
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    for column in COLUMNS:
+        if f"score:{column}" not in frame:
+            frame[f"score:{column}"] = float("nan")
+    return frame
+
+
+def _in_csv(metric: str, split: str) -> str:
+    """What a split's metric is called in glue.csv: MNLI has two halves."""
+    return f"{metric}_mm" if split.endswith("mismatched") else metric
+
+
+def read_frame(folder: Path, suite: str) -> pd.DataFrame | None:
+    """The rows of one suite's sweep, as rows_of gives them: of its jobs or, where somebody kept the table alone, of its
+    csv file. None where there is neither. Raises UserError for a csv that isn't ours."""
+    if results := [result for result in read_results(folder) if suite_of(result["task"]) == suite]:
+        return rows_of(results)
+    file = folder / f"{suite}.csv"
+    if not file.is_file():
+        return None
+    try:
+        frame = pd.read_csv(file)
+        frame["variant"] = frame["variant"].fillna("")
+        numbers = ["step", "tokens_seen", "seed", "score"]
+        frame[numbers] = frame[numbers].apply(pd.to_numeric)
+        for column, (task, split, metric) in COLUMNS.items():
+            values = frame.get(_in_csv(metric, split), float("nan")) / unit_of(task)
+            frame[f"score:{column}"] = pd.Series(values, frame.index).where(frame["task"] == task)
+        frame[["checkpoint", "step", "tokens_seen", "seed", "score", "from_mnli", "train_is_subset", "dev_is_subset"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is not a table of python -m recipe.report.scores ({error}): move it away") from error
+    return frame
+
+
+def best_of_grid(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple[str, str], tuple[str, int]]]:
+    """Of each (checkpoint, task), the rows of the grid's point whose headline metric is best on dev, mean over seeds.
+
+    Returns them and, for each that had a choice, (the point, how many there were). Points are compared over the seeds
+    that all of them have, so that an unfinished one cannot win by a lucky seed; with none in common, over those with
+    the most seeds.
+    """
+    kept, chosen = [], {}
+    for (checkpoint, task), group in frame.groupby(["checkpoint", "task"], sort=False):
+        variants = group.groupby("variant", sort=False)
+        if variants.ngroups > 1:
+            seeds = set.intersection(*(set(rows["seed"]) for _, rows in variants))
+            most = variants["seed"].nunique()
+            pool = (
+                group[group["seed"].isin(seeds)]
+                if seeds
+                else group[group["variant"].isin(most[most == most.max()].index)]
+            )
+            best = pool.groupby("variant", sort=False)["score"].mean().idxmax()
+            chosen[checkpoint, task] = (best, variants.ngroups)
+            group = group[group["variant"] == best]
+        kept.append(group)
+    return pd.concat(kept, ignore_index=True), chosen
+
+
+def cells_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """Index: checkpoint, by step with baselines first. Columns: (column of the table, `mean`, `std`, `seeds`), in
+    percent. A column without a result is NaN with 0 seeds; the spread of one seed is NaN."""
+    order = frame.drop_duplicates("checkpoint").sort_values(["step", "checkpoint"], na_position="first", kind="stable")
+    grouped = frame.groupby("checkpoint")
+    parts = {}
+    for column in COLUMNS:
+        scores = grouped[f"score:{column}"]
+        parts[column, "mean"] = scores.mean() * 100
+        parts[column, "std"] = scores.std(ddof=1) * 100
+        parts[column, "seeds"] = scores.count()
+    return pd.DataFrame(parts).loc[order["checkpoint"]]
+
+
+def average(cells: pd.DataFrame, columns: tuple[str, ...]) -> pd.Series:
+    """The mean over `columns` for each checkpoint, NaN where one of them is missing."""
+    return cells.loc[:, [(column, "mean") for column in columns]].mean(axis=1, skipna=False)
+
+
+def present_columns(cells: pd.DataFrame, columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of `columns` that at least one checkpoint has."""
+    return tuple(column for column in columns if cells[column, "seeds"].sum())

@@ -1,0 +1,119 @@
+"""The scores of a sweep: glue.csv, glue.md, glue.png (or qa.*), model cards and W&B curve, rebuilt from the results at
+any time.
+
+    python -m recipe.report.scores runs/first            GLUE and SQuAD of that run, in one table where it has both
+    python -m recipe.report.scores runs/first/glue
+
+Numbers say what they are (law 10): a missing cell is shown missing and never averaged over.
+"""
+
+import io
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock
+
+from recipe.cli.parser import parse
+from recipe.cli.program import run_script
+from recipe.finetune.columns import TITLES, suite_of
+from recipe.finetune.results import RESULTS, read_results
+from recipe.report.card import write_cards
+from recipe.report.score_curves import draw
+from recipe.report.score_frames import best_of_grid, cells_of, rows_of
+from recipe.report.table import table_of
+from recipe.system.errors import UserError
+from recipe.system.files import write_whole
+from recipe.system.secrets import redact
+from recipe.train.model_card import run_folder
+
+JOINED = "scores.md"  # in a run's folder: all suites in one table
+
+
+@dataclass
+class ScoresArguments:
+    """Which results."""
+
+    folder: str = field(metadata={"help": "The folder of a sweep, or a run that has one called glue or qa."})
+    report_to: str = field(default="none", metadata={"help": "wandb: continue the pre-training's curve."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Upload each checkpoint with its model card."})
+    hub_model_id: str | None = field(default=None, metadata={"help": "Where to, as user/name; a branch a checkpoint."})
+
+    def __post_init__(self):
+        if self.push_to_hub and not self.hub_model_id:
+            raise UserError("found --push_to_hub without --hub_model_id: pass user/name")
+
+
+def rebuild(sweep: Path, tracker: bool = False) -> str:
+    """Writes everything that shows the results under `sweep`, and returns the table. Safe beside another rebuild."""
+    with FileLock(sweep / ".scores.lock"):
+        results = read_results(sweep, warn=lambda line: print(line, file=sys.stderr))
+        if not results:
+            return "no results yet"
+        suite = suite_of(results[0]["task"])
+        frame = rows_of(results)
+        printed = frame.drop(columns=[column for column in frame if column.startswith("score:")])
+        table = redact(table_of(frame))
+        write_whole(sweep / f"{suite}.csv", redact(printed.to_csv(index=False)).encode())
+        write_whole(sweep / f"{suite}.md", table.encode())
+        best, _ = best_of_grid(frame)
+        cells = cells_of(best)
+        picture = io.BytesIO()
+        draw(best, cells, picture)
+        write_whole(sweep / f"{suite}.png", picture.getvalue())
+        _show_with_others(sweep, suite, results, frame)
+        if tracker:
+            from recipe.report.wandb_scores import log_curve  # importing wandb takes a second that others need not pay
+
+            log_curve(sweep, best, cells)
+    return table
+
+
+def _show_with_others(sweep: Path, suite: str, results: list[dict], frame: pd.DataFrame) -> None:
+    """Model cards, and scores.md in the run's folder, of this suite and of what the same runs have of others.
+
+    A checkpoint is where this sweep found it, and what others say of other weights by that name is left out."""
+    own = {record["checkpoint"]["name"]: record["checkpoint"] for record in results}
+    parts = {suite: results}
+    folders = (Path(path) for path in frame["path"])  # random: and hub ids are none
+    homes = dict.fromkeys([sweep.resolve().parent, *(run_folder(folder) for folder in folders if folder.exists())])
+    for other in TITLES.keys() - {suite}:
+        beside = []
+        for record in (record for home in homes for record in read_results(home / other)):
+            theirs = record["checkpoint"]
+            known = own.get(theirs["name"], theirs)
+            if known["sha256"] == theirs["sha256"]:
+                beside.append(record | {"checkpoint": known})
+        if beside:
+            parts[other] = beside
+    parts = {name: parts[name] for name in TITLES if name in parts}
+    together = rows_of([record for records in parts.values() for record in records])
+    best, _ = best_of_grid(together)
+    tables = {name: table_of(rows_of(records)) for name, records in parts.items()}
+    write_cards(best[best["checkpoint"].isin(own)], cells_of(best), tables)
+    if len(parts) > 1 and sweep.name in TITLES:
+        write_whole(sweep.parent / JOINED, redact(table_of(together)).encode())
+
+
+def main() -> int:
+    argv = sys.argv[1:]
+    if argv and not argv[0].startswith("--"):
+        argv = ["--folder", *argv]
+    (args,) = parse((ScoresArguments,), argv, description=__doc__)
+    folder = Path(args.folder).expanduser()
+    beside = [folder / suite for suite in TITLES if read_results(folder / suite)]
+    sweeps = beside if beside and not (folder / RESULTS).is_dir() else [folder]
+    if not read_results(sweeps[0]):
+        raise UserError(f"found no results under {folder}: expected the folder of a sweep, see finetune_glue.sh")
+    tables = [rebuild(sweep, tracker=args.report_to == "wandb") for sweep in sweeps]
+    print(tables[0] if len(tables) == 1 else (folder / JOINED).read_text(encoding="utf-8"))
+    if args.push_to_hub:
+        from recipe.report.card import push
+
+        push(rows_of([r for sweep in sweeps for r in read_results(sweep)]), args.hub_model_id)
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

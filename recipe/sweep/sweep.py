@@ -1,0 +1,230 @@
+"""GLUE or SQuAD for every checkpoint: python -m recipe.sweep makes the jobs (checkpoint x task x seed), sees to it that
+each is done once, and keeps table, curve and chart up to date. finetune_glue.sh and finetune_qa.sh are its doors.
+
+Stop it at any moment and run the same command again: what is done stays done. Several sweeps on one folder share the
+jobs. What isn't a flag of the sweep goes to run_glue.py or run_qa.py: all TrainingArguments and so on.
+"""
+
+import os
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from types import SimpleNamespace
+
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from recipe.cli.program import run_script
+from recipe.finetune.arguments import RANDOM
+from recipe.finetune.starting_point import damage_of
+from recipe.launch.world import forget_launcher
+from recipe.model.checkpoints import checkpoints, step_of
+from recipe.report.scores import rebuild
+from recipe.sweep.executors import ENGINES, on_stop_signals
+from recipe.sweep.jobs import BUSY, DONE, FAILED, Job, Outcome, fail
+from recipe.sweep.plan import Planner, SweepArguments, candidates, meaning_of, parse_sweep
+from recipe.system.errors import INTERRUPTED_EXIT_CODE, UserError
+from recipe.system.hub import is_local
+from recipe.train.run_record import read_record, record_run
+from recipe.train.schedules import time_is_up
+from recipe.train.trackers import settle_trackers
+
+FAILED_EXIT_CODE = 1
+POLL_SECONDS = 0.5
+BUSY_SECONDS = 2.0  # how long a job that another sweep is at is left alone
+WATCH_SECONDS = 5.0  # between two looks at a running pre-training
+
+
+class Board:
+    """What is done, running and failed, and the time left: a live line on a terminal, a line a job in any case."""
+
+    def __init__(self, workers: int):
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"))
+        self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self.bar = self.progress.add_task("starting")
+        self.workers = workers
+        self.total = self.finished = self.failed = 0
+        self.cost_left = self.cost_done = self.seconds = 0.0
+
+    def add(self, jobs: list[Job]) -> None:
+        self.total += len(jobs)
+        self.cost_left += sum(job.cost for job in jobs)
+
+    def ended(self, outcome: Outcome) -> None:
+        self.finished += 1
+        self.failed += outcome.state == FAILED
+        self.cost_left -= outcome.job.cost
+        if outcome.seconds:
+            self.cost_done += outcome.job.cost
+            self.seconds += outcome.seconds
+        if outcome.message != "done before":
+            took = f"  ({outcome.seconds:.0f} s)" if outcome.seconds else ""
+            word = "FAILED " if outcome.state == FAILED else ""
+            self.say(f"[{self.finished}/{self.total}] {outcome.job.name}: {word}{outcome.message}{took}{self._left()}")
+
+    def show(self, running: list[Job]) -> None:
+        names = ", ".join(f"{job.task} seed {job.seed}" for job in running)
+        text = f"{len(running)} running, {self.failed} failed{self._left()}  {names}"
+        self.progress.update(self.bar, total=self.total, completed=self.finished, description=text)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def _left(self) -> str:
+        if not self.cost_done or self.cost_left <= 0:
+            return ""
+        minutes = self.cost_left * self.seconds / self.cost_done / self.workers / 60
+        return f", about {minutes:.0f} min left" if minutes >= 1 else ", under a minute left"
+
+
+class Sweep:
+    """The jobs on their way through an engine, each done once."""
+
+    def __init__(self, engine, board: Board, since: float, after_checkpoint):
+        self.engine, self.board, self.since, self.after_checkpoint = engine, board, since, after_checkpoint
+        self.waiting: deque[tuple[float, Job]] = deque()  # (not before, job)
+        self.known: set[Path] = set()
+        self.open: dict[str, int] = {}  # jobs to go a checkpoint
+        self.failures: list[Outcome] = []
+
+    def add(self, jobs: list[Job]) -> None:
+        """Jobs that weren't known before join the queue."""
+        new = [job for job in jobs if job.result not in self.known]
+        self.known |= {job.result for job in new}
+        self.board.add(new)
+        for job in new:
+            self.open[job.checkpoint] = self.open.get(job.checkpoint, 0) + 1
+        for job in new:
+            if job.is_done():
+                self._ended(Outcome(job, DONE, "done before"))
+            else:
+                self.waiting.append((0.0, job))
+
+    def turn(self) -> bool:
+        """Gives work to who is free and takes in what is finished. False when nothing is left."""
+        for _ in range(len(self.waiting)):
+            if not self.engine.room():
+                break
+            not_before, job = self.waiting.popleft()
+            if job.needs and not job.needs.is_done():
+                if message := job.needs.failed_since(self.since):
+                    self._ended(fail(job, f"the MNLI job that it starts from failed: {message}"))
+                else:
+                    self.waiting.append((not_before, job))
+            elif time.monotonic() < not_before:
+                self.waiting.append((not_before, job))
+            else:
+                self.engine.submit(job, self.since)
+        self.board.show(self.engine.jobs)
+        for outcome in self.engine.wait(POLL_SECONDS):
+            if outcome.state == BUSY:
+                self.waiting.append((time.monotonic() + BUSY_SECONDS, outcome.job))
+            else:
+                self._ended(outcome)
+        return bool(self.waiting or self.engine.jobs)
+
+    def _ended(self, outcome: Outcome) -> None:
+        self.board.ended(outcome)
+        if outcome.state == FAILED:
+            self.failures.append(outcome)
+        checkpoint = outcome.job.checkpoint
+        self.open[checkpoint] -= 1
+        if not self.open[checkpoint] and outcome.message != "done before":
+            self.after_checkpoint()
+
+
+def training_is_over(runs: list[str]) -> bool:
+    """Whether every run folder has the checkpoint of its last step, or of the one at which its time was up."""
+    for run in (Path(run).expanduser() for run in runs if Path(run).expanduser().is_dir()):
+        meaning = read_record(run).get("meaning", {}) if step_of(run) < 0 else {}
+        if "max_steps" not in meaning or (run / f"checkpoint-{meaning['max_steps']}").is_dir():
+            continue
+        hours, found = meaning.get("max_hours"), checkpoints(run)
+        if not (hours and found and time_is_up(found[-1], hours)):
+            return False
+    return True
+
+
+def main() -> int:
+    forget_launcher()  # its workers are no ranks: sweeps that are started together share their jobs
+    sweep, rest = parse_sweep(sys.argv[1:])
+    began = time.time()
+    on_stop_signals(_stop)
+    say = Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print
+    if sweep.report_to == "wandb":
+        settle_trackers(SimpleNamespace(report_to=["wandb"]), say)
+    if sweep.watch:
+        wait_for_first_checkpoint(sweep.runs, say)
+    models, damaged = candidates(sweep.runs, sweep.newest)
+    if not models:
+        folder, reason = next(iter(damaged.items()))
+        raise UserError(f"{folder} isn't whole: {reason}: there is no other checkpoint to evaluate")
+    planner = Planner(sweep, rest, models)
+    jobs = [job for model in models for job in planner.jobs_of(model)]
+    begin_record(sweep, rest)
+    for sentence in planner.unused:
+        say(f"warning: {sentence}")
+    for folder, reason in damaged.items():
+        say(f"warning: {folder} isn't whole ({reason}): not evaluated")
+
+    def refresh() -> str:
+        return rebuild(sweep.folder, tracker=sweep.report_to == "wandb")
+
+    engine = ENGINES[sweep.engine](sweep.folder / "logs", sweep.workers)
+    board = Board(engine.width)
+    work = Sweep(engine, board, began, refresh)
+    with board.progress:
+        work.add(jobs)
+        over, next_look = not sweep.watch, 0.0
+        while work.turn() or not over:
+            if not over and time.monotonic() >= next_look:
+                over = training_is_over(sweep.runs)  # asked before the look: nothing can come after it
+                for model in candidates(sweep.runs, sweep.newest)[0]:
+                    if model.name not in work.open:
+                        work.add(planner.jobs_of(model))
+                next_look = time.monotonic() + WATCH_SECONDS
+            if not engine.jobs:
+                time.sleep(POLL_SECONDS)
+    engine.close()
+    print(refresh())
+    for outcome in work.failures:
+        say(f"failed: {outcome.job.name}: {outcome.message}  (all of it: {outcome.job.error})")
+    return FAILED_EXIT_CODE if work.failures or (damaged and not sweep.watch) else 0
+
+
+def begin_record(sweep: SweepArguments, rest: list[str]) -> None:
+    """Writes the settings that the folder's numbers share, or checks them against those it was begun with."""
+    try:
+        sweep.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(sweep.folder / ".record.lock"):
+            record_run(sweep.folder, meaning_of(sweep, rest), {"runs": sweep.runs}, sweep.allow_changed)
+    except OSError as error:
+        raise UserError(f"cannot write to {sweep.folder}: {error.strerror}: choose another OUTPUT_DIR") from error
+
+
+def wait_for_first_checkpoint(runs: list[str], say) -> None:
+    """Until one of `runs` that is being trained has a whole checkpoint."""
+    said = False
+    while True:
+        folders = [Path(run).expanduser() for run in runs if not run.startswith(RANDOM)]
+        if any(not is_local(str(f)) or step_of(f) >= 0 or (f / "config.json").exists() for f in folders):
+            return
+        if any(damage_of(step) is None for folder in folders for step in checkpoints(folder)):
+            return
+        if not said:
+            say(f"waiting for the first checkpoint in {', '.join(map(str, folders))}")
+            said = True
+        time.sleep(WATCH_SECONDS)
+
+
+def _stop(number, frame):
+    # Workers end with their parent; the system frees their claims; what they had begun is not there.
+    print("\nstopped: what is done stays done; run the same command again to continue", file=sys.stderr, flush=True)
+    os._exit(INTERRUPTED_EXIT_CODE)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,228 @@
+"""What watches a run: stop signals, log.jsonl, the console and its progress bar."""
+
+import json
+import math
+import signal
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState, ProgressCallback
+
+from recipe.system.files import write_whole
+from recipe.system.secrets import redact_all
+from recipe.train.schedules import WITHOUT_AN_END
+from recipe.train.stages import Stages
+
+
+class StopSignals(TrainerCallback):
+    """SIGTERM, SIGUSR1 and Ctrl-C let the current step end, save a checkpoint and stop every rank at the same step.
+
+    The handler only sets a flag. A second signal changes nothing: the save goes on.
+    """
+
+    def __init__(self):
+        self.received: signal.Signals | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, self._remember)
+
+    def _remember(self, number, frame):
+        self.received = signal.Signals(number)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self._any_rank_was_told(args) and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+            self.received = self.received or signal.SIGTERM
+
+    def _any_rank_was_told(self, args) -> bool:
+        if args.world_size == 1:
+            return self.received is not None
+        told = torch.tensor(float(self.received is not None), device=args.device)
+        torch.distributed.all_reduce(told)
+        return bool(told.item())
+
+
+class RankSeed(TrainerCallback):
+    """Gives each rank a generator of its own, once the weights are drawn: dropout must not repeat across ranks.
+
+    A resumed run restores its generators after this."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        torch.manual_seed(args.seed + 1_000_003 * args.process_index)
+
+
+class SaveAt(TrainerCallback):
+    """Saves a checkpoint after each of these steps, whatever --save_steps says."""
+
+    def __init__(self, steps: Collection[int]):
+        self.steps = frozenset(steps)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step in self.steps:
+            control.should_save = True
+
+
+class EpochEnds(TrainerCallback):
+    """What is asked for at the end of each epoch (--eval_strategy, --save_strategy and --logging_strategy epoch): after
+    the step that completes a pass over the training tokens, and after the last one. The Trainer sees the whole run as
+    one epoch, so those settings of `args` are taken over from it."""
+
+    def __init__(self, args: TrainingArguments, stages: Stages, tokens_an_epoch: int):
+        self.stages, self.tokens_an_epoch = stages, tokens_an_epoch
+        self.doing = [what for what in ("log", "evaluate", "save") if self._take_over(args, what)]
+
+    @staticmethod
+    def _take_over(args: TrainingArguments, what: str) -> bool:
+        setting = {"log": "logging_strategy", "evaluate": "eval_strategy", "save": "save_strategy"}[what]
+        strategy = getattr(args, setting)
+        if strategy != "epoch":
+            return False
+        setattr(args, setting, type(strategy)("no"))
+        return True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        step = state.global_step
+        before, now = (self.stages.tokens_before(s) // self.tokens_an_epoch for s in (step - 1, step))
+        if now == before and step < state.max_steps:
+            return
+        for what in self.doing:
+            if what != "evaluate" or args.eval_delay <= now:
+                setattr(control, f"should_{what}", True)
+
+
+class FirstStep(TrainerCallback):
+    """Calls `action` once, on the first process, when everything is ready for the first step of this program."""
+
+    def __init__(self, action: Callable[[], None]):
+        self.action: Callable[[], None] | None = action
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if self.action and state.is_world_process_zero:
+            self.action()
+        self.action = None
+
+    on_train_end = on_step_begin
+
+
+class TrueEpoch(TrainerCallback):
+    """state.epoch counts passes over the corpus; the Trainer sees the whole run as one."""
+
+    def __init__(self, sequences_an_epoch: int, sequences_a_step: int):
+        self.epochs_a_step = sequences_a_step / sequences_an_epoch
+
+    def on_step_end(self, args, state, control, **kwargs):
+        state.epoch = state.global_step * self.epochs_a_step
+
+
+class Progress(TrainerCallback):
+    """state.epoch counts passes over the training tokens, state.num_input_tokens_seen the tokens so far."""
+
+    def __init__(self, stages: Stages, tokens_an_epoch: int):
+        self.stages, self.tokens_an_epoch = stages, tokens_an_epoch
+
+    def on_step_end(self, args, state, control, **kwargs):
+        state.num_input_tokens_seen = self.stages.tokens_before(state.global_step)
+        state.epoch = state.num_input_tokens_seen / self.tokens_an_epoch
+
+
+class LossSinceLog(TrainerCallback, ExportableState):
+    """Keeps in trainer_state.json the losses that were summed since the last log, so that the first log after a resume
+    is the mean it would have been."""
+
+    NAME = "LossSinceLog"
+
+    def __init__(self):
+        self.pending = {"sum": 0.0, "since": 0}
+
+    def state(self) -> dict:
+        """What transformers writes into trainer_state.json."""
+        return {"args": {}, "attributes": self.pending}
+
+    def before_save(self, trainer) -> None:
+        """Called on every rank before a checkpoint is saved."""
+        mean = trainer.accelerator.reduce(trainer._tr_loss.clone(), "mean").item()
+        self.pending = {"sum": mean, "since": trainer._globalstep_last_logged}
+
+    def restore(self, trainer) -> None:
+        """Called before the first step of a process."""
+        pending = trainer.state.stateful_callbacks.get(self.NAME, {}).get("attributes")
+        if pending:
+            trainer._tr_loss += pending["sum"]
+            trainer._globalstep_last_logged = pending["since"]
+
+
+class JsonLog(TrainerCallback):
+    """log.jsonl in the run's folder: one line a log, whatever the trackers do; a resumed run drops the lines after
+    its checkpoint and writes them again."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if not state.is_world_process_zero or not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+            try:
+                entry = json.loads(line)
+                # The summary of a run that was interrupted summarises nothing.
+                if entry["step"] <= state.global_step and line.endswith("\n") and "train_loss" not in entry:
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue  # a line that the kill cut short, or that was damaged since
+        write_whole(self.path, "".join(kept).encode())
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero:
+            with self.path.open("a") as stream:
+                line = {name: _as_json(value) for name, value in {"step": state.global_step, **(logs or {})}.items()}
+                stream.write(json.dumps(redact_all(line)) + "\n")
+
+
+def _as_json(value):
+    """JSON has no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Console(ProgressCallback):
+    """The Trainer's progress bar, with one readable line a log in place of a printed dict."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None and state.max_steps == WITHOUT_AN_END:
+            self.training_bar.total = None  # only time will tell
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and self.training_bar is not None and (line := _line(state, logs or {})):
+            self.training_bar.write(line)
+
+
+class PlainConsole(TrainerCallback):
+    """The same lines without a bar, for --disable_tqdm and for log files."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and (line := _line(state, logs or {})):
+            print(line, flush=True)
+
+
+def _line(state, logs: dict) -> str:
+    """A training or evaluation log in one line, "" for any other."""
+    step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
+    if state.max_steps == WITHOUT_AN_END:
+        step = f"step {state.global_step:>6}"
+    if "loss" in logs:
+        mfu = f"  MFU {logs['mfu']:.1%}" if "mfu" in logs else ""
+        return (
+            f"{step}  loss {logs['loss']:.3f}  grad {logs.get('grad_norm', 0):.2f}  "
+            f"lr {logs.get('learning_rate', 0):.2e}  {logs.get('tokens_per_second', 0):,.0f} tokens/s{mfu}"
+        )
+    if "eval_loss" in logs:
+        baseline = f"  (unigram {logs['eval_unigram_loss']:.3f})" if "eval_unigram_loss" in logs else ""
+        named = [name for name in ("eval_masked_accuracy", "eval_accuracy") if name in logs]
+        accuracy = "".join(f"  {name.removeprefix('eval_').replace('_', ' ')} {logs[name]:.1%}" for name in named)
+        return f"{step}  eval loss {logs['eval_loss']:.3f}{baseline}{accuracy}"
+    return ""

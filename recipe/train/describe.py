@@ -1,0 +1,36 @@
+"""What a run prints before step 1: model, data, batch, steps and one decoded sample."""
+
+from recipe.train.arguments import sequences_a_step
+from recipe.train.schedules import WITHOUT_AN_END
+
+
+def describe(say, model, prepared, train_data, stages, args, tokenizer) -> None:
+    """Says what is about to be computed, and shows one sample so that a wrong tokenizer is seen at once."""
+    micro, accumulation, devices = args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size
+    length, blocks = train_data.length, len(train_data)
+    sequences = sequences_a_step(args)
+    say(f"model      {model.config.model_type}, {model.num_parameters():,} parameters")
+    say(
+        f"data       {prepared.folder}: {prepared.splits['train']['tokens']:,} training and "
+        f"{prepared.splits['validation']['tokens']:,} validation tokens, {blocks:,} blocks of {length}"
+    )
+    say(
+        f"batch      {micro} sequences x {accumulation} accumulations x {devices} devices = {sequences:,} sequences "
+        f"= {sequences * length:,} tokens a step"
+    )
+    for stage in stages.stages if len(stages.stages) > 1 else ():
+        say(
+            f"stage      steps {stage.first + 1:,} to {stage.last:,}: {stage.batch:,} sequences of {stage.length} "
+            f"= {stage.batch * stage.length:,} tokens a step"
+        )
+    if args.max_hours:
+        say(f"time       {args.max_hours:g} hours{_or_steps(args)}")
+    else:
+        epochs = stages.tokens_before(args.max_steps) / (blocks * length)
+        say(f"steps      {args.max_steps:,} = {epochs:.2f} epochs")
+    sample = train_data[0]
+    say(f"sample     {' '.join(tokenizer.decode(sample['input_ids'][0][:60]).split())} ...")
+
+
+def _or_steps(args) -> str:
+    return "" if args.max_steps == WITHOUT_AN_END else f", or {args.max_steps:,} steps, whichever ends first"

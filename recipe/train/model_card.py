@@ -1,0 +1,99 @@
+"""The model card of a pre-training run, from its record and its last evaluation."""
+
+import os
+from pathlib import Path
+
+from huggingface_hub import ModelCardData
+
+from recipe.model.checkpoints import step_of
+from recipe.system.files import read_json, write_whole
+from recipe.system.secrets import redact, redact_all
+from recipe.train.run_record import read_record
+
+CARD = "README.md"
+MARK = "<!-- written by python -m recipe.report.scores: it will be overwritten -->"
+RUN_MARK = "<!-- written at the end of the pre-training: it will be overwritten -->"
+# The settings of run.json that say what a pre-training was, in words.
+SETTINGS = {
+    "max_seq_length": "tokens a sequence",
+    "global_batch_size": "sequences a step",
+    "learning_rate": "peak learning rate",
+    "lr_scheduler_type": "schedule",
+    "warmup_steps": "warm-up steps",
+    "max_steps": "planned steps",
+    "mlm_probability": "share of tokens predicted",
+    "whole_word_mask": "whole words masked",
+    "weight_decay": "weight decay",
+    "optim": "optimizer",
+    "seed": "seed",
+    "data": "sha256 of the prepared data",
+}
+RUN_FIGURES = ("eval_loss", "eval_perplexity", "eval_masked_accuracy", "eval_accuracy", "eval_unigram_loss")
+_DATA_FLAGS = ("--dataset_name", "--dataset_config_name", "--train_file")
+
+
+def write_run_card(run: Path, causal: bool, metrics: dict[str, float] | None = None) -> None:
+    """Writes the card of a pre-training into its folder, `metrics` those of its evaluation: what it was told, what came
+    of it, and nothing that needs a network. A card that somebody else wrote, or that has scores, is left alone."""
+    file = run / CARD
+    if not _is_ours(file, RUN_MARK):
+        return
+    metadata = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation" if causal else "fill-mask",
+        tags=["generated_from_trainer"],
+        model_name=run.resolve().name,
+    )
+    figures = [f"| {name} | {value:.4g} |" for name, value in (metrics or {}).items() if name in RUN_FIGURES]
+    table = "\n".join(["## Evaluation", "", "| figure | value |", "| --- | --- |", *figures]) if figures else ""
+    parts = [f"---\n{metadata.to_yaml()}\n---\n{RUN_MARK}", f"# {run.resolve().name}", table, _pretraining(run)]
+    _write(file, "\n\n".join(part for part in parts if part) + "\n")
+
+
+def _is_ours(file: Path, *marks: str) -> bool:
+    """Whether a card isn't there, or is one of `marks` (by default all) that may be written anew."""
+    if not os.path.lexists(file):
+        return True
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # a folder, or a link that leads nowhere
+        return False
+    return any(mark in text for mark in marks or (MARK, RUN_MARK))
+
+
+def _write(file: Path, text: str) -> bool:
+    """Writes a card whole; False on a read-only disk, whose checkpoints have their scores in the sweep's folder."""
+    try:
+        write_whole(file, redact(text).encode())
+    except OSError:
+        return False
+    return True
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """The folder of the run that a checkpoint belongs to; a model of another name is its own."""
+    return checkpoint.resolve().parent if step_of(checkpoint) >= 0 else checkpoint.resolve()
+
+
+def _pretraining(folder: Path) -> str:
+    """What run.json and trainer_state.json know of the pre-training, empty where there are none."""
+    if not (record := redact_all(read_record(run_folder(folder)))):
+        return ""
+    meaning = record.get("meaning", {})
+    lines = [f"| {words} | {meaning[key]} |" for key, words in SETTINGS.items() if meaning.get(key) is not None]
+    command = record.get("command", [])
+    data = [f"`{command[n + 1]}`" for n, part in enumerate(command[:-1]) if part in _DATA_FLAGS]
+    history = (read_json(folder / "trainer_state.json") or {}).get("log_history")
+    entries = [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
+    losses = [entry["eval_loss"] for entry in entries if isinstance(entry.get("eval_loss"), float)]
+    if losses:
+        lines.append(f"| masked-token loss on validation (nats) | {losses[-1]:.3f} |")
+    packages = ", ".join(f"{package} {version}" for package, version in record.get("packages", {}).items() if version)
+    return "\n\n".join(
+        [
+            "## Pre-training",
+            f"Data: {', '.join(data)}." if data else "",
+            "\n".join(["| setting | value |", "| --- | --- |", *lines]),
+            f"Versions: Python {record.get('python')}, {packages}.",
+        ]
+    )

@@ -1,0 +1,138 @@
+"""What a checkpoint must hold beyond files that verify, so that a run continued from it is the run it was: weights,
+optimizer, schedule, random states of every rank, and the trainer's state at that step.
+
+recipe.model.checkpoints says whether files are as they were written, which is enough to evaluate; this module, whether
+a run can be resumed.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, TrainerState
+from transformers.trainer_pt_utils import safe_globals
+
+from recipe.model.checkpoints import STATE, checkpoints, step_of
+from recipe.model.weights import weights_fault
+from recipe.system.errors import UserError
+from recipe.system.files import DamagedFile, read_json, read_object
+from recipe.system.manifest import MANIFEST, damage
+from recipe.train.deepspeed import ranks_of
+from recipe.train.run_record import RECORD
+
+_RANDOM_STATE = re.compile(r"rng_state_(\d+)\.pth")
+
+
+def resume_fault(folder: Path, model: PreTrainedModel) -> str | None:
+    """Why a run cannot be resumed from a checkpoint without damage, in a few words; None where it can."""
+    return weights_fault(folder, model) or _fault_of_state(folder) or _fault_of_tensors(folder) or _fault_of_rng(folder)
+
+
+def newest_resumable(run: Path, model: PreTrainedModel, zero: bool, warn: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint of `run` that can be resumed; says through `warn` what was wrong with each newer one.
+    Raises UserError where it was saved with DeepSpeed and `zero` says that it is off now, or the reverse."""
+    for folder in reversed(checkpoints(run)):
+        if reason := damage(folder):
+            warn(f"warning: {folder} is damaged ({reason}): using the one before")
+            continue
+        require_same_engine(folder, zero)
+        if (reason := resume_fault(folder, model)) is None:
+            return folder
+        warn(f"warning: {folder} cannot be resumed ({reason}): using the one before")
+    return None
+
+
+def require_resumable(named: str, model: PreTrainedModel, zero: bool, say: Callable[[str], None]) -> Path:
+    """The checkpoint that --resume_from_checkpoint names; says where the settings of its run aren't known. Raises
+    UserError where a run cannot be resumed from it."""
+    folder = Path(named).expanduser()
+    reason = damage(folder)
+    if reason is None:
+        require_same_engine(folder, zero)
+        reason = resume_fault(folder, model)
+    if reason:
+        raise UserError(f"cannot resume from {named}: {reason}: leave the flag out to take the newest whole one")
+    if not (folder.resolve().parent / RECORD).exists():
+        say(f"warning: there is no {RECORD} beside {named}: what its run was told cannot be compared with this one")
+    return folder
+
+
+def newest_evaluable(run: Path, model: PreTrainedModel, warn: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint of `run` that holds the model's weights whole, whatever else it lacks."""
+    for folder in reversed(checkpoints(run)):
+        if (reason := damage(folder) or weights_fault(folder, model)) is None:
+            return folder
+        warn(f"warning: {folder} is damaged ({reason}): using the one before")
+    return None
+
+
+def require_same_engine(folder: Path, zero: bool) -> None:
+    """Raises UserError where a checkpoint was saved with DeepSpeed and `zero` says that it isn't in use now, or the
+    reverse."""
+    saved_by_zero = ranks_of(folder) > 0
+    if zero and not saved_by_zero:
+        raise UserError(f"{folder} was saved without DeepSpeed, now it is on: set DS_CONFIG= (no --deepspeed)")
+    if saved_by_zero and not zero:
+        raise UserError(f"{folder} was saved with DeepSpeed, now it is off: set DS_CONFIG (--deepspeed) as before")
+
+
+def _fault_of_state(folder: Path) -> str | None:
+    try:
+        content = read_object(folder / STATE)
+        state = TrainerState(**content)
+    except FileNotFoundError:
+        return f"it has no {STATE}"
+    except DamagedFile as error:
+        return f"{STATE} {error}"
+    except TypeError:
+        return f"{STATE} is not what a Trainer writes"
+    expected = step_of(folder) if step_of(folder) >= 0 else state.global_step
+    if type(state.global_step) is not int or state.global_step != expected:
+        return f"{STATE} says step {state.global_step!r}"
+    if not isinstance(state.log_history, list) or not all(isinstance(entry, dict) for entry in state.log_history):
+        return f"{STATE} is not what a Trainer writes"
+    callbacks = state.stateful_callbacks
+    if not isinstance(callbacks, dict) or not all(isinstance(value, dict | list) for value in callbacks.values()):
+        return f"{STATE} is not what a Trainer writes"
+    return None
+
+
+def _fault_of_tensors(folder: Path) -> str | None:
+    """Of optimizer and schedule; DeepSpeed's optimizer is in files of its own, a part for each rank."""
+    if parts := ranks_of(folder):
+        names = " ".join(file.name for file in folder.glob("global_step*/*_optim_states.pt"))
+        numbers = set(map(int, re.findall(r"_pp_rank_(\d+)", names)))
+        if numbers and numbers != set(range(parts)):
+            return f"it has {parts} of the {max(numbers) + 1} parts of DeepSpeed's optimizer"
+        return None
+    names = ("optimizer.pt", "scheduler.pt")
+    if missing := [name for name in names if not (folder / name).exists()]:
+        return f"it has no {' and no '.join(missing)}: it can be evaluated, not continued"
+    return next((reason for name in names if (reason := _fault_of_file(folder / name))), None)
+
+
+def _fault_of_file(file: Path) -> str | None:
+    """Whether torch can read a dictionary out of `file`; the tensors in it stay on disk."""
+    try:
+        with safe_globals():
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # of zip, pickle, torch and the system
+        return f"{file.name} is unreadable"
+    return None if isinstance(content, dict) else f"{file.name} is not what a Trainer writes"
+
+
+def _fault_of_rng(folder: Path) -> str | None:
+    """A run of one process has one random state, one of several has one for each: the manifest says how many."""
+    saved = {int(found[1]): path for path in folder.iterdir() if (found := _RANDOM_STATE.fullmatch(path.name))}
+    ranks = (read_json(folder / MANIFEST) or {}).get("ranks", max(2, len(saved)) if saved else 1)
+    if ranks == 1:
+        files = [folder / "rng_state.pth"]
+    else:
+        files = [folder / f"rng_state_{rank}.pth" for rank in range(ranks)]
+    for file in files:
+        if not file.is_file():
+            return f"it has no {file.name}, the random state of {'its process' if ranks == 1 else 'a rank'}"
+        if reason := _fault_of_file(file):
+            return reason
+    return None

@@ -1,0 +1,192 @@
+"""How a Trainer saves and resumes: a checkpoint is staged, committed whole and only then do old ones go; what was not
+yet logged is kept with it (laws 6 and 7); DeepSpeed's are plain ones, too, and fit any number of ranks."""
+
+import json
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from recipe.model.checkpoints import STAGING, commit, rotate
+from recipe.system.errors import UserError
+from recipe.system.files import flush, read_json, remove, write_whole, written_whole
+from recipe.train.callbacks import LossSinceLog
+from recipe.train.deepspeed import SETTING, is_sharded, master_weights, mend_universal_load, ranks_of, universal_copy
+
+CHECKPOINT_BYTES_A_PARAMETER = 12  # the weight and Adam's two moments, four bytes each
+FULL_DISK_BYTES = 1 << 20  # torch.save reports a full disk as a position that is off; this little free tells
+
+
+class WholeCheckpoints:
+    """Mixed into a Trainer, left of it: its checkpoints verify (recipe.model.checkpoints.damage) or aren't there.
+
+    A full disk is a UserError that leaves the checkpoints before it as they were.
+    """
+
+    steps_to_keep: Collection[int] = ()  # whose checkpoints stay, whatever save_total_limit says
+    _saving = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.loss_since_log = LossSinceLog()
+        self.add_callback(self.loss_since_log)
+        self._stepped = False
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        if not self._stepped:
+            self._stepped = True
+            self.loss_since_log.restore(self)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        checkpoint = Path(resume_from_checkpoint or "")
+        if self.is_deepspeed_enabled and ranks_of(checkpoint) not in (0, self.args.world_size):
+            folder = Path(self.args.output_dir) / STAGING / checkpoint.name
+            if self.args.should_save:
+                universal_copy(checkpoint, folder)
+            self.accelerator.wait_for_everyone()
+            self.accelerator.deepspeed_plugin.deepspeed_config["checkpoint"] = SETTING
+            resume_from_checkpoint = str(folder)
+        return super().train(resume_from_checkpoint, **kwargs)
+
+    def _init_training_state(self, max_steps, *args, **kwargs):
+        state = super()._init_training_state(max_steps, *args, **kwargs)
+        self.state.compute_steps(self.args, max_steps)  # a checkpoint's state has --save_steps and its like of its run
+        return state
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        self._told = _Settings.of(self.optimizer, scheduler)
+        return scheduler
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # whole, and of another model or optimizer
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"cannot resume from {checkpoint}: its optimizer or scheduler doesn't fit this run ({reason}): use the "
+                "settings that it was saved with, or move it away"
+            ) from error
+        if is_sharded(self.deepspeed) and checkpoint and self.deepspeed.load_universal_checkpoint():
+            mend_universal_load(self.deepspeed, Path(checkpoint))
+        if checkpoint:
+            self.follow_schedule(self._told.restore(self.optimizer, self.lr_scheduler))
+
+    def follow_schedule(self, changed: bool) -> None:
+        """Sets the learning rate of the coming step to what the schedule says of it. `changed` says that the rate it
+        begins from is another one than the checkpoint's run had."""
+        scheduler = self.lr_scheduler
+        if isinstance(scheduler, LambdaLR):
+            pairs = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            scheduler._last_lr = [base * factor(scheduler.last_epoch) for base, factor in pairs]
+            for group, rate in zip(self.optimizer.param_groups, scheduler._last_lr, strict=True):
+                group["lr"] = rate
+
+    def _get_output_dir(self, trial):
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder) / STAGING) if self._saving else folder
+
+    def _save_checkpoint(self, model, trial):
+        run = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # old ones go once the new one is whole
+        self._saving = True
+        self.loss_since_log.before_save(self)
+        try:
+            if self.args.should_save:
+                remove(run / STAGING)
+                (run / STAGING).mkdir()
+            self.accelerator.wait_for_everyone()
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                commit(run / STAGING / name, run / name, self.args.world_size)
+        except Exception as error:  # safetensors, torch and the system each have their own for a full disk
+            raise self._why_not_saved(run, name, error) from error
+        finally:
+            self._saving = False
+            self.args.save_total_limit = limit
+            if self.args.should_save:
+                shutil.rmtree(run / STAGING, ignore_errors=True)
+        if self.args.should_save:
+            rotate(run, limit, newest=run / name, to_keep=self.steps_to_keep)
+        self.accelerator.wait_for_everyone()
+
+    def _why_not_saved(self, run: Path, name: str, error: Exception) -> Exception:
+        free = shutil.disk_usage(run).free
+        if "No space left" not in str(error) and free > FULL_DISK_BYTES:
+            return error
+        staged = sum(path.stat().st_size for path in (run / STAGING).rglob("*") if path.is_file())
+        needed = CHECKPOINT_BYTES_A_PARAMETER * self.model.num_parameters()
+        return UserError(
+            f"no space left to save {run / name}: it takes {needed:,} bytes and more, {free + staged:,} are free. The "
+            "checkpoints before it are whole: make room and run the same command again"
+        )
+
+    def save_metrics(self, split, metrics, combined=True):
+        """As the Trainer's own, but that a file is whole at any moment, and that a damaged one is written anew."""
+        if not self.is_world_process_zero():
+            return
+        run = Path(self.args.output_dir)
+        written = {f"{split}_results.json": metrics}
+        if combined:
+            written["all_results.json"] = (read_json(run / "all_results.json") or {}) | metrics
+        for name, content in reversed(written.items()):
+            write_whole(run / name, json.dumps(content, indent=4, sort_keys=True).encode())
+
+    def save_state(self):
+        """As the Trainer's own, but that the file is whole at any moment."""
+        if self.is_world_process_zero():
+            with written_whole(Path(self.args.output_dir) / "trainer_state.json") as partial:
+                self.state.save_to_json(partial)
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        if not is_sharded(self.deepspeed):
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = master_weights(self.deepspeed)  # every rank has a part
+        if self.args.should_save:
+            self._save(output_dir, weights)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        if is_sharded(self.deepspeed):  # the engine's copy of the weights is bf16, what was written is fp32
+            self.model.config.dtype = torch.float32
+            self.model.config.save_pretrained(folder)
+        # A pickle that only this code could read; run.json says the same in plain words.
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        if not self._saving:  # what is staged is flushed when it is committed
+            for file in folder.iterdir():
+                if file.is_file():
+                    flush(file)
+
+
+@dataclass
+class _Settings:
+    """What the command line says of optimizer and schedule. A checkpoint's states bring those of its own run."""
+
+    groups: list[dict]
+    rates: list[float]
+
+    NAMES = ("initial_lr", "weight_decay", "betas", "eps", "momentum")  # no state: what else a group has may be some
+
+    @classmethod
+    def of(cls, optimizer, scheduler) -> "_Settings":
+        groups = [{name: group[name] for name in cls.NAMES if name in group} for group in optimizer.param_groups]
+        return cls(groups, list(getattr(scheduler, "base_lrs", [])))
+
+    def restore(self, optimizer, scheduler) -> bool:
+        """Puts them in place again; returns whether the schedule begins from another learning rate than before."""
+        for group, told in zip(optimizer.param_groups, self.groups, strict=True):
+            group.update(told)
+        changed = self.rates != list(getattr(scheduler, "base_lrs", []))
+        if self.rates:
+            scheduler.base_lrs = list(self.rates)
+        return changed

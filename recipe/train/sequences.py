@@ -1,0 +1,74 @@
+"""The training and evaluation sequences of a run, and its stages."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from recipe.data.arguments import DataArguments
+from recipe.data.blocks import Blocks, OrderedBlocks
+from recipe.data.prepared_tokens import PreparedTokens
+from recipe.system.errors import UserError
+from recipe.train.arguments import PretrainArguments, epochs_to_steps, sequences_a_step
+from recipe.train.schedules import settle_schedule
+from recipe.train.stages import Stages, stages_of
+
+
+def stages_of_run(data: DataArguments, args: PretrainArguments, blocks: int) -> Stages:
+    """What each step of the run sees, where there are `blocks` training blocks of --max_seq_length; settles
+    args.max_steps and the learning rate's schedule on the way."""
+    args.max_steps = epochs_to_steps(args, blocks)
+    settle_schedule(args, args.max_hours)
+    return stages_of(
+        args.max_steps,
+        data.max_seq_length,
+        sequences_a_step(args),
+        short_length=args.short_seq_length,
+        short_share=args.short_seq_share,
+        warmup_start=args.batch_warmup_start,
+        warmup_steps=args.batch_warmup_steps,
+    )
+
+
+@dataclass
+class Sequences:
+    """What a run sees and when: its training sequences, shorter ones for first stages that have such, and those of
+    evaluation."""
+
+    stages: Stages
+    train: OrderedBlocks
+    short: OrderedBlocks | None
+    evaluation: OrderedBlocks
+
+
+def sequences_of(
+    prepared: PreparedTokens,
+    data: DataArguments,
+    args: PretrainArguments,
+    cut: Callable[[np.ndarray, int], Blocks],
+    inputs: Callable[[Blocks, Stages, int | None, int | None], OrderedBlocks],
+) -> Sequences:
+    """Training and evaluation data of a run, and its stages.
+
+    `cut(tokens, length)` makes the blocks of sequences of `length` tokens, and `inputs(blocks, stages, order_seed,
+    limit)` the inputs of the objective, those of evaluation where order_seed is None. Raises UserError where the text
+    is shorter than one block.
+    """
+    length, short, limit = data.max_seq_length, args.short_seq_length, data.max_train_samples
+    whole = cut(prepared.checked("train"), length)
+    if len(whole.tokens) < whole.body:
+        raise UserError(
+            f"the training text has {len(whole.tokens)} tokens, expected at least {whole.body}, one block of "
+            f"--max_seq_length {length}: use more text or shorter blocks"
+        )
+    stages = stages_of_run(data, args, min(len(whole), limit or len(whole)))
+    order_seed = args.seed if args.data_seed is None else args.data_seed
+    shorter = None
+    if short:
+        shorter = inputs(cut(whole.tokens, short), stages, order_seed, limit and limit * length // short)
+    return Sequences(
+        stages,
+        train=inputs(whole, stages, order_seed, limit),
+        short=shorter,
+        evaluation=inputs(cut(prepared.checked("validation"), length), stages, None, data.max_eval_samples),
+    )

@@ -1,0 +1,97 @@
+"""What every pre-training does before training: checks, config, model, tokenizer and text."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, set_seed
+
+from recipe.data.arguments import DataArguments
+from recipe.data.inputs import corpus_of, prepared_dir, require_outside, tokenizer_of, tokens_of
+from recipe.data.prepared_tokens import PreparedTokens
+from recipe.model.arguments import ModelArguments
+from recipe.model.checkpoints import require_room
+from recipe.model.config import (
+    check_length,
+    check_tokenizer,
+    fit_to_tokenizer,
+    is_causal,
+    load_config,
+    require_family,
+    set_dropout,
+)
+from recipe.model.loading import build_model, load_model
+from recipe.system.errors import UserError
+from recipe.system.hub import require_hub
+from recipe.system.runtime import keep_freed_memory, quiet_libraries, warning_of_slow_bf16
+from recipe.train.arguments import PretrainArguments
+from recipe.train.pretraining import CONFIGS
+from recipe.train.trackers import settle_trackers
+
+
+def begin(args: PretrainArguments, data: DataArguments) -> Callable[..., None]:
+    """Checks what needs neither text nor model, and returns `print` for the first process, silence for the others."""
+    say = print if args.process_index == 0 else (lambda *_, **__: None)
+    quiet_libraries()
+    if args.device.type == "cpu":
+        keep_freed_memory()
+        if args.bf16 and (slow := warning_of_slow_bf16()):
+            say(f"warning: {slow}")
+    require_outside("--output_dir", args.output_dir, data)
+    require_room(Path(args.output_dir))
+    if args.push_to_hub:
+        require_hub("the repository to push to", "no --push_to_hub, and push the folder later")
+    settle_trackers(args, say)
+    for sentence in (*data.ignored(), *args.unused):
+        say(f"warning: {sentence}")
+    return say
+
+
+def config_of(model: ModelArguments) -> tuple[str, PreTrainedConfig]:
+    """The (name for messages, config) of the model that is asked for."""
+    sources = (model.config_name, model.model_name_or_path, model.model_type)
+    if model.model_name_or_path and (model.config_name or model.config_overrides):
+        raise UserError("found --model_name_or_path beside --config_name or --config_overrides: pass one or the other")
+    name = next((source for source in sources if source), None)
+    if name is None:
+        raise UserError(
+            "found no model: pass --config_name configs/roberta_tiny.json, --model_name_or_path or --model_type"
+        )
+    if name == model.model_type:
+        require_family(name)
+        ours = CONFIGS / f"{name}_base.json"
+        name = str(ours) if ours.exists() else name
+    config = load_config(name, model.config_overrides, **model.hub_options())
+    if model.dropout is not None:
+        set_dropout(config, model.dropout)
+    return name, config
+
+
+def model_of(
+    model: ModelArguments, config: PreTrainedConfig, seed: int, say: Callable[..., None] = print
+) -> PreTrainedModel:
+    """The model to train: a checkpoint's, whose head is drawn from `seed` where it has none, or a new one with weights
+    drawn from `seed`."""
+    set_seed(seed)
+    if model.model_name_or_path:
+        return load_model(model.model_name_or_path, config, say, new_head=True, **model.hub_options())
+    return build_model(config)
+
+
+def text_of(
+    model: ModelArguments,
+    data: DataArguments,
+    name: str,
+    config: PreTrainedConfig,
+    say: Callable[..., None],
+    keep_linebreaks: bool = True,
+) -> tuple[PreTrainedTokenizerFast, PreparedTokens]:
+    """The tokenizer and the prepared tokens, made if they aren't there; a new model's embedding is fitted to them."""
+    check_length(config, data.max_seq_length, name)
+    corpus = corpus_of(data, model, keep_linebreaks)
+    needs = ("pad",) if is_causal(config) else ("pad", "mask")
+    tokenizer = tokenizer_of(model, config.model_type, corpus, prepared_dir(data), needs)
+    if model.model_name_or_path:
+        check_tokenizer(config, tokenizer, name)
+    elif change := fit_to_tokenizer(config, tokenizer, name):
+        say(change)
+    return tokenizer, tokens_of(data, corpus, tokenizer, quiet=say is not print)

@@ -1,0 +1,136 @@
+"""What changes in the course of a run, by optimizer step: the length of its sequences, the size of its batch and the
+share that is masked. Each is a function of the step alone, so a resumed run goes on as it would have gone."""
+
+import itertools
+import math
+from bisect import bisect_right
+from dataclasses import dataclass
+
+import numpy as np
+
+from recipe.system.errors import UserError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps `first` to `last` - 1, whose batches have one shape: `batch` sequences of `length` tokens on all devices.
+    `start` is the number n of its first sequence."""
+
+    first: int
+    last: int
+    length: int
+    batch: int
+    start: int
+
+
+class Stages:
+    """The stages of a run, in order.
+
+    Sequences of a length are numbered by the tokens before them: step k begins with n = T / length, where T is the
+    number of tokens of all steps before it. So a run of one stage is a line n = 0, 1, 2 ...; while the length stays, no
+    sequence is left out or comes twice; and where only the length changes, step k sees what step k of a run of that
+    length alone would see.
+    """
+
+    def __init__(self, stages: list[Stage]):
+        self.stages = stages
+        self._firsts = [stage.first for stage in stages]
+
+    def __iter__(self):
+        return iter(self.stages)
+
+    def at(self, step: int) -> Stage:
+        """The stage of a step; of the step after the last, the last stage."""
+        return self.stages[bisect_right(self._firsts, step) - 1]
+
+    def sequences(self, step: int) -> range:
+        """The numbers n of the sequences of a step."""
+        stage = self.at(step)
+        first = stage.start + (step - stage.first) * stage.batch
+        return range(first, first + stage.batch)
+
+    def tokens_before(self, step: int) -> int:
+        """The tokens of all steps before `step`, padding included."""
+        return self.sequences(step).start * self.at(step).length
+
+    def steps_of(self, numbers: np.ndarray, length: int) -> np.ndarray:
+        """The step of each sequence n of `length` tokens; sequences that no step has count as of the nearest stage."""
+        stages = [stage for stage in self.stages if stage.length == length]
+        starts = np.array([stage.start for stage in stages])
+        at = np.maximum(np.searchsorted(starts, numbers, side="right") - 1, 0)
+        first, batch = (np.array([getattr(stage, name) for stage in stages])[at] for name in ("first", "batch"))
+        return first + (numbers - starts[at]) // batch
+
+
+def stages_of(
+    steps: int,
+    length: int,
+    batch: int,
+    *,
+    short_length: int | None = None,
+    short_share: float = 0.9,
+    warmup_start: int | None = None,
+    warmup_steps: int = 0,
+) -> Stages:
+    """The stages of a run of `steps` steps of `batch` sequences of `length` tokens.
+
+    With `short_length` the first `short_share` of the steps have sequences of that length, and so many more of them
+    that a step has the same number of tokens. With `warmup_start` the batch begins with so many sequences (of `length`)
+    and doubles in equal intervals until it is `batch` at step `warmup_steps`. Raises UserError for lengths or batches
+    that don't divide.
+    """
+    if short_length is not None and (short_length >= length or length % short_length):
+        raise UserError(
+            f"found --short_seq_length {short_length} beside --max_seq_length {length}, expected a part of it that "
+            f"divides it, such as {length // 4}: a step has the same number of tokens throughout"
+        )
+    cut = 0 if short_length is None else round(short_share * steps)
+    doublings = 0 if warmup_start is None else _doublings(warmup_start, batch)
+    grows = [round(number * warmup_steps / doublings) for number in range(1, doublings + 1)]
+    edges = sorted({0, *(edge for edge in (cut, *grows) if 0 < edge < steps), steps})
+    stages, tokens = [], 0
+    for first, last in itertools.pairwise(edges):
+        size = batch >> (doublings - bisect_right(grows, first))
+        own_length = short_length if first < cut else length
+        sequences = size * (length // own_length)
+        stages.append(Stage(first, last, own_length, sequences, tokens // own_length))
+        tokens += (last - first) * sequences * own_length
+    return Stages(stages)
+
+
+def _doublings(start: int, batch: int) -> int:
+    doublings = round(math.log2(batch / start)) if 0 < start < batch else 0
+    if doublings < 1 or start << doublings != batch:
+        halves = [batch >> n for n in range(1, 12) if batch % (1 << n) == 0]
+        raise UserError(
+            f"found --batch_warmup_start {start}, expected the global batch of {batch} sequences halved once or more: "
+            f"{', '.join(map(str, halves)) or 'it has no half'}"
+        )
+    return doublings
+
+
+def steps_for(sequences: float, batch: int, warmup_start: int | None = None, warmup_steps: int = 0) -> int:
+    """The steps in which a run sees `sequences` sequences (of its full length), rounded up."""
+    if warmup_start is None:
+        return math.ceil(sequences / batch)
+    stages = stages_of(warmup_steps + 1, 1, batch, warmup_start=warmup_start, warmup_steps=warmup_steps)
+    for stage in stages:
+        if stage.last <= warmup_steps and sequences <= stage.start + (stage.last - stage.first) * stage.batch:
+            return stage.first + math.ceil((sequences - stage.start) / stage.batch)
+    return warmup_steps + math.ceil((sequences - stages.sequences(warmup_steps).start) / batch)
+
+
+@dataclass(frozen=True)
+class FallingRate:
+    """The share of tokens to predict, from `begin` at the first step to `end` at the last, linear in between
+    (Ankner et al., "Dynamic masking rate schedules for MLM pretraining", 2023), for sequences of one length."""
+
+    begin: float
+    end: float
+    stages: Stages
+    length: int
+
+    def __call__(self, numbers: np.ndarray) -> np.ndarray:
+        """The share of each sequence n."""
+        last = max(1, self.stages.stages[-1].last - 1)
+        return self.begin + (self.end - self.begin) * np.minimum(self.stages.steps_of(numbers, self.length) / last, 1.0)

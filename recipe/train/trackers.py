@@ -1,0 +1,133 @@
+"""Experiment trackers: settled before training begins, so that none of them can stop it."""
+
+import http.client
+import importlib.util
+import netrc
+import os
+import urllib.error
+import urllib.request
+from urllib.parse import urlsplit
+
+from transformers import TrainerCallback
+from transformers.integrations import INTEGRATION_TO_CALLBACK, get_reporting_integration_callbacks
+
+from recipe.system.errors import UserError
+from recipe.system.secrets import guard_console, redact
+
+ANSWER_SECONDS = 4.0
+# What W&B shows of a run and is told through the environment.
+SHOWN = ("WANDB_NAME", "WANDB_RUN_GROUP", "WANDB_JOB_TYPE", "WANDB_TAGS", "WANDB_NOTES")
+# What each tracker needs: (modules, of which one will do; what to install).
+PACKAGES = {
+    "azure_ml": (("azureml",), "azureml-mlflow"),
+    "clearml": (("clearml",), "clearml"),
+    "codecarbon": (("codecarbon",), "codecarbon"),
+    "comet_ml": (("comet_ml",), "comet-ml"),
+    "dagshub": (("dagshub",), "dagshub mlflow"),
+    "dvclive": (("dvclive",), "dvclive"),
+    "flyte": (("flytekit",), "flytekit"),
+    "kubeflow": (("kubeflow",), "kubeflow"),
+    "mlflow": (("mlflow",), "mlflow"),
+    "neptune": (("neptune",), "neptune"),
+    "swanlab": (("swanlab",), "swanlab"),
+    "tensorboard": (("tensorboard", "tensorboardX"), "tensorboard"),
+    "trackio": (("trackio",), "trackio"),
+    "wandb": (("wandb",), "wandb"),
+}
+
+
+def settle_trackers(args, say) -> None:
+    """Decides how `args.report_to` is reached: W&B goes offline where there is no key or no route to its server.
+
+    Raises UserError for a tracker whose package isn't installed.
+    """
+    known = {"none", "all", *INTEGRATION_TO_CALLBACK}
+    for name in args.report_to:
+        if name not in known:
+            raise UserError(f"found --report_to {name}, expected one of {', '.join(sorted(known))}")
+        modules, package = PACKAGES.get(name, ((), ""))
+        if modules and not any(importlib.util.find_spec(module) for module in modules):
+            raise UserError(f"--report_to {name}: the package is not installed: pip install {package}, or leave it out")
+    if "wandb" not in args.report_to:
+        return
+    os.environ.update({name: redact(os.environ[name]) for name in SHOWN if name in os.environ})
+    if getattr(args, "run_name", None):
+        args.run_name = redact(args.run_name)
+    os.environ.setdefault("WANDB_PROJECT", "encoder-recipe")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_LOG_MODEL", "false")
+    os.environ.setdefault("WANDB_INIT_TIMEOUT", "8")  # seconds; its own default is 90
+    mode = os.environ.get("WANDB_MODE")
+    if mode in ("offline", "disabled", "dryrun"):
+        return
+    base = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    reason = None
+    if not _has_key(urlsplit(base).hostname):
+        reason = "no API key was found"
+    elif not _answers(base):
+        reason = f"{base} does not answer"
+    if reason:
+        os.environ["WANDB_MODE"] = "offline"
+        say(f"W&B: {reason}, so the run is logged offline; later: wandb sync wandb/offline-run-*")
+
+
+def _has_key(host: str | None) -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators(host or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _answers(url: str) -> bool:
+    """Whether any HTTP answer comes within ANSWER_SECONDS: a server that accepts and then hangs is down, too."""
+    try:
+        urllib.request.urlopen(url, timeout=ANSWER_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+    return True
+
+
+class Guarded(TrainerCallback):
+    """A tracker's callback that can fail without harm: its first error is said once, then it is left alone."""
+
+    def __init__(self, callback: TrainerCallback):
+        self.callback, self.broken = callback, False
+
+    def _call(self, event: str, *args, **kwargs):
+        if self.broken:
+            return None
+        try:
+            return getattr(self.callback, event)(*args, **kwargs)
+        except Exception as error:
+            self.broken = True
+            name = type(self.callback).__name__
+            print(
+                f"warning: {name} failed ({redact(str(error)).strip()[:200]}); training goes on without it", flush=True
+            )
+            return None
+
+
+def _guarded(event: str):
+    return lambda self, *args, **kwargs: self._call(event, *args, **kwargs)
+
+
+for _event in [name for name in dir(TrainerCallback) if name.startswith("on_")]:
+    setattr(Guarded, _event, _guarded(_event))
+
+
+def continue_wandb_run(identity: str) -> None:
+    """A resumed run continues the W&B curve that it began: one id a run folder, kept in its run.json."""
+    os.environ.setdefault("WANDB_RUN_ID", identity)
+    os.environ.setdefault("WANDB_RESUME", "allow")
+
+
+def guard_trackers(trainer) -> None:
+    """Wraps the callbacks of `trainer`'s trackers (not those that the recipe itself needs) in `Guarded`."""
+    guard_console()  # W&B copies the console from the moment it is imported
+    handler = trainer.callback_handler
+    trackers = tuple(get_reporting_integration_callbacks(trainer.args.report_to))
+    handler.callbacks = [Guarded(c) if trackers and isinstance(c, trackers) else c for c in handler.callbacks]

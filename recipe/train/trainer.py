@@ -1,0 +1,294 @@
+"""The training loop: transformers' Trainer, overridden only where a law of the recipe needs it.
+
+What differs from the stock loop: a step's loss is the mean over all predicted tokens of its global batch; data comes
+in the order of recipe.data.order and the stages of recipe.train.stages, and a resumed run seeks to its step; evaluation
+keeps sums and not logits; a checkpoint is committed whole (recipe.train.saving); a gradient that isn't finite stops the
+run before it touches the weights.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from recipe.data.blocks import OrderedBlocks
+from recipe.data.order import MicroBatches
+from recipe.model.checkpoints import checkpoints
+from recipe.model.flops import flops_per_token
+from recipe.objective.unigram import UnigramBaseline
+from recipe.train.arguments import sequences_a_step
+from recipe.train.optimizers import MUON, MuonFactory
+from recipe.train.saving import WholeCheckpoints
+from recipe.train.schedules import TimeBudget
+from recipe.train.stages import Stage, Stages, stages_of
+
+# Dense bf16 rates of the makers' data sheets, TFLOP/s without sparsity, by a part of the device's name.
+PEAK_TFLOPS = {
+    "H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "A10G": 70, "A10": 125, "A40": 150, "A30": 165,
+    "L40S": 362, "L40": 181, "L4": 121, "RTX 6000 Ada": 364, "RTX A6000": 155, "4090": 165, "3090": 71,
+    "B200": 2250,
+}  # fmt: skip
+
+
+class NonFiniteError(FloatingPointError):
+    """The loss or a gradient became NaN or infinite."""
+
+
+class PretrainTrainer(WholeCheckpoints, Trainer):
+    """Trains a model that `use_masked_only_head` was applied to on `MaskedSequences`, or the causal pair of the two.
+
+    `args.max_steps` must be set. `stages` say which steps see what; by default the run has one. Stages of another
+    length than the training data's take their sequences from `short_dataset`. Evaluation reports eval_loss (nats a
+    predicted token), eval_perplexity, eval_masked_accuracy (eval_accuracy of a causal model) and, if a `baseline` is
+    given, the same two figures of the unigram guess.
+    """
+
+    def __init__(
+        self,
+        *args,
+        baseline: UnigramBaseline | None = None,
+        stages: Stages | None = None,
+        short_dataset: OrderedBlocks | None = None,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = True  # makes the Trainer count the labels of the global batch
+        self._loss_shifts_labels = False  # or it would leave the first ones out for a causal model
+        self.steps_to_keep = self.args.save_at
+        self.baseline = baseline
+        self.short_dataset = short_dataset
+        self.length = (self.train_dataset or self.eval_dataset).length
+        self.stages = stages or stages_of(self.args.max_steps, self.length, sequences_a_step(self.args))
+        self.time_budget = TimeBudget(self.args.max_hours, self.args.max_steps) if self.args.max_hours else None
+        if self.time_budget:
+            self.add_callback(self.time_budget)
+        self._flops: dict[int, float] = {}  # a token, by length
+        self.peak_flops = self._peak_flops()
+        self.skipped_updates = 0
+        self._logged_at: tuple[int, float] | None = None  # (step, clock) of the last training log, or of the start
+        self._paused = 0.0  # seconds since then that went to evaluation and saving
+
+    def is_over(self) -> bool:
+        """Whether there is no further step to take."""
+        out_of_time = self.time_budget is not None and self.time_budget.share >= 1.0
+        return self.state.global_step >= self.args.max_steps or out_of_time
+
+    # ---- data (laws 3 and 4)
+
+    def get_train_dataloader(self) -> DataLoader:
+        loaders = [(stage, self._stage_loader(stage)) for stage in self.stages]
+        return loaders[0][1] if len(loaders) == 1 else _OneAfterTheOther(loaders, start=lambda: self.state.global_step)
+
+    def _stage_loader(self, stage: Stage) -> DataLoader:
+        sampler = MicroBatches(
+            steps=stage.last,
+            micro_batch=stage.batch // (self.args.gradient_accumulation_steps * self.args.world_size),
+            accumulation=self.args.gradient_accumulation_steps,
+            rank=self.args.process_index,
+            ranks=self.args.world_size,
+            start=lambda: self.state.global_step,
+            first_step=stage.first,
+            first_sequence=stage.start,
+        )
+        return self._loader(self._data_of(stage), sampler)
+
+    def _data_of(self, stage: Stage) -> OrderedBlocks:
+        return self.train_dataset if stage.length == self.length else self.short_dataset
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
+        size, ranks, rank = self.args.per_device_eval_batch_size, self.args.world_size, self.args.process_index
+        starts = range(rank * size, len(dataset), ranks * size)
+        ranges = [range(start, min(start + size, len(dataset))) for start in starts]
+        # Every rank makes the same number of forward passes; what it makes in excess is not counted.
+        rounds = -(-len(dataset) // (size * ranks))
+        return self._loader(dataset, ranges + [range(1)] * (rounds - len(ranges)), counted=len(ranges))
+
+    def _loader(self, dataset: OrderedBlocks, batches, counted: int | None = None) -> DataLoader:
+        loader = DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=_as_it_is,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            generator=torch.Generator(),  # one of its own: a loader that is made must not move the dropout's draws
+        )
+        loader.counted_batches = counted
+        return loader
+
+    # ---- objective (law 1)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        # A batch of one block that holds an end token alone has nothing to predict; its sum of losses is 0.
+        count = num_items_in_batch
+        count = count.clamp(min=1) if isinstance(count, torch.Tensor) else max(count, 1)
+        # Ranks average their gradients, so each one's share is scaled by their number.
+        loss = outputs["loss"] * (self.args.world_size / count)
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        if self._logged_at is None:
+            self._logged_at, self._paused = (self.state.global_step, time.monotonic()), 0.0
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        # A skipped update must not turn every later mean into NaN; what isn't finite shows in the gradient norm.
+        return loss.nan_to_num(0.0, 0.0, 0.0) if self.args.nonfinite == "skip" else loss
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args, model=None):
+        if args.optim != MUON:
+            return Trainer.get_optimizer_cls_and_kwargs(args, model)
+        return MuonFactory, {"args": args}
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        if self.time_budget is not None and self.lr_scheduler is None:
+            self.lr_scheduler = self.time_budget.schedule(self.args, optimizer or self.optimizer)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def follow_schedule(self, changed: bool) -> None:
+        # A schedule over time ends with other bits when it is asked later, so it is only asked where it must be.
+        if self.time_budget is None or self.time_budget.goes_on_from(self.state) or changed:
+            super().follow_schedule(changed)
+
+    def floating_point_ops(self, inputs) -> float:
+        return self.flops_per_token(inputs["input_ids"].shape[1]) * inputs["input_ids"].numel()
+
+    def flops_per_token(self, length: int) -> float:
+        """Floating-point operations a token of a training step on sequences of `length` tokens."""
+        if length not in self._flops:
+            predicted = (self.train_dataset or self.eval_dataset).predicted(length)
+            self._flops[length] = flops_per_token(self.model, length, predicted)
+        return self._flops[length]
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if not math.isfinite(norm):
+            self._refuse_update(model, float(norm))
+        return norm
+
+    def _refuse_update(self, model, norm: float) -> None:
+        step = self.state.global_step + 1
+        if self.args.nonfinite == "skip":
+            self.skipped_updates += 1
+            model.zero_grad()
+            print(
+                f"warning: step {step}: the gradient norm is {norm}; update {self.skipped_updates} skipped", flush=True
+            )
+            return
+        stage = self.stages.at(self.state.global_step)
+        blocks = self._data_of(stage).block_ids(self.stages.sequences(self.state.global_step))
+        saved = checkpoints(Path(self.args.output_dir))
+        shown = ", ".join(map(str, blocks[:16])) + (" ..." if len(blocks) > 16 else "")
+        raise NonFiniteError(
+            f"step {step}: the gradient norm is {norm}, expected a number. The weights are those of step {step - 1}; "
+            f"the last good checkpoint is {saved[-1] if saved else 'none yet'}. Blocks of the batch: {shown}. Lower "
+            "--learning_rate or lengthen --warmup_steps; --nonfinite skip drops such updates"
+        )
+
+    # ---- evaluation
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        model = self._wrap_model(self.model, training=False)
+        if self.is_deepspeed_enabled and self.deepspeed is not None:
+            model = self.deepspeed
+        elif not self.accelerator._models:
+            model = self.accelerator.prepare_model(model, evaluation_mode=True)
+        model.eval()
+        self.callback_handler.eval_dataloader = dataloader
+        totals = torch.zeros(3, dtype=torch.float64)  # loss in nats, correct, masked tokens
+        guessed = torch.zeros(2, dtype=torch.float64)  # the baseline's loss and correct
+        for number, batch in enumerate(dataloader):
+            labels = batch["labels"]
+            with torch.no_grad():
+                outputs = model(**self._prepare_inputs(batch))
+            if number < dataloader.counted_batches:
+                counts = (outputs["loss"].item(), outputs["correct"].item(), (labels >= 0).sum().item())
+                totals += torch.tensor(counts, dtype=torch.float64)
+                if self.baseline:
+                    guessed += torch.tensor(self.baseline.score(labels), dtype=torch.float64)
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        sums = self.accelerator.reduce(torch.cat([totals, guessed]).to(self.args.device), "sum").tolist()
+        loss, correct, count, guessed_loss, guessed_correct = sums
+        metrics = {
+            "loss": loss / count,
+            "perplexity": _exp(loss / count),
+            f"{dataloader.dataset.scored}accuracy": correct / count,
+            f"{dataloader.dataset.scored}tokens": int(count),
+        }
+        if self.baseline:
+            metrics |= {"unigram_loss": guessed_loss / count, "unigram_accuracy": guessed_correct / count}
+        prefixed = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=prefixed, num_samples=len(dataloader.dataset))
+
+    def evaluate(self, *args, **kwargs):
+        began = time.monotonic()
+        metrics = super().evaluate(*args, **kwargs)
+        self._paused += time.monotonic() - began
+        return metrics
+
+    def _save_checkpoint(self, model, trial):
+        began = time.monotonic()
+        super()._save_checkpoint(model, trial)
+        self._paused += time.monotonic() - began
+
+    # ---- what is logged
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= self._speed() | {"perplexity": _exp(logs["loss"])}
+        elif "train_loss" in logs:
+            logs["skipped_updates"] = self.skipped_updates
+        super().log(logs, start_time)
+
+    def _speed(self) -> dict[str, float]:
+        step, now = self.state.global_step, time.monotonic()
+        logged_step, logged_time = self._logged_at
+        seconds = max(now - logged_time - self._paused, 1e-9)
+        tokens = self.stages.tokens_before(step)
+        rate = (tokens - self.stages.tokens_before(logged_step)) / seconds
+        self._logged_at, self._paused = (step, now), 0.0
+        speed = {"tokens_seen": tokens, "tokens_per_second": rate}
+        if self.peak_flops:
+            flops = self.flops_per_token(self.stages.at(step - 1).length)
+            speed["mfu"] = rate * flops / (self.peak_flops * self.args.world_size)
+        return speed
+
+    def _peak_flops(self) -> float | None:
+        if self.args.peak_tflops:
+            return self.args.peak_tflops * 1e12
+        name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+        known = next((rate for part, rate in PEAK_TFLOPS.items() if part in name), None)
+        return known and known * 1e12
+
+
+class _OneAfterTheOther:
+    """The loaders of a run's stages as one; those of stages that are over aren't started."""
+
+    def __init__(self, loaders: list[tuple[Stage, DataLoader]], start: Callable[[], int]):
+        self.loaders, self.start = loaders, start
+
+    def __len__(self) -> int:
+        return sum(len(loader) for _, loader in self.loaders)
+
+    def __iter__(self):
+        start = self.start()
+        for stage, loader in self.loaders:
+            if stage.last > start:
+                yield from loader
+
+
+def _as_it_is(batch):
+    return batch
+
+
+def _exp(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf
