@@ -3,7 +3,7 @@
 #
 #   bash test.sh                      the default suite, under 10 minutes on two cores
 #   bash test.sh -m slow              what takes longer (more pytest flags work the same way)
-#   bash test.sh tests/test_order.py  one file
+#   bash test.sh tests/data/test_order.py  one file
 set -euo pipefail
 cd "$(dirname "$0")"
 source environment.sh

@@ -1,4 +1,4 @@
-"""Fixtures out of tests/toy.py and tests/qa_toys.py, and one thread for all."""
+"""Fixtures out of tests/helpers/toy.py and tests/helpers/qa_toys.py, and one thread for all."""
 
 import json
 from pathlib import Path

@@ -128,7 +128,10 @@ def _run_tests(copy: Path, tests: tuple[str, ...], log: Path, write: int) -> Non
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
         os.chdir(copy)
-        sys.path = [str(copy), *[path for path in sys.path if Path(path or ".").resolve() != REPOSITORY / "tests"]]
+        sys.path = [
+            str(copy),
+            *[path for path in sys.path if not Path(path or ".").resolve().is_relative_to(REPOSITORY / "tests")],
+        ]
         import pytest
 
         failure = FirstFailure()
@@ -172,7 +175,7 @@ def table_of(mutations: list[Mutation], noticed: dict[str, str]) -> str:
         "# Mutations: one line changed, and the test that notices",
         "",
         "Written by `python tests/mutations.py --markdown`, which makes each of these changes in a copy of the checkout",
-        "and runs the tests; without the flag it only says what it finds. `tests/test_mutations.py` sees to it that the",
+        "and runs the tests; without the flag it only says what it finds. `tests/repository/test_mutations.py` sees to it that the",
         "lines are still there and that this table is the list's.",
         "",
         f"{len(mutations)} mutations, {sum(test == NOT_NOTICED for test in noticed.values())} of them not noticed. "

@@ -107,7 +107,7 @@ def network_bytes(
 
 
 def step_flops(config: PreTrainedConfig, tokens: int, length: int, mlm_probability: float = 0.15) -> float:
-    """FLOP of a training step over `tokens` with the masked-only head (as recipe.model.config.flops_per_token)."""
+    """FLOP of a training step over `tokens` with the masked-only head (as recipe.model.flops.flops_per_token)."""
     width = config.hidden_size
     encoder = config.num_hidden_layers * (4 * width**2 + 2 * width * config.intermediate_size)
     head = (config.vocab_size * width + width**2) * mlm_probability

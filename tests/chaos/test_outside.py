@@ -139,25 +139,28 @@ def test_r22_the_tests_notice(record):
 
 
 ROWS = {
-    "R10": ("NaN and Inf in loss, gradient and weights", "test_trainer.py -k finite"),
+    "R10": ("NaN and Inf in loss, gradient and weights", "train/test_trainer.py -k finite"),
     "R11": (
         "32x1 = 8x4 = 4x8 = 2 processes, loss and gradient norm to 1e-5",
-        "test_trainer.py test_distributed.py -k cut or processes",
+        "train/test_trainer.py train/test_distributed.py -k cut or processes",
     ),
-    "R12": ("unusable data is refused, file and line named", "test_corpus.py test_tokens.py -k unusable"),
+    "R12": (
+        "unusable data is refused, file and line named",
+        "data/test_corpus.py data/test_preparation.py -k unusable",
+    ),
     "R13": (
         "settings that don't fit are refused with both values",
-        "test_model.py test_run.py test_run_mlm.py -k refused or fit or mistakes or bad",
+        "model/test_heads.py train/test_run_record.py scripts/test_run_mlm.py -k refused or fit or mistakes or bad",
     ),
     "R15": (
         "no network: hub names are refused at once, local data runs",
-        "test_corpus.py test_tokenizer.py test_model.py -k hub or there",
+        "data/test_corpus.py data/test_tokenizer.py model/test_heads.py -k hub or there",
     ),
     "R19": (
         "from_pretrained and fill-mask on every checkpoint, logits equal",
-        "test_run_mlm.py test_model.py -k leaves or plain",
+        "scripts/test_run_mlm.py model/test_heads.py -k leaves or plain",
     ),
-    "R20": ("losses of 20 steps against the committed ones, to 1e-6", "test_golden.py"),
+    "R20": ("losses of 20 steps against the committed ones, to 1e-6", "train/test_golden.py"),
 }
 
 

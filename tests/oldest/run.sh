@@ -3,7 +3,7 @@
 #
 #   bash tests/oldest/run.sh                      makes .venv-oldest first: some minutes, 6 GB (torch 2.11 from PyPI has CUDA)
 #   TORCH=2.13.0+cpu bash tests/oldest/run.sh     another torch, such as a CPU build that lies in PIP_FIND_LINKS
-#   bash tests/oldest/run.sh tests/test_rows.py   what follows goes to pytest
+#   bash tests/oldest/run.sh tests/data/test_columnar.py   what follows goes to pytest
 #
 # Not part of the default suite. Where it fails, raise the bound or mend the code. Delete .venv-oldest after a bound changed.
 set -euo pipefail

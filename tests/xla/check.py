@@ -19,7 +19,7 @@ if os.environ.get("USE_TORCH_XLA") == "0":
     metrics = None
 else:
     import torch_xla.debug.metrics as metrics
-from recipe.system.errors import run_script
+from recipe.cli.program import run_script
 
 class Counts(run_mlm.JsonLog):  # the device, and the graphs compiled so far at the end of each step
     def on_train_end(self, args, state, control, **kwargs):

@@ -14,5 +14,5 @@ if [[ -z ${XLA_PYTHON:-} ]] && ! "$python" -c 'import torch_xla, transformers' 2
 fi
 # Compiled without optimisation: a graph takes seconds instead of a minute, and what is asked isn't its speed.
 export XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-export PJRT_DEVICE=CPU PYTHONPATH=$PWD:$PWD/tests HF_HUB_OFFLINE=1
+export PJRT_DEVICE=CPU PYTHONPATH=$PWD:$PWD/tests:$PWD/tests/helpers HF_HUB_OFFLINE=1
 exec "$python" tests/xla/check.py

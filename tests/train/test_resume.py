@@ -6,11 +6,11 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from toy_trainers import make_trainer
+from toy_trainers import forge, make_trainer
 
 from recipe.model.checkpoints import STATE
 from recipe.system.errors import UserError
-from recipe.system.manifest import MANIFEST, damage, manifest_of
+from recipe.system.manifest import MANIFEST, damage
 from recipe.train.resume import newest_evaluable, newest_resumable, require_resumable, require_same_engine
 
 
@@ -21,12 +21,6 @@ def trained(bpe, documents, tmp_path_factory):
     trainer = make_trainer(folder, bpe, documents)
     trainer.train()
     return folder, trainer
-
-
-def forge(folder, ranks=1):
-    """Makes the manifest say that all is as it should be."""
-    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST}
-    (folder / MANIFEST).write_text(manifest_of(files, ranks))
 
 
 def weights(change):

@@ -1,7 +1,7 @@
 """Every file that this project writes and reads back, damaged in a dozen ways: passed over, made again or refused in one
 line with exit code 2; never a traceback, and nothing new on disk where it is refused.
 
-    pytest -s tests/test_damaged_files.py       prints how many forms were tried of each file, and what became of them
+    pytest -s tests/scripts/test_damaged_files.py       prints how many forms were tried of each file, and what became of them
 """
 
 import json
@@ -11,8 +11,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from glue_toys import planned, record, toy_run, toy_tokenizer, write_glue
-from test_resume import forge
-from toy_trainers import make_trainer
+from toy_trainers import forge, make_trainer
 
 from recipe.cli.program import run_script
 from recipe.data.blocks import Blocks

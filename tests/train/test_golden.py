@@ -1,6 +1,6 @@
 """Twenty steps of a toy run against the losses committed here: what changes them changes every run, so only on purpose.
 
-Computed in float64, so that processors agree. To renew: python tests/test_golden.py
+Computed in float64, so that processors agree. To renew: PYTHONPATH=.:tests/helpers python tests/train/test_golden.py
 """
 
 import json

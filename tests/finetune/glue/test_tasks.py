@@ -1,13 +1,13 @@
 """recipe.finetune.glue.tasks, recipe.finetune.glue.rows and metrics/glue: the tasks, their data in every layout, and their metrics."""
 
 import math
-from pathlib import Path
 
 import evaluate
 import numpy as np
 import pandas as pd
 import pytest
 from glue_toys import LAYOUTS, columns, sentences, write_glue, write_tsv
+from toy import REPOSITORY
 
 from recipe.finetune.glue.finetuning import METRIC
 from recipe.finetune.glue.rows import Rows, TaskRows, read_glue
@@ -15,7 +15,7 @@ from recipe.finetune.glue.tasks import AVERAGES, COLUMNS, TASKS, task_called
 from recipe.finetune.results import write_predictions
 from recipe.system.errors import UserError
 
-REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "glue"
+REAL = REPOSITORY.parent / "shared" / "data" / "glue"
 TRAINABLE = [name for name in TASKS if name != "ax"]
 
 

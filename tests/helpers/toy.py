@@ -13,7 +13,7 @@ from recipe.objective.causal import NextTokens
 from recipe.objective.masked_sequences import MaskedSequences
 from recipe.objective.masking import Masking
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 WORDS = (
     "the cat sat on a mat while seven naïve dogs, (un)tied and re-tied by Ann-Marie's aunt, barked loudly: it's 1984!"

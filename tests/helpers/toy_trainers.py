@@ -14,6 +14,7 @@ from recipe.model.checkpoints import newest_whole
 from recipe.model.config import make_causal, set_dropout
 from recipe.model.heads import use_masked_only_head, use_next_token_head
 from recipe.model.loading import build_model
+from recipe.system.manifest import MANIFEST, manifest_of
 from recipe.train.arguments import PretrainArguments, sequences_a_step
 from recipe.train.callbacks import JsonLog, Progress, RankSeed
 from recipe.train.stages import stages_of
@@ -132,3 +133,9 @@ def train_and_kill(folder, tokenizer, documents, at_steps, **options) -> None:
         with pytest.raises(Killed):
             trainer.train(resume_from_checkpoint=resume_point(folder))
     make_trainer(folder, tokenizer, documents, **options).train(resume_from_checkpoint=resume_point(folder))
+
+
+def forge(folder, ranks=1):
+    """Makes the manifest say that all is as it should be."""
+    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST}
+    (folder / MANIFEST).write_text(manifest_of(files, ranks))

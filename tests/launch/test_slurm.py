@@ -1,4 +1,4 @@
-"""launch/slurm.sh on a real SLURM: two nodes on loopback (tests/slurm/cluster.sh), real preemption, real cancelling."""
+"""launch/slurm.sh on a real SLURM: two nodes on loopback (tests/launch/slurm/cluster.sh), real preemption, real cancelling."""
 
 import json
 import os
@@ -28,7 +28,7 @@ SETTINGS = {
 
 class Cluster:
     def __init__(self, folder):
-        self.script = str(REPOSITORY / "tests" / "slurm" / "cluster.sh")
+        self.script = str(REPOSITORY / "tests" / "launch" / "slurm" / "cluster.sh")
         self.folder = folder
         self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PYTHON": sys.executable}
         self.environment |= {"OMP_NUM_THREADS": "1", "LOGS": str(folder / "logs")}

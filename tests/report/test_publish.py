@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_report import LOG, Page, no_blanks, toy_run, write_log, write_scores
+from test_page import LOG, Page, no_blanks, toy_run, write_log, write_scores
 
 from recipe.report.page import report_of
 from recipe.report.publish import publish

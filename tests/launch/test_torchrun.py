@@ -24,7 +24,7 @@ def stop(number, frame):
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGUSR1, stop)
 if sys.argv[2] == "script":
-    from recipe.system.errors import run_script
+    from recipe.cli.program import run_script
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     run_script(lambda: ((folder / f"{os.getpid()}-ready").touch(), time.sleep(60)))
 if sys.argv[2] != "wait":

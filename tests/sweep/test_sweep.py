@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from glue_toys import planned, sweep_here, toy_checkpoint, toy_run, write_glue, write_tsv
-from toy import until
+from toy import REPOSITORY, until
 
 from recipe.finetune.results import read_results
 from recipe.sweep import jobs, sweep
@@ -21,8 +21,6 @@ from recipe.sweep.executors import Processes, visible_devices
 from recipe.sweep.jobs import BUSY, DONE, FAILED, begun, fail, run_job
 from recipe.sweep.plan import candidates, meaning_of, parse_sweep
 from recipe.system.errors import UserError
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -335,7 +333,10 @@ def test_the_door_prints_what_it_would_run(run, glue):
         "GLUE_DATA": str(glue), "MNLI_INIT": "1", "LEARNING_RATES": "1e-5 3e-5", "PYTHON": sys.executable,
     }  # fmt: skip
     done = subprocess.run(
-        ["bash", str(ROOT / "finetune_glue.sh"), "--bf16", "true"], env=environment, capture_output=True, text=True
+        ["bash", str(REPOSITORY / "finetune_glue.sh"), "--bf16", "true"],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     command = done.stdout.split()
     assert done.returncode == 0 and command[1:4] == ["-m", "recipe.sweep", "--runs"]
@@ -344,7 +345,9 @@ def test_the_door_prints_what_it_would_run(run, glue):
     assert arguments.learning_rates == [1e-5, 3e-5] and arguments.report_to == "wandb"
     assert rest == ["--glue_data", str(glue), "--num_train_epochs", "2", "--bf16", "true"]
     del environment["RUN"]
-    done = subprocess.run(["bash", str(ROOT / "finetune_glue.sh")], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", str(REPOSITORY / "finetune_glue.sh")], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 2 and "found no RUN: name a folder" in done.stderr
 
 
@@ -354,7 +357,9 @@ def test_the_door_prints_what_it_would_run(run, glue):
 def begin(argv, **environment):
     command = [sys.executable, "-m", "recipe.sweep", *argv]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
-    return subprocess.Popen(command, cwd=ROOT, env=settings, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env=settings, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 def alive(process_id):

@@ -82,7 +82,7 @@ def test_three_starting_points_in_one_table(do, swept, run, capsys):
 
 def squad_record(run):
     """A job's JSON as recipe.finetune.qa.finetuning writes it."""
-    from test_scores import record
+    from glue_toys import record
 
     made = record("rte", step=20) | {
         "task": "squad",
@@ -98,7 +98,8 @@ def squad_record(run):
 
 
 def test_a_card_and_a_table_with_both(run, monkeypatch, capsys):
-    from test_scores import every_task, record
+    from glue_toys import record
+    from toy_scores import every_task
 
     from recipe.report import scores
 
@@ -125,7 +126,7 @@ def test_a_card_and_a_table_with_both(run, monkeypatch, capsys):
 
 
 def test_the_job_and_the_score_in_wandb(run, tmp_path, monkeypatch):
-    from test_scores import history_of, read_wandb
+    from toy_scores import history_of, read_wandb
 
     from recipe.report.wandb_scores import log_job
 

@@ -2,8 +2,8 @@
 # A SLURM cluster of two nodes on this machine's loopback, for tests: its own munged, slurmctld and two slurmd, all of
 # them in one folder. Needs root and Debian's packages: apt-get install slurm-wlm munge
 #
-#   bash tests/slurm/cluster.sh start FOLDER     then: export SLURM_CONF=FOLDER/slurm.conf
-#   bash tests/slurm/cluster.sh stop FOLDER      ends the daemons and every job
+#   bash tests/launch/slurm/cluster.sh start FOLDER     then: export SLURM_CONF=FOLDER/slurm.conf
+#   bash tests/launch/slurm/cluster.sh stop FOLDER      ends the daemons and every job
 #
 # A job in the partition `urgent` preempts one in `batch`, which gets SIGTERM and a minute before it is ended and
 # requeued.

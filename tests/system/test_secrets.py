@@ -158,7 +158,7 @@ def test_a_guarded_console_is_the_same_stream_and_hides(monkeypatch):
 
 
 def test_an_uncaught_error_shows_no_secret():
-    program = "from recipe.system.errors import run_script\ndef main():\n  raise KeyError('http://u:p@h/?sig=1', 'tOken-0123456789')\n"
+    program = "from recipe.cli.program import run_script\ndef main():\n  raise KeyError('http://u:p@h/?sig=1', 'tOken-0123456789')\n"
     command = [sys.executable, "-c", f"{program}run_script(main)", "--token", "tOken-0123456789"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
     assert done.returncode == 1 and "KeyError: ('http://<hidden>@h/?sig=<hidden>', '<hidden>')" in done.stderr

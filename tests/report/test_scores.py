@@ -2,16 +2,15 @@
 
 import io
 import json
-import struct
 import sys
-import time
 
 import pandas as pd
 import pytest
 from glue_toys import record, toy_run
 from huggingface_hub import ModelCard
+from toy_scores import every_task, history_of, read_wandb
 
-from recipe.finetune.glue.tasks import AVERAGES, COLUMNS, TASKS
+from recipe.finetune.glue.tasks import AVERAGES, COLUMNS
 from recipe.finetune.results import result_file
 from recipe.report import scores
 from recipe.report.score_curves import draw
@@ -20,10 +19,6 @@ from recipe.report.scores import rebuild
 from recipe.report.table import table_of
 from recipe.system.errors import UserError
 from recipe.system.files import write_json
-
-
-def every_task(**changes):
-    return [record(task, **changes) for task in TASKS if task != "ax"]
 
 
 def row_of(table, name):
@@ -198,44 +193,6 @@ def test_push_needs_a_name(swept, monkeypatch):
 
 
 # ---- W&B, read back from its files
-
-
-def read_wandb(file):
-    """Every record of a .wandb file, once its first and its last are there: on a busy machine W&B's own process writes
-    them a moment after the run has finished."""
-    end = time.monotonic() + 60
-    records = records_of(file)
-    while not {"run", "exit"} <= {record.WhichOneof("record_type") for record in records}:
-        assert time.monotonic() < end, "waited in vain for the end of the run"
-        time.sleep(0.1)
-        records = records_of(file)
-    return records
-
-
-def records_of(file):
-    """LevelDB log framing: a 7-byte header, blocks of 32 KiB."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, records, whole, place = file.read_bytes(), [], b"", 7
-    while place + 7 <= len(data):
-        left = 32768 - place % 32768
-        if left < 7:
-            place += left
-            continue
-        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
-        whole += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # full, or last
-            parsed = Record()
-            parsed.ParseFromString(whole)
-            records.append(parsed)
-            whole = b""
-    return records
-
-
-def history_of(records):
-    rows = [r.history for r in records if r.WhichOneof("record_type") == "history"]
-    return [{"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in row.item} for row in rows]
 
 
 @pytest.fixture
