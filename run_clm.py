@@ -25,7 +25,7 @@ from recipe.model.heads import use_next_token_head
 from recipe.objective.causal import NextTokens
 from recipe.system.runtime import join_xla_ranks
 from recipe.train.arguments import PretrainArguments
-from recipe.train.pretraining import pretrain, what_the_run_means
+from recipe.train.pretraining import pretrain, resume_signature
 from recipe.train.sequences import Sequences, sequences_of
 from recipe.train.setup import begin, config_of, model_of, text_of
 
@@ -56,7 +56,7 @@ def main() -> int:
     sequences = next_tokens(prepared, tokenizer, data, args)
 
     model = use_next_token_head(model_of(model_args, config, args.seed, say))
-    meaning = what_the_run_means(config, data, args, prepared, tokenizer, {"objective": "clm"})
+    meaning = resume_signature(config, data, args, prepared, tokenizer, {"objective": "clm"})
     fresh = not model_args.model_name_or_path
     return pretrain(model, tokenizer, prepared, sequences, args, meaning, report, say, fresh)
 

@@ -25,8 +25,8 @@ from recipe.sweep.suites import SUITES
 from recipe.system.errors import NONFINITE_EXIT_CODE, UserError
 from recipe.system.files import write_json
 from recipe.system.runtime import quiet_libraries
-from recipe.train.run_folder import as_it_was
-from recipe.train.trackers import settle_trackers
+from recipe.train.run_folder import undo_on_failure
+from recipe.train.trackers import select_trackers
 from recipe.train.trainer import NonFiniteError
 
 
@@ -35,11 +35,11 @@ def main() -> int:
     say = print if args.process_index == 0 else (lambda *_, **__: None)
     quiet_libraries()
     check(data, args)
-    settle_trackers(args, say)
+    select_trackers(args, say)
     for sentence in args.unused:
         say(f"warning: {sentence}")
 
-    with as_it_was(Path(args.output_dir)) if args.process_index == 0 else nullcontext():
+    with undo_on_failure(Path(args.output_dir)) if args.process_index == 0 else nullcontext():
         work = prepare(data, args, say)
         describe(work, say)
         return carry_out(work, say)

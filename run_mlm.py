@@ -28,10 +28,10 @@ from recipe.system.errors import UserError
 from recipe.system.runtime import join_xla_ranks
 from recipe.train.arguments import PretrainArguments
 from recipe.train.maskable import require_maskable
-from recipe.train.pretraining import pretrain, what_the_run_means
+from recipe.train.pretraining import pretrain, resume_signature
 from recipe.train.sequences import Sequences, sequences_of
 from recipe.train.setup import begin, config_of, model_of, text_of
-from recipe.train.stages import FallingRate
+from recipe.train.stages import MaskingRateDecay
 
 EVAL_MASK_SEED = 1 << 32  # beyond any training seed: one set of eval masks for all runs
 
@@ -51,7 +51,7 @@ def main() -> int:
     require_maskable(sequences)
 
     model = use_masked_only_head(model_of(model_args, config, args.seed, say))
-    meaning = what_the_run_means(config, data, args, prepared, tokenizer, {"objective": "mlm", **asdict(objective)})
+    meaning = resume_signature(config, data, args, prepared, tokenizer, {"objective": "mlm", **asdict(objective)})
     fresh = not model_args.model_name_or_path
     return pretrain(model, tokenizer, prepared, sequences, args, meaning, report, say, fresh)
 
@@ -82,7 +82,7 @@ def masked_sequences(prepared, tokenizer, data, objective, args) -> Sequences:
         if order_seed is None:
             masking = Masking(seed=EVAL_MASK_SEED, mlm_probability=end, **common)
         else:
-            falling = FallingRate(share, end, stages, blocks.length) if end < share else None
+            falling = MaskingRateDecay(share, end, stages, blocks.length) if end < share else None
             masking = Masking(seed=args.seed, mlm_probability=share, rate_of=falling, **common)
         return MaskedSequences(blocks, masking, order_seed, limit)
 

@@ -27,7 +27,7 @@ from recipe.system.files import write_json
 from recipe.system.runtime import quiet_libraries
 from recipe.train.callbacks import StopSignals
 from recipe.train.run_folder import run_lock
-from recipe.train.trackers import guard_trackers, settle_trackers
+from recipe.train.trackers import guard_trackers, select_trackers
 from recipe.train.trainer import NonFiniteError
 
 
@@ -36,7 +36,7 @@ def main() -> int:
     say = print if args.process_index == 0 else (lambda *_, **__: None)
     quiet_libraries()
     check_start(data, args, "finetune_qa.sh")
-    settle_trackers(args, say)
+    select_trackers(args, say)
     for sentence in args.unused:
         say(f"warning: {sentence}")
 

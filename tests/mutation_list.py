@@ -176,7 +176,7 @@ MUTATIONS = [
         "adam_beta1 adam_beta2 adam_epsilon optim_args max_grad_norm bf16 fp16", "adam_beta1 adam_beta2 adam_epsilon optim_args bf16 fp16",
         ("tests/scripts/test_run_mlm.py",), "a run is resumed with other clipping without a word", slept=True),
     Mutation("meaning-batch", "recipe/train/pretraining.py",
-        '"global_batch_size": sequences_a_step(args),', '"global_batch_size": 0,',
+        '"global_batch_size": sequences_per_step(args),', '"global_batch_size": 0,',
         ("tests/scripts/test_run_mlm.py",), "a run is resumed with another batch without a word", slept=True),
     Mutation("exit-75", "recipe/train/pretraining.py",
         "return INTERRUPTED_EXIT_CODE", "return 0",

@@ -74,7 +74,7 @@ def parse(
     if len(argv) == 1 and not positional and Path(argv[0]).suffix in SUFFIXES:
         argv = argv_of(Path(argv[0]), parser)
         remember(argv)
-    argv = in_flags_of_today(argv, parser.flags)
+    argv = with_current_flags(argv, parser.flags)
     try:
         parsed = parser.parse_args_into_dataclasses(argv)
     except UserError:
@@ -87,7 +87,7 @@ def parse(
     return tuple(parsed)
 
 
-def in_flags_of_today(argv: list[str], known: set[str]) -> list[str]:
+def with_current_flags(argv: list[str], known: set[str]) -> list[str]:
     """`argv` with old flags under their names of today; the first process says which, once."""
     argv, said = translate(argv, known)
     for sentence in said if os.environ.get("RANK", "0") == "0" else ():

@@ -10,7 +10,7 @@ import numpy as np
 
 from recipe.data.columnar import COLUMNAR, IDS, columns_of, read_ids
 from recipe.data.docstrings import docstrings, versions
-from recipe.data.remote import PREPARED, bring, is_archive, is_remote, slug
+from recipe.data.remote import PREPARED, fetch, is_archive, is_remote, slug
 from recipe.data.splits import Splits, find_splits
 from recipe.data.surrogates import without_surrogates
 from recipe.data.tables import DELIMITERS
@@ -151,7 +151,7 @@ def _without_effect(options: dict, formats: set[str | None]) -> Iterator[str]:
 def _bring(path: str, downloads: Path, token: str | None) -> tuple[str, str, dict | None]:
     """(local path, name, description or None) of a path or address."""
     if is_remote(path) or is_archive(path):
-        brought = bring(path, downloads, token)
+        brought = fetch(path, downloads, token)
         return str(brought.path), brought.name, brought.description
     local = Path(path).expanduser()
     return str(local), slug(local.parent.name if glob.has_magic(path) else local.name), None

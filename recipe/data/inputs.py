@@ -27,7 +27,7 @@ SPLIT_SEED = 42  # one split for all seeds of a run, so that their eval losses c
 def corpus_of(data: DataArguments, hub: ModelArguments, keep_linebreaks: bool = True) -> Corpus:
     """The corpus that the arguments name; without `keep_linebreaks`, spaces take the place of those in a .txt. The
     first process prints which files that is."""
-    require_outside("--prepared_dir", data.prepared_dir, data)
+    require_separate_folder("--prepared_dir", data.prepared_dir, data)
     corpus = open_corpus(
         data.dataset_name,
         config=data.dataset_config_name,
@@ -50,7 +50,7 @@ def corpus_of(data: DataArguments, hub: ModelArguments, keep_linebreaks: bool = 
     return corpus
 
 
-def require_outside(flag: str, folder: str | Path, data: DataArguments) -> None:
+def require_separate_folder(flag: str, folder: str | Path, data: DataArguments) -> None:
     """Raises UserError where `folder`, which a run writes to, lies in a folder that is read as text: the next run would
     learn from the files of this one."""
     inside = Path(folder).expanduser().resolve()

@@ -42,7 +42,7 @@ from recipe.system.files import (
     write_json,
     written_whole,
 )
-from recipe.system.locks import alone
+from recipe.system.locks import exclusive_lock
 from recipe.system.secrets import redact_all
 
 FORMAT = 1  # raised when the same inputs would give other files
@@ -86,7 +86,7 @@ def prepare(
     folder = parent / f"{corpus.name}-{digest}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with alone(parent / f"{folder.name}.lock", f"prepares {folder}"):
+        with exclusive_lock(parent / f"{folder.name}.lock", f"prepares {folder}"):
             # Once a launch: the other ranks find what the first one made.
             if rebuild and folder.exists() and os.environ.get("LOCAL_RANK", "0") == "0":
                 shutil.rmtree(folder)

@@ -20,7 +20,7 @@ from recipe.data.token_arrays import CheckedTokens, checksums_of, open_tokens, s
 from recipe.data.tokenizer import fingerprint
 from recipe.system.errors import UserError
 from recipe.system.files import DamagedFile, read_object, write_whole
-from recipe.system.locks import alone
+from recipe.system.locks import exclusive_lock
 from recipe.system.manifest import damage, manifest_of
 
 CHECKSUMS = "checksums.json"  # sizes and sha256 of the small files
@@ -131,7 +131,7 @@ def _verify_whole(prepared: PreparedTokens, vocabulary: int) -> None:
     Ranks take turns, and all but the first find it there. Raises UserError where something is damaged."""
     folder = prepared.folder
     writable = os.access(folder, os.W_OK) and os.access(folder.parent, os.W_OK)
-    with alone(folder.parent / f"{folder.name}.lock", f"verifies {folder}") if writable else nullcontext():
+    with exclusive_lock(folder.parent / f"{folder.name}.lock", f"verifies {folder}") if writable else nullcontext():
         if (folder / CHECKSUMS).exists():
             return
         later = "once" if writable else "at each start, for nothing can be written there"

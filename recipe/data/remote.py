@@ -26,9 +26,9 @@ from tqdm import tqdm
 from recipe.system.errors import DISK_FULL, SourceBroken, UserError
 from recipe.system.files import publish_folder, remove, sha256_of
 from recipe.system.hub import go_offline_unless_reachable
-from recipe.system.locks import alone
+from recipe.system.locks import exclusive_lock
 from recipe.system.manifest import MANIFEST, damage, manifest_of
-from recipe.system.secrets import identity_of
+from recipe.system.secrets import address_identity
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 PREPARED = "prepared.json"  # what marks a folder of prepared tokens; written last but for the manifest
@@ -49,7 +49,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Brought:
+class Fetched:
     """What `bring` brought: a local file or folder, its name without suffixes of archives, and plain JSON that changes
     when the content does (None for what lies here as it is)."""
 
@@ -68,7 +68,7 @@ def is_archive(path: str) -> bool:
     return _file_name(_CHECKSUM.sub("", path)).lower().endswith(ARCHIVES)
 
 
-def bring(source: str, downloads: Path, token: str | None = None) -> Brought:
+def fetch(source: str, downloads: Path, token: str | None = None) -> Fetched:
     """Makes `source` a local file or folder: fetched if it is elsewhere, unpacked if it is an archive.
 
     A file or archive may be followed by #sha256=HEX, which is then checked; a folder of prepared tokens is checked by
@@ -87,12 +87,12 @@ def bring(source: str, downloads: Path, token: str | None = None) -> Brought:
     if local and not archive:
         if expected and Path(root).is_file():
             _require_hash(Path(root), expected, address)
-        return Brought(Path(root), name, None)
+        return Fetched(Path(root), name, None)
     files = _list(system, root, address)
     if expected and "" not in files:
         raise UserError(f"{address} is a folder, #sha256= is for a file: leave it out")
     description = {
-        "address": identity_of(address),
+        "address": address_identity(address),
         "sha256": expected,
         "files": {inside: [info["size"], _version(info)] for inside, info in sorted(files.items())},
     }
@@ -101,7 +101,7 @@ def bring(source: str, downloads: Path, token: str | None = None) -> Brought:
     staged = folder.with_name(folder.name + ".partial")
     try:
         downloads.mkdir(parents=True, exist_ok=True)
-        with alone(downloads / f"{folder.name}.lock", f"fetches {address}"):
+        with exclusive_lock(downloads / f"{folder.name}.lock", f"fetches {address}"):
             if not folder.exists():
                 whole = _fetch_archive if archive else _fetch_files
                 publish_folder(whole(system, root, files, staged, address, expected), folder)
@@ -111,9 +111,9 @@ def bring(source: str, downloads: Path, token: str | None = None) -> Brought:
             raise
         raise UserError(f"cannot write to {downloads}: {error.strerror or error}: pass --prepared_dir") from error
     if not archive:
-        return Brought(folder / _file_name(root) if "" in files else folder, name, description)
+        return Fetched(folder / _file_name(root) if "" in files else folder, name, description)
     top = list(folder.iterdir())
-    return Brought(top[0] if len(top) == 1 and top[0].is_dir() else folder, name, description)
+    return Fetched(top[0] if len(top) == 1 and top[0].is_dir() else folder, name, description)
 
 
 def _fetch_files(system, root: str, files: dict, staged: Path, address: str, expected: str | None) -> Path:
@@ -308,7 +308,7 @@ def _file_name(address: str) -> str:
     """The last name of a path or address, without the query of the latter."""
     if not is_remote(address):
         return PurePosixPath(address.rstrip("/")).name
-    return PurePosixPath(identity_of(address).split("://")[-1].partition("?")[0].rstrip("/")).name
+    return PurePosixPath(address_identity(address).split("://")[-1].partition("?")[0].rstrip("/")).name
 
 
 def slug(name: str) -> str:

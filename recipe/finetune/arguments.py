@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from recipe.cli.numbers import require_numbers
 from recipe.cli.parser import option
 from recipe.finetune.glue.tasks import Recipe
-from recipe.launch.world import announced_world, require_world, settle_device
+from recipe.launch.world import announced_world, require_world, select_device
 from recipe.model.arguments import HubArguments
 from recipe.model.checkpoints import require_room
 from recipe.system.errors import UserError
@@ -86,7 +86,7 @@ class FineTuneArguments(TrainingArguments):
         world = announced_world()
         if self.deepspeed:
             check_deepspeed(self, world.size)
-        settle_device(self, world)
+        select_device(self, world)
         super().__post_init__()
         require_world(self, world)
         check_optimizer(self)

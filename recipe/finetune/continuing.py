@@ -6,10 +6,10 @@ from pathlib import Path
 from recipe.finetune.arguments import SETTINGS
 from recipe.finetune.finetuning import FineTuning
 from recipe.system.errors import UserError
-from recipe.train.arguments import sequences_a_step
+from recipe.train.arguments import sequences_per_step
 from recipe.train.callbacks import FirstStep
 from recipe.train.resume import newest_resumable, require_resumable
-from recipe.train.run_record import require_agreement, settle_record, write_record
+from recipe.train.run_record import build_record, require_agreement, write_record
 
 
 def begin_or_continue(work: FineTuning, of_the_data: dict, say: Callable[..., None]) -> str | None:
@@ -28,7 +28,7 @@ def begin_or_continue(work: FineTuning, of_the_data: dict, say: Callable[..., No
         "checkpoint": work.origin.sha256 or work.origin.name,
         "seed": args.seed,
         "data_seed": args.data_seed,
-        "global_batch_size": sequences_a_step(args),
+        "global_batch_size": sequences_per_step(args),
         "optim": str(getattr(args.optim, "value", args.optim)),
         "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
     }
@@ -41,7 +41,7 @@ def begin_or_continue(work: FineTuning, of_the_data: dict, say: Callable[..., No
         if named and checkpoint is None:
             raise UserError(f"found no whole checkpoint in {folder} to resume from: leave --resume_from_checkpoint out")
     if saves or checkpoint:
-        record = settle_record(folder, meaning, {}, args.allow_changed, checkpoint)
+        record = build_record(folder, meaning, {}, args.allow_changed, checkpoint)
         if saves:
             work.trainer.add_callback(FirstStep(lambda: write_record(folder, record)))
     if checkpoint:

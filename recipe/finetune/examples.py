@@ -91,10 +91,12 @@ def tokenise(
     result, tokenizer, texts and length, so that all checkpoints of a tokenizer share it.
     """
     key = hashlib.sha256(f"{FORMAT} {fingerprint(tokenizer)} {rows.digest} {max_length}".encode()).hexdigest()[:32]
-    return kept(cache / f"{key}.safetensors", lambda: _encode(rows, tokenizer, max_length), overwrite)
+    return cached_arrays(cache / f"{key}.safetensors", lambda: _encode(rows, tokenizer, max_length), overwrite)
 
 
-def kept(file: Path, make: Callable[[], dict[str, np.ndarray]], overwrite: bool = False) -> dict[str, np.ndarray]:
+def cached_arrays(
+    file: Path, make: Callable[[], dict[str, np.ndarray]], overwrite: bool = False
+) -> dict[str, np.ndarray]:
     """The arrays of `file`, which `make` gives where it isn't there, is damaged, or `overwrite` asks for it; of several
     processes one makes it and the others wait. Written whole or not at all."""
     if not overwrite and (arrays := _stored(file)):

@@ -26,7 +26,7 @@ from recipe.system.hub import is_local
 from recipe.system.secrets import redact_all
 from recipe.train.callbacks import RankSeed, TrueEpoch
 from recipe.train.saving import WholeCheckpoints
-from recipe.train.schedules import NEEDS_A_METRIC, require_warmup_within, settle_schedule
+from recipe.train.schedules import NEEDS_A_METRIC, require_warmup_within, resolve_schedule
 from recipe.train.trainer import NonFiniteError
 
 SAMPLE_TOKENS = 60  # of the first example, shown on the console
@@ -317,7 +317,7 @@ def _settle_steps(args: FineTuneArguments, train: Examples) -> None:
     if args.lr_scheduler_type.value in NEEDS_A_METRIC:  # which an evaluation during training has
         require_warmup_within(args)
     else:
-        settle_schedule(args)
+        resolve_schedule(args)
     for what in ("eval", "save", "logging"):
         strategy = getattr(args, f"{what}_strategy")
         if strategy == "epoch":

@@ -70,7 +70,7 @@ def forget_launcher() -> None:
         os.environ.pop(name, None)
 
 
-def settle_device(args: TrainingArguments, world: World) -> None:
+def select_device(args: TrainingArguments, world: World) -> None:
     """To be called before TrainingArguments choose a device: sets use_cpu where there is nothing else, and joins the
     processes of a CPU run.
 

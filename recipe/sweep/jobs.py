@@ -145,7 +145,7 @@ def fine_tune(job: Job) -> dict:
         data = replace(data, mnli_model=str(job.needs.model))
     args.output_dir = str(job.work)
     work = prepare(data, args)
-    begun_at = begun(job, work.trainer.model) if args.save_strategy != "no" else None
+    begun_at = resumable_checkpoint(job, work.trainer.model) if args.save_strategy != "no" else None
     work.trainer.train(resume_from_checkpoint=begun_at)
     about = {"variant": job.variant, "command": redact_words([suite.script, *job.argv])}
     record = work.record(work.evaluate()) | about
@@ -165,7 +165,7 @@ def fine_tune(job: Job) -> dict:
     return record
 
 
-def begun(job: Job, model: PreTrainedModel) -> str | None:
+def resumable_checkpoint(job: Job, model: PreTrainedModel) -> str | None:
     """The newest checkpoint of a job that was killed, if it was begun from these very weights and with this very
     command; what was begun otherwise is deleted."""
     mark = job.work / "job.json"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from recipe.cli.parser import Parser, in_flags_of_today, option, parse
+from recipe.cli.parser import Parser, option, parse, with_current_flags
 from recipe.finetune.arguments import RANDOM, SETTINGS
 from recipe.finetune.columns import suite_of
 from recipe.finetune.glue.tasks import FROM_MNLI
@@ -98,7 +98,7 @@ def parse_sweep(argv: list[str]) -> tuple[SweepArguments, list[str]]:
             f"found --save_model: a sweep keeps scores, not the models of its jobs; leave it out, and use "
             f"{sweep.suite.script} for a model"
         )
-    return sweep, in_flags_of_today(rest, Parser(sweep.suite.arguments).flags)
+    return sweep, with_current_flags(rest, Parser(sweep.suite.arguments).flags)
 
 
 # ---- which checkpoints
@@ -249,7 +249,7 @@ def _tracker(sweep: SweepArguments, model: Candidate) -> dict:
     return {"group": model.name.split("/")[0].removeprefix(RANDOM), "folder": str(sweep.folder)}
 
 
-def meaning_of(sweep: SweepArguments, rest: list[str]) -> dict:
+def shared_settings(sweep: SweepArguments, rest: list[str]) -> dict:
     """The settings that all numbers of a folder share: they decide what its table means."""
     suite = sweep.suite
     probe = ["--model_name_or_path", "x", *suite.task_flags(sweep.tasks[0]), "--output_dir", str(sweep.folder)]

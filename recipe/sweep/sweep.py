@@ -24,12 +24,12 @@ from recipe.model.checkpoints import checkpoints, step_of
 from recipe.report.scores import rebuild
 from recipe.sweep.executors import ENGINES, on_stop_signals
 from recipe.sweep.jobs import BUSY, DONE, FAILED, Job, Outcome, fail
-from recipe.sweep.plan import Planner, SweepArguments, candidates, meaning_of, parse_sweep
+from recipe.sweep.plan import Planner, SweepArguments, candidates, parse_sweep, shared_settings
 from recipe.system.errors import INTERRUPTED_EXIT_CODE, UserError
 from recipe.system.hub import is_local
 from recipe.train.run_record import read_record, record_run
 from recipe.train.schedules import time_is_up
-from recipe.train.trackers import settle_trackers
+from recipe.train.trackers import select_trackers
 
 FAILED_EXIT_CODE = 1
 POLL_SECONDS = 0.5
@@ -155,7 +155,7 @@ def main() -> int:
     on_stop_signals(_stop)
     say = Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print
     if sweep.report_to == "wandb":
-        settle_trackers(SimpleNamespace(report_to=["wandb"]), say)
+        select_trackers(SimpleNamespace(report_to=["wandb"]), say)
     if sweep.watch:
         wait_for_first_checkpoint(sweep.runs, say)
     models, damaged = candidates(sweep.runs, sweep.newest)
@@ -200,7 +200,7 @@ def begin_record(sweep: SweepArguments, rest: list[str]) -> None:
     try:
         sweep.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(sweep.folder / ".record.lock"):
-            record_run(sweep.folder, meaning_of(sweep, rest), {"runs": sweep.runs}, sweep.allow_changed)
+            record_run(sweep.folder, shared_settings(sweep, rest), {"runs": sweep.runs}, sweep.allow_changed)
     except OSError as error:
         raise UserError(f"cannot write to {sweep.folder}: {error.strerror}: choose another OUTPUT_DIR") from error
 

@@ -10,7 +10,7 @@ SECONDS_BEFORE_SAYING_SO = 2
 
 
 @contextmanager
-def alone(lock_file: Path, doing: str) -> Iterator[None]:
+def exclusive_lock(lock_file: Path, doing: str) -> Iterator[None]:
     """Holds `lock_file`, which falls with its process however it ends.
 
     Says once that it waits for another process that is `doing` this, then waits as long as it takes.

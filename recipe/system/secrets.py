@@ -4,7 +4,7 @@ Secret are the values of flags, environment variables and query parameters whose
 the user information of an address. `redact` hides them where their context shows what they are (a flag, a variable, an
 address) and, if they are long enough not to be ordinary words, wherever else they occur. Whoever writes text that could
 quote the command, an address or an error passes it through `redact` or `redact_all`; `guard_console` does it for
-everything that is printed. `identity_of` is what an address is known by: signatures expire, corpora stay.
+everything that is printed. `address_identity` is what an address is known by: signatures expire, corpora stay.
 
     python -m recipe.system.secrets WORD ...     prints a command without its secrets, quoted for a shell
 """
@@ -80,7 +80,7 @@ def _redact_parameters(text: str) -> str:
     return _PARAMETER.sub(hide, text) if "=" in text or "%3" in text else text
 
 
-def identity_of(address: str) -> str:
+def address_identity(address: str) -> str:
     """`address` without user information, signatures and whatever changes with a signature: what data from there is
     known by. An address that has none of them is its own identity, to the letter."""
     pieces = re.split(r"::(?=[a-zA-Z][\w+.-]*(?:://|::))", address)

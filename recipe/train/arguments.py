@@ -9,7 +9,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from recipe.cli.numbers import require_numbers
 from recipe.cli.parser import option
-from recipe.launch.world import announced_world, require_world, settle_device
+from recipe.launch.world import announced_world, require_world, select_device
 from recipe.system.errors import UserError
 from recipe.train.deepspeed import avoid_compiling
 from recipe.train.deepspeed_config import check_deepspeed
@@ -101,7 +101,7 @@ class PretrainArguments(TrainingArguments):
             self.optim = TrainingArguments.optim  # a name that transformers knows, while it looks
         if self.deepspeed:
             check_deepspeed(self, world.size)
-        settle_device(self, world)
+        select_device(self, world)
         if self.use_cpu and self.deepspeed:
             avoid_compiling()
         super().__post_init__()
@@ -158,7 +158,7 @@ def derive_accumulation(global_batch: int, micro_batch: int, devices: int) -> in
     )
 
 
-def sequences_a_step(args: TrainingArguments) -> int:
+def sequences_per_step(args: TrainingArguments) -> int:
     """The global batch: micro-batch x accumulation x devices."""
     return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
 
@@ -171,4 +171,4 @@ def epochs_to_steps(args: TrainingArguments, blocks: int) -> int:
     if args.max_hours:
         return WITHOUT_AN_END
     sequences = args.num_train_epochs * blocks
-    return steps_for(sequences, sequences_a_step(args), args.batch_warmup_start, args.batch_warmup_steps)
+    return steps_for(sequences, sequences_per_step(args), args.batch_warmup_start, args.batch_warmup_steps)

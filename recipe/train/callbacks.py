@@ -111,8 +111,8 @@ class FirstStep(TrainerCallback):
 class TrueEpoch(TrainerCallback):
     """state.epoch counts passes over the corpus; the Trainer sees the whole run as one."""
 
-    def __init__(self, sequences_an_epoch: int, sequences_a_step: int):
-        self.epochs_a_step = sequences_a_step / sequences_an_epoch
+    def __init__(self, sequences_an_epoch: int, sequences_per_step: int):
+        self.epochs_a_step = sequences_per_step / sequences_an_epoch
 
     def on_step_end(self, args, state, control, **kwargs):
         state.epoch = state.global_step * self.epochs_a_step

@@ -1,6 +1,6 @@
 """What a run prints before step 1: model, data, batch, steps and one decoded sample."""
 
-from recipe.train.arguments import sequences_a_step
+from recipe.train.arguments import sequences_per_step
 from recipe.train.schedules import WITHOUT_AN_END
 
 
@@ -8,7 +8,7 @@ def describe(say, model, prepared, train_data, stages, args, tokenizer) -> None:
     """Says what is about to be computed, and shows one sample so that a wrong tokenizer is seen at once."""
     micro, accumulation, devices = args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size
     length, blocks = train_data.length, len(train_data)
-    sequences = sequences_a_step(args)
+    sequences = sequences_per_step(args)
     say(f"model      {model.config.model_type}, {model.num_parameters():,} parameters")
     say(
         f"data       {prepared.folder}: {prepared.splits['train']['tokens']:,} training and "

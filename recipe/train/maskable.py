@@ -28,7 +28,7 @@ def require_maskable(sequences: Sequences) -> None:
     for split, data, least in (("training", train, LEAST), ("training", short, LEAST), ("validation", evaluation, 0.0)):
         if data is None or data.masking.words is None:
             continue
-        hidden, asked = hidden_and_asked(data)
+        hidden, asked = masked_shares(data)
         if hidden <= least * asked:
             raise UserError(
                 f"--whole_word_mask hides {hidden:.1%} of the {split} tokens in blocks of {data.length}, expected "
@@ -37,7 +37,7 @@ def require_maskable(sequences: Sequences) -> None:
             )
 
 
-def hidden_and_asked(data: MaskedSequences) -> tuple[float, float]:
+def masked_shares(data: MaskedSequences) -> tuple[float, float]:
     """The shares of tokens that are hidden, and that were to be, in up to BLOCKS sequences, evenly spread."""
     hidden = asked = tokens = 0.0
     for n in np.unique(np.linspace(0, len(data) - 1, BLOCKS).astype(np.int64)).tolist():

@@ -17,7 +17,7 @@ from recipe.model.config import (
 )
 from recipe.objective.unigram import UnigramBaseline
 from recipe.system.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, UserError
-from recipe.train.arguments import PretrainArguments, sequences_a_step
+from recipe.train.arguments import PretrainArguments, sequences_per_step
 from recipe.train.callbacks import (
     Console,
     EpochEnds,
@@ -33,7 +33,7 @@ from recipe.train.describe import describe
 from recipe.train.model_card import write_run_card
 from recipe.train.resume import newest_evaluable, newest_resumable, require_resumable
 from recipe.train.run_folder import run_lock
-from recipe.train.run_record import require_agreement, settle_record, write_record
+from recipe.train.run_record import build_record, require_agreement, write_record
 from recipe.train.saving import CHECKPOINT_BYTES_A_PARAMETER
 from recipe.train.schedules import time_is_up
 from recipe.train.sequences import Sequences
@@ -49,7 +49,7 @@ DECIDING = (
 )
 
 
-def what_the_run_means(config, data, args, prepared, tokenizer, objective: dict) -> dict:
+def resume_signature(config, data, args, prepared, tokenizer, objective: dict) -> dict:
     """The settings that decide what a run computes: they may not change when it is resumed."""
     return {
         **objective,
@@ -58,7 +58,7 @@ def what_the_run_means(config, data, args, prepared, tokenizer, objective: dict)
         "tokenizer": fingerprint(tokenizer),
         "max_seq_length": data.max_seq_length,
         "max_train_samples": data.max_train_samples,
-        "global_batch_size": sequences_a_step(args),
+        "global_batch_size": sequences_per_step(args),
         **{name: getattr(args, name) for name in DECIDING.split()},
         "optim": str(args.optim.value if hasattr(args.optim, "value") else args.optim),
     }
@@ -92,7 +92,7 @@ def pretrain(
     require_agreement(meaning)
     with run_lock(run) if main_process else nullcontext():
         checkpoint = checkpoint_to_resume(run, model, args, say)
-        record = settle_record(run, meaning, args.to_sanitized_dict(), args.allow_changed, checkpoint)
+        record = build_record(run, meaning, args.to_sanitized_dict(), args.allow_changed, checkpoint)
         if main_process and "wandb" in args.report_to:
             continue_wandb_run(record["wandb_run_id"])
         if args.do_train and checkpoint and is_done(run, checkpoint, args):

@@ -23,7 +23,7 @@ def run_lock(run: Path) -> Iterator[None]:
 
     Raises UserError where another one holds it, or where the folder cannot be written.
     """
-    with as_it_was(run) as mine:
+    with undo_on_failure(run) as mine:
         lock_file = run / LOCK
         new = not lock_file.exists()
         try:
@@ -43,7 +43,7 @@ def run_lock(run: Path) -> Iterator[None]:
 
 
 @contextmanager
-def as_it_was(run: Path) -> Iterator[list[Path]]:
+def undo_on_failure(run: Path) -> Iterator[list[Path]]:
     """Where the block ends by an exception, or a stop signal ends the program in it, the folders that were made for
     `run` go again. So do the files in the list that the block gets, if nothing but them was written into `run`."""
     new = [folder for folder in (run, *run.absolute().parents) if not folder.exists()]

@@ -22,13 +22,13 @@ PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "de
 
 
 def record_run(folder: Path, meaning: dict, settings: dict, allow_changed: str = "") -> dict:
-    """Writes run.json, or checks it against the one that is there, and returns the record: see `settle_record`."""
-    record = settle_record(folder, meaning, settings, allow_changed)
+    """Writes run.json, or checks it against the one that is there, and returns the record: see `build_record`."""
+    record = build_record(folder, meaning, settings, allow_changed)
     write_record(folder, record)
     return record
 
 
-def settle_record(
+def build_record(
     folder: Path, meaning: dict, settings: dict, allow_changed: str = "", resumed_from: Path | None = None
 ) -> dict:
     """The record of a run in `folder`, without secrets, checked against the one that is there; nothing is written.

@@ -28,7 +28,7 @@ def require_warmup_within(args: TrainingArguments) -> None:
         )
 
 
-def settle_schedule(args: TrainingArguments, max_hours: float | None = None) -> None:
+def resolve_schedule(args: TrainingArguments, max_hours: float | None = None) -> None:
     """Checks lr_scheduler_type and lr_scheduler_kwargs against the run's steps, and turns a num_decay_steps below 1, a
     share of the run, into steps. `args.max_steps` must be set. Raises UserError for what transformers would only refuse
     after the model is built, or not at all."""

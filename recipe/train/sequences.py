@@ -9,8 +9,8 @@ from recipe.data.arguments import DataArguments
 from recipe.data.blocks import Blocks, OrderedBlocks
 from recipe.data.prepared_tokens import PreparedTokens
 from recipe.system.errors import UserError
-from recipe.train.arguments import PretrainArguments, epochs_to_steps, sequences_a_step
-from recipe.train.schedules import settle_schedule
+from recipe.train.arguments import PretrainArguments, epochs_to_steps, sequences_per_step
+from recipe.train.schedules import resolve_schedule
 from recipe.train.stages import Stages, stages_of
 
 
@@ -18,11 +18,11 @@ def stages_of_run(data: DataArguments, args: PretrainArguments, blocks: int) -> 
     """What each step of the run sees, where there are `blocks` training blocks of --max_seq_length; settles
     args.max_steps and the learning rate's schedule on the way."""
     args.max_steps = epochs_to_steps(args, blocks)
-    settle_schedule(args, args.max_hours)
+    resolve_schedule(args, args.max_hours)
     return stages_of(
         args.max_steps,
         data.max_seq_length,
-        sequences_a_step(args),
+        sequences_per_step(args),
         short_length=args.short_seq_length,
         short_share=args.short_seq_share,
         warmup_start=args.batch_warmup_start,

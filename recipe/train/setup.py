@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
 from recipe.data.arguments import DataArguments
-from recipe.data.inputs import corpus_of, prepared_dir, require_outside, tokenizer_of, tokens_of
+from recipe.data.inputs import corpus_of, prepared_dir, require_separate_folder, tokenizer_of, tokens_of
 from recipe.data.prepared_tokens import PreparedTokens
 from recipe.model.arguments import ModelArguments
 from recipe.model.checkpoints import require_room
@@ -25,7 +25,7 @@ from recipe.system.hub import require_hub
 from recipe.system.runtime import keep_freed_memory, quiet_libraries, warning_of_slow_bf16
 from recipe.train.arguments import PretrainArguments
 from recipe.train.pretraining import CONFIGS
-from recipe.train.trackers import settle_trackers
+from recipe.train.trackers import select_trackers
 
 
 def begin(args: PretrainArguments, data: DataArguments) -> Callable[..., None]:
@@ -36,11 +36,11 @@ def begin(args: PretrainArguments, data: DataArguments) -> Callable[..., None]:
         keep_freed_memory()
         if args.bf16 and (slow := warning_of_slow_bf16()):
             say(f"warning: {slow}")
-    require_outside("--output_dir", args.output_dir, data)
+    require_separate_folder("--output_dir", args.output_dir, data)
     require_room(Path(args.output_dir))
     if args.push_to_hub:
         require_hub("the repository to push to", "no --push_to_hub, and push the folder later")
-    settle_trackers(args, say)
+    select_trackers(args, say)
     for sentence in (*data.ignored(), *args.unused):
         say(f"warning: {sentence}")
     return say

@@ -121,7 +121,7 @@ def steps_for(sequences: float, batch: int, warmup_start: int | None = None, war
 
 
 @dataclass(frozen=True)
-class FallingRate:
+class MaskingRateDecay:
     """The share of tokens to predict, from `begin` at the first step to `end` at the last, linear in between
     (Ankner et al., "Dynamic masking rate schedules for MLM pretraining", 2023), for sequences of one length."""
 

@@ -36,7 +36,7 @@ PACKAGES = {
 }
 
 
-def settle_trackers(args, say) -> None:
+def select_trackers(args, say) -> None:
     """Decides how `args.report_to` is reached: W&B goes offline where there is no key or no route to its server.
 
     Raises UserError for a tracker whose package isn't installed.

@@ -21,7 +21,7 @@ from recipe.data.order import MicroBatches
 from recipe.model.checkpoints import checkpoints
 from recipe.model.flops import flops_per_token
 from recipe.objective.unigram import UnigramBaseline
-from recipe.train.arguments import sequences_a_step
+from recipe.train.arguments import sequences_per_step
 from recipe.train.optimizers import MUON, MuonFactory
 from recipe.train.saving import WholeCheckpoints
 from recipe.train.schedules import TimeBudget
@@ -63,7 +63,7 @@ class PretrainTrainer(WholeCheckpoints, Trainer):
         self.baseline = baseline
         self.short_dataset = short_dataset
         self.length = (self.train_dataset or self.eval_dataset).length
-        self.stages = stages or stages_of(self.args.max_steps, self.length, sequences_a_step(self.args))
+        self.stages = stages or stages_of(self.args.max_steps, self.length, sequences_per_step(self.args))
         self.time_budget = TimeBudget(self.args.max_hours, self.args.max_steps) if self.args.max_hours else None
         if self.time_budget:
             self.add_callback(self.time_budget)

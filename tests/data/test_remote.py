@@ -23,7 +23,7 @@ from recipe.data.corpus import open_corpus
 from recipe.data.inputs import upload_tokens
 from recipe.data.preparation import prepare
 from recipe.data.prepared_tokens import load_prepared
-from recipe.data.remote import bring, push, require_writable
+from recipe.data.remote import fetch, push, require_writable
 from recipe.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from recipe.system.errors import SourceBroken, UserError
 
@@ -157,7 +157,7 @@ def test_what_changed_elsewhere_is_fetched_again(bucket, tmp_path):
     found = []
     for text in (b"first", b"other", b"other"):
         bucket.pipe_file("bucket/a.txt", text)
-        found.append(bring("s3://bucket/a.txt", tmp_path))
+        found.append(fetch("s3://bucket/a.txt", tmp_path))
         assert found[-1].path.read_bytes() == text
     assert found[0].path != found[1].path and found[0].description != found[1].description
 
@@ -170,14 +170,14 @@ def test_a_download_that_is_cut_is_not_taken_and_continues(bucket, server, use, 
     with pytest.raises(
         SourceBroken, match=r"broke off at [1-5]\d\d,\d{3} of 1,000,000 bytes: .*run again, it continues"
     ):
-        bring("s3://bucket/corpus.bin", tmp_path)
+        fetch("s3://bucket/corpus.bin", tmp_path)
     (partial,) = tmp_path.glob("*.partial/whole/*")
     begun = partial.stat().st_size
     assert 100_000 < begun < 600_000 and not (tmp_path / partial.name).exists()
     assert [path.suffix for path in tmp_path.iterdir() if path.is_dir()] == [".partial"]
     whole = Wire(server)
     use(whole.address)
-    assert bring("s3://bucket/corpus.bin", tmp_path).path.read_bytes() == content
+    assert fetch("s3://bucket/corpus.bin", tmp_path).path.read_bytes() == content
     assert whole.sent < 1_000_000 - begun + 50_000 and not list(tmp_path.glob("*.partial"))
 
 
@@ -188,17 +188,17 @@ def test_a_damaged_file_is_refused_by_its_hash_and_by_its_own_checksum(bucket, a
         content[place] ^= 1
         bucket.pipe_file("bucket/rows.tar.gz", bytes(content))
         with pytest.raises(UserError, match=f"has the sha256 [0-9a-f]{{64}}, expected {good}: it is damaged") as error:
-            bring(f"s3://bucket/rows.tar.gz#sha256={good}", tmp_path / "data")
+            fetch(f"s3://bucket/rows.tar.gz#sha256={good}", tmp_path / "data")
         assert "\n" not in str(error.value)
         with pytest.raises(UserError, match="is not a whole archive"):
-            bring("s3://bucket/rows.tar.gz", tmp_path / "data")
+            fetch("s3://bucket/rows.tar.gz", tmp_path / "data")
         content[place] ^= 1
     bucket.pipe_file("bucket/rows.tar.gz", archive.read_bytes()[:-100])
     with pytest.raises(UserError, match="is not a whole archive"):
-        bring("s3://bucket/rows.tar.gz", tmp_path / "data")
+        fetch("s3://bucket/rows.tar.gz", tmp_path / "data")
     assert not [path for path in (tmp_path / "data").iterdir() if path.suffix not in (".lock", ".partial")]
     bucket.put_file(str(archive), "bucket/rows.tar.gz")
-    assert (bring(f"s3://bucket/rows.tar.gz#sha256={good}", tmp_path / "data").path / "state.json").exists()
+    assert (fetch(f"s3://bucket/rows.tar.gz#sha256={good}", tmp_path / "data").path / "state.json").exists()
 
 
 def test_one_process_fetches_and_the_others_wait(bucket, tmp_path, monkeypatch):
@@ -211,7 +211,7 @@ def test_one_process_fetches_and_the_others_wait(bucket, tmp_path, monkeypatch):
         fetch(*arguments)
 
     monkeypatch.setattr(recipe.data.remote, "_fetch", slow)
-    ranks = [threading.Thread(target=lambda: found.append(bring("s3://bucket/a.txt", tmp_path))) for _ in range(4)]
+    ranks = [threading.Thread(target=lambda: found.append(fetch("s3://bucket/a.txt", tmp_path))) for _ in range(4)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
@@ -325,16 +325,16 @@ def test_mistakes_with_addresses_are_one_line(bucket, server, use, tmp_path, mon
     use(server)
     for address, message in cases:
         with pytest.raises(UserError, match=message) as error:
-            bring(address, tmp_path / "data")
+            fetch(address, tmp_path / "data")
         assert "\n" not in str(error.value)
     use(server, credentials=False)
-    for action in (lambda: bring("s3://bucket/a.txt", tmp_path / "data"), lambda: require_writable("s3://bucket")):
+    for action in (lambda: fetch("s3://bucket/a.txt", tmp_path / "data"), lambda: require_writable("s3://bucket")):
         with pytest.raises(UserError, match="credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and") as error:
             action()
         assert "\n" not in str(error.value)
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(UserError, match=r"gs://bucket/a\.txt needs the package gcsfs: run pip install gcsfs"):
-        bring("gs://bucket/a.txt", tmp_path / "data")
+        fetch("gs://bucket/a.txt", tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
@@ -343,7 +343,7 @@ def test_a_server_that_never_answers_is_given_up(use, tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         use(f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(UserError, match="no answer within 0 s: check the network"):
-            bring("s3://bucket/a.txt", tmp_path)
+            fetch("s3://bucket/a.txt", tmp_path)
 
 
 def test_a_public_bucket_needs_no_credentials_when_told_so(bucket, server, use, tmp_path, monkeypatch):
@@ -352,7 +352,7 @@ def test_a_public_bucket_needs_no_credentials_when_told_so(bucket, server, use, 
     monkeypatch.setenv("FSSPEC_S3_ANON", "true")
     fsspec.config.set_conf_env(fsspec.config.conf)
     try:
-        assert bring("s3://bucket/a.txt", tmp_path).path.read_text() == "text"
+        assert fetch("s3://bucket/a.txt", tmp_path).path.read_text() == "text"
     finally:
         fsspec.config.conf.pop("s3", None)
 
@@ -391,7 +391,7 @@ def test_archives_that_are_refused(tmp_path, members, message):
     if not members:
         archive = tar_of(tmp_path / "a.tar.gz")
     with pytest.raises(UserError, match=message):
-        bring(str(archive), tmp_path / "deep" / "data")
+        fetch(str(archive), tmp_path / "deep" / "data")
     assert not list(tmp_path.rglob("out.txt")) and not [p for p in (tmp_path / "deep" / "data").iterdir() if p.is_dir()]
 
 
@@ -400,7 +400,7 @@ def test_an_archive_larger_than_the_disk_is_refused(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 9_999})
     monkeypatch.setattr(recipe.data.remote.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(UserError, match=r"0\.0 GB free: make room"):
-        bring(str(archive), tmp_path / "data")
+        fetch(str(archive), tmp_path / "data")
 
 
 def test_archives_as_they_are_made(tmp_path):
@@ -417,7 +417,7 @@ def test_names_of_a_listing_stay_in_their_folder(bucket, tmp_path):
     bucket.pipe_file("bucket/rows/../../out.txt", b"x")
     bucket.pipe_file("bucket/rows/a.txt", b"x")
     with pytest.raises(UserError, match="leads out of its folder"):
-        bring("s3://bucket/rows", tmp_path / "deep" / "data")
+        fetch("s3://bucket/rows", tmp_path / "deep" / "data")
     assert not list(tmp_path.rglob("out.txt"))
 
 

@@ -15,7 +15,7 @@ from recipe.model.config import make_causal, set_dropout
 from recipe.model.heads import use_masked_only_head, use_next_token_head
 from recipe.model.loading import build_model
 from recipe.system.manifest import MANIFEST, manifest_of
-from recipe.train.arguments import PretrainArguments, sequences_a_step
+from recipe.train.arguments import PretrainArguments, sequences_per_step
 from recipe.train.callbacks import JsonLog, Progress, RankSeed
 from recipe.train.stages import stages_of
 from recipe.train.trainer import PretrainTrainer
@@ -101,7 +101,7 @@ def make_trainer(
 
 def stages_of_toy(args):
     return stages_of(
-        args.max_steps, LENGTH, sequences_a_step(args), short_length=args.short_seq_length,
+        args.max_steps, LENGTH, sequences_per_step(args), short_length=args.short_seq_length,
         short_share=args.short_seq_share, warmup_start=args.batch_warmup_start, warmup_steps=args.batch_warmup_steps,
     )  # fmt: skip
 

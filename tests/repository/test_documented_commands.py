@@ -24,7 +24,7 @@ from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
 from recipe.finetune.qa.arguments import QaArguments, QaTrainingArguments
 from recipe.model.arguments import ModelArguments
 from recipe.objective.arguments import ObjectiveArguments
-from recipe.sweep.plan import meaning_of, parse_sweep
+from recipe.sweep.plan import parse_sweep, shared_settings
 from recipe.train.arguments import PretrainArguments
 from run_clm import CausalArguments
 
@@ -137,7 +137,7 @@ def test_a_command_that_needs_more_than_a_test_has_runs_dry(checkout, found, mon
     monkeypatch.chdir(checkout)
     if "recipe.sweep" in words:
         sweep, rest = parse_sweep(words[words.index("recipe.sweep") + 1 :])
-        assert meaning_of(sweep, rest)
+        assert shared_settings(sweep, rest)
         return
     program = next((word for word in words if word in PARSERS), None)
     if program is None:  # sbatch's or Ray's, which start one of the scripts elsewhere

@@ -35,7 +35,7 @@ from recipe.report.score_frames import cells_of, read_frame, rows_of
 from recipe.report.scores import rebuild
 from recipe.report.table import table_of
 from recipe.report.wandb_scores import pretraining_id
-from recipe.sweep.jobs import begun
+from recipe.sweep.jobs import resumable_checkpoint
 from recipe.sweep.sweep import training_is_over
 from recipe.system.errors import UserError
 from recipe.system.files import read_json, write_json
@@ -347,7 +347,7 @@ def test_what_a_sweep_keeps_beside_results(tmp_path, capsys, monkeypatch):
 
     def resume():
         (job.work / "stray").touch()
-        assert begun(job, None) is None and not (job.work / "stray").exists()
+        assert resumable_checkpoint(job, None) is None and not (job.work / "stray").exists()
 
     try_all("job.json", mark, resume, capsys, (PASSED,))
     job.error.write_text("why\n")

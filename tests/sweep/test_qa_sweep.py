@@ -183,8 +183,8 @@ def test_a_job_that_was_killed_continues(swept, run, monkeypatch, tmp_path):
     # What was begun by another command is not continued.
     other = planned(swept(*more, "--learning_rate", "1e-3", seeds="1"))[0]
     left.rename(job.work)
-    assert jobs.begun(job, models[0]).endswith("checkpoint-3")
-    assert jobs.begun(other, models[0]) is None and not list(job.work.glob("ch*"))
+    assert jobs.resumable_checkpoint(job, models[0]).endswith("checkpoint-3")
+    assert jobs.resumable_checkpoint(other, models[0]) is None and not list(job.work.glob("ch*"))
 
 
 def test_tasks_of_two_suites_are_two_sweeps(swept):

@@ -18,8 +18,8 @@ from toy import REPOSITORY, until
 from recipe.finetune.results import read_results
 from recipe.sweep import jobs, sweep
 from recipe.sweep.executors import Processes, visible_devices
-from recipe.sweep.jobs import BUSY, DONE, FAILED, begun, fail, run_job
-from recipe.sweep.plan import candidates, meaning_of, parse_sweep
+from recipe.sweep.jobs import BUSY, DONE, FAILED, fail, resumable_checkpoint, run_job
+from recipe.sweep.plan import candidates, parse_sweep, shared_settings
 from recipe.system.errors import UserError
 
 
@@ -200,11 +200,11 @@ def test_each_seed_starts_from_the_mnli_model_of_its_own(flags):
 def test_what_was_begun_with_other_settings_is_not_gone_on_with(flags):
     job, model = planned(flags(tasks="rte", seeds="1"))[0], None
     left = job.work / "checkpoint-1"
-    assert begun(job, model) is None  # and notes the settings
+    assert resumable_checkpoint(job, model) is None  # and notes the settings
     left.mkdir()
-    assert begun(job, model) is None and left.exists()
+    assert resumable_checkpoint(job, model) is None and left.exists()
     other = replace(job, argv=(*job.argv, "--learning_rate", "0.5"))
-    assert begun(other, model) is None and not left.exists()
+    assert resumable_checkpoint(other, model) is None and not left.exists()
 
 
 def test_without_the_mnli_model_its_followers_fail_and_others_go_on(do, flags, run, monkeypatch):
@@ -316,7 +316,7 @@ def test_watching_a_run_until_its_last_checkpoint(do, flags, run, monkeypatch):
 
 
 def test_what_a_folder_s_numbers_share(flags):
-    meaning = meaning_of(*parse_sweep(flags("--max_eval_samples", "5", "--learning_rate", "1e-3")))
+    meaning = shared_settings(*parse_sweep(flags("--max_eval_samples", "5", "--learning_rate", "1e-3")))
     assert meaning["max_eval_samples"] == 5 and meaning["learning_rate"] == 1e-3 and meaning["bf16"] is False
 
 

@@ -30,14 +30,14 @@ import run_mlm
 import run_qa
 import train_tokenizer
 from recipe.cli.program import run_script
-from recipe.data.remote import bring
+from recipe.data.remote import fetch
 from recipe.report import page as report
 from recipe.report import publish, scores
 from recipe.report.scores import rebuild
 from recipe.sweep import sweep
 from recipe.sweep.jobs import DONE, fail, run_job
 from recipe.system.errors import UserError
-from recipe.system.secrets import guard_console, identity_of, is_secret_name, redact, redact_all, redact_words
+from recipe.system.secrets import address_identity, guard_console, is_secret_name, redact, redact_all, redact_words
 from recipe.train.callbacks import JsonLog
 from recipe.train.run_record import record_run
 
@@ -106,7 +106,7 @@ def test_ordinary_words_are_none(name):
     ],
 )  # fmt: skip
 def test_an_address_keeps_everything_but_its_secrets(address, shown, identity):
-    assert redact(address) == shown == redact(shown) and identity_of(address) == identity
+    assert redact(address) == shown == redact(shown) and address_identity(address) == identity
     assert redact(f"cannot read ({address}): check it") == f"cannot read ({shown}): check it"
     assert redact_words(["x", address, "--hub_token", "t", "--seed", "1"]) == [
         "x",
@@ -271,14 +271,14 @@ def shop(documents):
 
 
 def test_a_new_signature_finds_what_an_older_one_fetched(shop, tmp_path):
-    first = bring(shop("u:one", "a%2Fb"), tmp_path)
-    again = bring(shop("v:two", "c"), tmp_path)
+    first = fetch(shop("u:one", "a%2Fb"), tmp_path)
+    again = fetch(shop("v:two", "c"), tmp_path)
     assert first == again and shop.handler.got == 1
     assert first.path.name == "corpus.txt" == first.name and first.path.read_bytes() == shop.handler.content
     shop.handler.content += b" more"
-    assert bring(shop("u:three", "d"), tmp_path).path != first.path and shop.handler.got == 2
+    assert fetch(shop("u:three", "d"), tmp_path).path != first.path and shop.handler.got == 2
     with pytest.raises(UserError, match="401") as refused:
-        bring(shop("u:four", "e").replace("four", "none"), tmp_path)
+        fetch(shop("u:four", "e").replace("four", "none"), tmp_path)
     assert "none" not in str(refused.value) and "X-Amz-Signature=<hidden>" in str(refused.value)
 
 
@@ -353,7 +353,7 @@ def test_twenty_commands_leave_no_marker_behind(shop, tmp_path, monkeypatch, cap
     }  # fmt: skip
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("WANDB_PROJECT", "toy")  # and what settle_trackers sets, to be undone
+    monkeypatch.setenv("WANDB_PROJECT", "toy")  # and what select_trackers sets, to be undone
     for name in ("WANDB_SILENT", "WANDB_LOG_MODEL", "WANDB_INIT_TIMEOUT", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_NAME"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)

@@ -8,7 +8,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from recipe.cli.parser import parse
 from recipe.system.errors import UserError
 from recipe.train.arguments import PretrainArguments, epochs_to_steps
-from recipe.train.schedules import WITHOUT_AN_END, TimeBudget, settle_schedule
+from recipe.train.schedules import WITHOUT_AN_END, TimeBudget, resolve_schedule
 
 WSD = {"lr_scheduler_type": "warmup_stable_decay"}
 
@@ -36,7 +36,7 @@ def test_warmup_stable_decay_is_reachable_from_the_command_line(tmp_path, decay)
     argv = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--max_steps", "100", "--learning_rate", "1"]
     argv += ["--warmup_steps", "10", "--lr_scheduler_type", "warmup_stable_decay", "--lr_scheduler_kwargs", kwargs]
     (args,) = parse((PretrainArguments,), argv)
-    settle_schedule(args)
+    resolve_schedule(args)
     found = rates(args)
     assert found[:11] == pytest.approx([n / 10 for n in range(11)])
     assert set(found[11:80]) == {1.0}
@@ -62,7 +62,7 @@ def test_warmup_stable_decay_is_reachable_from_the_command_line(tmp_path, decay)
 def test_schedules_that_make_no_sense(tmp_path, settings, message):
     args = arguments(tmp_path, **settings)
     with pytest.raises(UserError, match=message) as error:
-        settle_schedule(args, args.max_hours)
+        resolve_schedule(args, args.max_hours)
     assert "\n" not in str(error.value)
 
 
@@ -107,7 +107,7 @@ def test_the_schedule_ends_at_zero_when_time_is_up_whatever_the_speed(tmp_path, 
         tmp_path, max_steps=-1, max_hours=1, lr_scheduler_type=kind, lr_scheduler_kwargs=kwargs, warmup_steps=0.1
     )
     assert epochs_to_steps(args, blocks=1) == WITHOUT_AN_END
-    settle_schedule(args, args.max_hours)
+    resolve_schedule(args, args.max_hours)
     fast, slow = Drive(args, 9).go(), Drive(args, 36).go()
     assert (len(fast), len(slow)) == (400, 100)
     assert fast[::4] == pytest.approx(slow)

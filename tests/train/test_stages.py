@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recipe.system.errors import UserError
-from recipe.train.stages import FallingRate, stages_of, steps_for
+from recipe.train.stages import MaskingRateDecay, stages_of, steps_for
 
 
 def shapes(stages):
@@ -65,7 +65,7 @@ def test_steps_for_an_epoch_with_a_growing_batch(sequences):
 
 def test_the_mask_rate_falls_from_the_first_step_to_the_last():
     stages = stages_of(11, 64, 4, warmup_start=2, warmup_steps=2)
-    rate = FallingRate(0.3, 0.1, stages, 64)
+    rate = MaskingRateDecay(0.3, 0.1, stages, 64)
     by_step = [rate(np.array(stages.sequences(step))) for step in range(11)]
     assert [len(set(rates)) for rates in by_step] == [1] * 11
     assert [rates[0] for rates in by_step] == pytest.approx([0.3 - 0.02 * step for step in range(11)])

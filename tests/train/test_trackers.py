@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from recipe.system.errors import UserError
 from recipe.train import trackers
-from recipe.train.trackers import Guarded, settle_trackers
+from recipe.train.trackers import Guarded, select_trackers
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def settle():
     import os
 
     said = []
-    settle_trackers(SimpleNamespace(report_to=["wandb"]), said.append)
+    select_trackers(SimpleNamespace(report_to=["wandb"]), said.append)
     return os.environ.get("WANDB_MODE"), said
 
 
@@ -71,7 +71,7 @@ def test_a_mode_that_was_chosen_stays(wandb_environment):
 
 def test_a_tracker_that_is_not_installed_is_refused_before_the_run():
     with pytest.raises(UserError, match="pip install mlflow"):
-        settle_trackers(SimpleNamespace(report_to=["mlflow"]), print)
+        select_trackers(SimpleNamespace(report_to=["mlflow"]), print)
 
 
 def test_a_tracker_that_fails_is_left_alone(tmp_path, bpe, documents, capsys):

@@ -30,7 +30,7 @@ from recipe.objective.unigram import UnigramBaseline
 from recipe.system.errors import UserError
 from recipe.system.manifest import damage
 from recipe.train.schedules import WITHOUT_AN_END, time_is_up
-from recipe.train.stages import FallingRate, stages_of
+from recipe.train.stages import MaskingRateDecay, stages_of
 from recipe.train.trainer import NonFiniteError, PretrainTrainer
 
 # ---- law 1
@@ -99,7 +99,7 @@ OBJECTIVES = {
     "muon": ({"optim": "muon"}, {}),
     "decay": ({"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 3}}, {}),
     "spans": ({}, {"spans": Spans()}),
-    "rate": ({}, {"mlm_probability": 0.4, "rate_of": FallingRate(0.4, 0.1, stages_of(8, LENGTH, 32), LENGTH)}),
+    "rate": ({}, {"mlm_probability": 0.4, "rate_of": MaskingRateDecay(0.4, 0.1, stages_of(8, LENGTH, 32), LENGTH)}),
 }
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from recipe.data.token_arrays import token_dtype
 from recipe.data.tokenizer import fingerprint, plain_backend
-from recipe.finetune.examples import Examples, kept
+from recipe.finetune.examples import Examples, cached_arrays
 from recipe.finetune.qa.squad import Questions
 from recipe.system.errors import UserError
 
@@ -96,7 +96,7 @@ def cut_windows(
         )
     about = f"{FORMAT} {fingerprint(tokenizer)} {questions.digest} {max_length} {stride}"
     file = cache / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.safetensors"
-    arrays = kept(file, lambda: _cut(questions, tokenizer, max_length, stride, progress), overwrite)
+    arrays = cached_arrays(file, lambda: _cut(questions, tokenizer, max_length, stride, progress), overwrite)
     return Windows(
         **{name: arrays[name] for name in ("ids", "types", "ends", "question", "spans")}, cut=int(arrays["cut"][0])
     )
