@@ -92,5 +92,5 @@ def run(tmp_path, text_file, write_config, monkeypatch, capsys):
 @pytest.fixture
 def no_curve(monkeypatch):
     """Drawing panels takes seconds."""
-    for room in ("report", "scores"):
-        monkeypatch.setattr(f"recipe.{room}.draw", lambda frame, cells, file, **_: file.write(b"<svg/>"))
+    for module in ("page", "scores"):
+        monkeypatch.setattr(f"recipe.report.{module}.draw", lambda frame, cells, file, **_: file.write(b"<svg/>"))

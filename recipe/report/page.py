@@ -186,9 +186,12 @@ def commands_of(run: Path, record: dict) -> dict[str, str]:
 
 
 def command_line(words: list[str]) -> str:
-    """A run's sys.argv for a shell, a flag a line; a room of recipe/ is started by its module's name."""
-    script = Path(words[0])
-    lines = [["python", "-m", f"recipe.{script.stem}"] if script.parent.name == "recipe" else ["python", script.name]]
+    """A run's sys.argv as a shell command with one flag per line; a module of recipe/ is run by `python -m`."""
+    parts = Path(words[0]).with_suffix("").parts
+    module = (
+        parts[max(place for place, part in enumerate(parts) if part == "recipe") :] if "recipe" in parts[:-1] else ()
+    )
+    lines = [["python", "-m", ".".join(module).removesuffix(".__main__")] if module else ["python", f"{parts[-1]}.py"]]
     for word in words[1:]:
         if word.startswith("--"):
             lines.append([])

@@ -245,7 +245,7 @@ def test_no_step_is_taken_on_damaged_tokens_also_after_a_kill(run, tmp_path):
 @pytest.mark.parametrize(("vocabulary", "kind"), [(65_535, np.uint16), (65_536, np.uint16), (65_537, np.uint32)])
 def test_ids_take_the_integers_that_hold_them(vocabulary, kind, tmp_path, monkeypatch):
     assert token_dtype(vocabulary) is kind and token_dtype(250_002) is np.uint32
-    for module in ("tokens", "examples", "windows"):  # a second each of so many words
+    for module in ("data.preparation", "finetune.examples", "finetune.qa.windows"):  # a second each of so many words
         monkeypatch.setattr(f"recipe.{module}.fingerprint", lambda tokenizer: str(len(tokenizer)))
     tokenizer, last = words_by_number(vocabulary), vocabulary - 1
     text = f"w{last} w7 w{last}"

@@ -39,7 +39,7 @@ def documented_commands() -> list[Documented]:
         if file.suffix in (".sh", ".yaml"):
             usage = re.match(r"(?:#.*\n)+", file.read_text())
             found += _of_usage(file, [line.removeprefix("#") for line in usage[0].splitlines()] if usage else [])
-    for file in (*REPOSITORY.glob("*.py"), *REPOSITORY.glob("recipe/*.py"), *REPOSITORY.glob("benchmarks/*.py")):
+    for file in (*REPOSITORY.glob("*.py"), *REPOSITORY.glob("recipe/**/*.py"), *REPOSITORY.glob("benchmarks/*.py")):
         found += _of_usage(file, (ast.get_docstring(ast.parse(file.read_text()), clean=False) or "").splitlines())
     return list(dict.fromkeys(found))
 

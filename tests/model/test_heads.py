@@ -27,7 +27,7 @@ def toy_model(write_config, family, vocab_size, **more):
 def test_loss_and_every_gradient_equal_the_dense_heads(
     family, which, rows_at_a_time, write_config, documents, request, monkeypatch
 ):
-    monkeypatch.setattr("recipe.model.config.LOGITS_BYTES", rows_at_a_time * 4 * 320)
+    monkeypatch.setattr("recipe.model.heads.LOGITS_BYTES", rows_at_a_time * 4 * 320)
     tokenizer = request.getfixturevalue(TOKENIZERS[family])
     sequences = sequences_of(tokenizer, documents, order_seed=None)
     last = len(sequences)

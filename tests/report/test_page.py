@@ -298,7 +298,7 @@ def test_the_csv_alone_gives_the_same_rows_as_the_jobs(finished, tmp_path):
 
 def test_a_table_from_elsewhere_is_refused(tmp_path):
     (tmp_path / "glue.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match=r"glue\.csv is not a table of python -m recipe\.scores"):
+    with pytest.raises(UserError, match=r"glue\.csv is not a table of python -m recipe\.report\.scores"):
         read_frame(tmp_path, "glue")
 
 
@@ -310,8 +310,10 @@ def test_steps_become_tokens_where_a_step_grew():
 
 
 def test_a_command_can_be_typed_again():
-    words = ["/somewhere/recipe/sweep/sweep.py", "--runs", "my runs/a", "b", "--watch"]
-    assert command_line(words) == "python -m recipe.sweep \\\n    --runs 'my runs/a' b \\\n    --watch"
+    for script in ("sweep/__main__.py", "sweep.py"):  # as a run.json of today has it, and an older one
+        words = [f"/somewhere/recipe/{script}", "--runs", "my runs/a", "b", "--watch"]
+        assert command_line(words) == "python -m recipe.sweep \\\n    --runs 'my runs/a' b \\\n    --watch"
+    assert command_line(["/recipe/recipe/report/scores.py"]) == "python -m recipe.report.scores"
     assert command_line(["run_mlm.py"]) == "python run_mlm.py"
 
 

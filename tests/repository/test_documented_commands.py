@@ -34,11 +34,11 @@ REAL = (  # test_pretrain_and_glue_as_the_readme_says
 )
 REAL_SLOW = (
     r"python fill_mask\.py runs/(?!.*roberta-base).*",
-    r"python -m recipe\.(scores|report|publish) .*",
-    r"python -m recipe\.(scale|secrets) .*",
+    r"python -m recipe\.report(\.scores|\.publish)? .*",
+    r"python -m recipe\.(model\.scale|system\.secrets) .*",
     r"python train_tokenizer\.py (?!.*-base).*",
     r"python prepare_data\.py --dataset_name docstrings .*",
-    r"python -m recipe\.answers dev-v1\.1\.json .*",
+    r"python -m recipe\.finetune\.qa\.scoring dev-v1\.1\.json .*",
 )
 # Flags of programs that a shell script or the reader starts: (program, what reads its flags).
 PARSERS = {
@@ -58,7 +58,7 @@ NEEDS = {
     "the package index": (r"pip install (s3fs|gcsfs|'ray.*)",),
     "a bucket": (r"python prepare_data\.py .*s3://.*",),
     "the hub": (r"python train_tokenizer\.py .*-base.*", r"python fill_mask\.py .*roberta-base", r"python prepare_data\.py --dataset_name my_corpus/ .*roberta-base"),
-    "SQuAD 2.0's answers": (r"python -m recipe\.answers dev-v2\.0\.json .*",),
+    "SQuAD 2.0's answers": (r"python -m recipe\.finetune\.qa\.scoring dev-v2\.0\.json .*",),
     "two or more GPUs": (r"python -m recipe\.launch .*",),
     "a machine to itself: these measure it": (r"(.* )?bash benchmarks/.*", r"python benchmarks/.*"),
     "the suite itself": (r"bash test\.sh.*", r"bash tests/chaos/run\.sh"),

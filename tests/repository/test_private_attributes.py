@@ -97,7 +97,7 @@ OVERRIDES = {
 SIGNATURES = {f"{kind}.{name}": taken for kind, methods in OVERRIDES.items() for name, taken in methods.items()}
 
 SCRIPTS = sorted(REPOSITORY.glob("*.py"))
-MODULES = sorted((REPOSITORY / "recipe").rglob("*.py"))
+MODULES = sorted(path for path in (REPOSITORY / "recipe").rglob("*.py") if path.name != "__main__.py")
 BENCHMARKS = sorted((REPOSITORY / "benchmarks").rglob("*.py"))
 PRIVATE_NAME = re.compile(r"_[A-Za-z0-9]\w*|__\w+__")
 LOOKUPS = {"getattr", "hasattr", "setattr", "delattr", "get", "pop"}
