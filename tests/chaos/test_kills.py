@@ -12,7 +12,7 @@ from harness import alive, curve_of, kill_after, moments, state_of, wait
 from recipe.model.checkpoints import checkpoints, step_of
 from recipe.system.manifest import damage
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]  # fifty killed runs take minutes on a busy machine
 KILLS = int(os.environ.get("KILLS", "50"))
 
 
