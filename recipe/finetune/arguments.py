@@ -91,7 +91,7 @@ class FineTuneArguments(TrainingArguments):
         require_world(self, world)
         check_optimizer(self)
 
-    def settle(self, settings: Recipe) -> None:
+    def fill_defaults(self, settings: Recipe) -> None:
         """Fills in what wasn't given from the task's settings. The task's batch is the global one: it is reached by
         whatever accumulation and devices there are."""
         if self.per_device_train_batch_size is None:

@@ -229,7 +229,7 @@ class Planner:
         """Examples times epochs, read off the task's data."""
         if task not in self.costs:
             data, args = parse(self.suite.arguments, self._argv(model, task, self.sweep.folder))
-            args.settle(data.recipe)
+            args.fill_defaults(data.recipe)
             self.costs[task] = self.suite.train_rows(data, args) * args.num_train_epochs
         return self.costs[task]
 

@@ -77,7 +77,7 @@ def prepare(data: GlueArguments, args: FineTuneArguments, say: Callable[[str], N
     Raises UserError for whatever is wrong with data, checkpoint, tokenizer or settings.
     """
     began = time.monotonic()
-    args.settle(data.recipe)
+    args.fill_defaults(data.recipe)
     origin = origin_of(data)
     tokenizer = tokenizer_of(data)
     saved = saved_labels_of(data)

@@ -121,7 +121,7 @@ def prepare(data: QaArguments, args: QaTrainingArguments, say: Callable[[str], N
     Raises UserError for whatever is wrong with data, checkpoint, tokenizer or settings.
     """
     began = time.monotonic()
-    args.settle(data.recipe)
+    args.fill_defaults(data.recipe)
     origin = origin_of(data)
     tokenizer = tokenizer_of(data)
     rows = rows_of(data, args)
