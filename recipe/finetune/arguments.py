@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from recipe.cli.numbers import require_numbers
 from recipe.cli.parser import option
-from recipe.finetune.glue.tasks import Recipe
+from recipe.finetune.tasks import Recipe
 from recipe.launch.world import announced_world, require_world, select_device
 from recipe.model.arguments import HubArguments
 from recipe.model.checkpoints import require_room

@@ -1,8 +1,8 @@
 """The columns of a table of scores, GLUE's and SQuAD's, and in which suite's table each stands."""
 
 from recipe.finetune.glue import tasks as glue
-from recipe.finetune.glue.tasks import Column
 from recipe.finetune.qa import squad
+from recipe.finetune.tasks import Column
 
 COLUMNS: dict[str, Column] = glue.COLUMNS | squad.COLUMNS
 METRIC_NAMES = glue.METRIC_NAMES | squad.METRIC_NAMES

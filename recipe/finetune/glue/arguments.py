@@ -8,7 +8,8 @@ from recipe.data.tables import QUOTING, check_delimiter
 from recipe.finetune.arguments import FineTuneArguments, StartArguments
 from recipe.finetune.glue.own_rows import OwnOptions
 from recipe.finetune.glue.rows import GLUE_HUB_ID
-from recipe.finetune.glue.tasks import TASKS, Recipe, Task, task_called
+from recipe.finetune.glue.tasks import TASKS, Task, task_called
+from recipe.finetune.tasks import Recipe
 from recipe.system.errors import UserError
 
 __all__ = ["FineTuneArguments", "GlueArguments"]

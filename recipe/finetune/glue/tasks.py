@@ -5,6 +5,7 @@ GLUE: Wang et al., 2018. This room only knows facts; reading, training and scori
 
 from dataclasses import dataclass, field
 
+from recipe.finetune.tasks import Column, Recipe
 from recipe.system.errors import UserError
 
 
@@ -15,15 +16,6 @@ class Layout:
     texts: tuple[str, ...]
     label: str | None
     header: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Fine-tuning settings of a task: sequences an optimizer step, peak learning rate, passes over the data."""
-
-    batch_size: int
-    learning_rate: float
-    epochs: float
 
 
 @dataclass(frozen=True)
@@ -143,7 +135,6 @@ TRAINABLE = tuple(name for name in TASKS if name != "ax")
 FROM_MNLI = ("rte", "mrpc", "stsb")  # the small tasks that gain from starting at the MNLI model
 
 # One number a column of the table: (task, split, metric). MNLI has a column for each of its two dev files.
-Column = tuple[str, str, str]
 COLUMNS: dict[str, Column] = {
     "CoLA": ("cola", "validation", "matthews_correlation"),
     "SST-2": ("sst2", "validation", "accuracy"),

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from recipe.cli.numbers import require_numbers
 from recipe.cli.parser import option
 from recipe.finetune.arguments import FineTuneArguments, StartArguments
-from recipe.finetune.glue.tasks import Recipe
 from recipe.finetune.qa.squad import TASKS, Squad
+from recipe.finetune.tasks import Recipe
 from recipe.system.errors import UserError
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from recipe.data.surrogates import without_surrogates
-from recipe.finetune.glue.tasks import Column, Recipe
+from recipe.finetune.tasks import Column, Recipe
 from recipe.system.errors import UserError
 from recipe.system.hub import is_local, require_hub
 
