@@ -1,5 +1,5 @@
-"""The parts of the recipe, one noun a file; README.md shows how the data goes through them."""
+"""The library behind the scripts. Packages from the lowest to the highest: system, cli, launch, model, data, objective,
+train, evaluate, finetune, report, sweep; each imports only from itself and from lower ones.
 
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent  # the checkout: configs, metrics and scripts lie here
+A package's first paragraph says what goes in and what comes out, a module's first line what it holds.
+"""

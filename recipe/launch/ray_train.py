@@ -16,9 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import recipe
 from recipe.cli.program import run_script
 from recipe.launch.ray_cluster import connect, require_answer, require_ray
+from recipe.system import paths
 from recipe.system.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, USER_ERROR_EXIT_CODE, UserError
 from recipe.system.processes import end_with_parent
 
@@ -167,7 +167,7 @@ def as_a_node(config: dict) -> int:
     host, port = broadcast_from_rank_zero(here)
     place = {"NNODES": str(nodes), "NODE_RANK": str(rank), "MASTER_ADDR": host, "MASTER_PORT": str(port)}
     environment = os.environ | place | {"PYTHON": sys.executable}
-    folder = Path(recipe.__file__).resolve().parent.parent  # this machine's copy
+    folder = paths.ROOT  # this machine's checkout; Ray pickles a plain ROOT with the driver's value
     code = subprocess.call(["bash", *config["command"]], cwd=folder, env=environment, preexec_fn=end_with_parent)
     if code not in ANSWERS:
         raise RuntimeError(f"worker {rank} of {nodes} ended with {code}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from recipe.system.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]  # this checkout, with configs/, metrics/ and the scripts
 LONGEST_NAME = 255  # bytes, of a file's name on every common file system
 FLAGS = re.compile(r"(_dir|_file|_path|_name|^runs|^folder|^glue_data|^compare|^deepspeed)$")
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from recipe import ROOT
 from recipe.data.prepared_tokens import PreparedTokens
 from recipe.data.tokenizer import block_ends, fingerprint
 from recipe.model.checkpoints import checkpoints, require_room, step_of
@@ -17,6 +16,7 @@ from recipe.model.config import (
 )
 from recipe.objective.unigram import UnigramBaseline
 from recipe.system.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, UserError
+from recipe.system.paths import ROOT
 from recipe.train.arguments import PretrainArguments, sequences_per_step
 from recipe.train.callbacks import (
     Console,

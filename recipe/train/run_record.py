@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from recipe import ROOT
 from recipe.system.errors import UserError
 from recipe.system.files import DamagedFile, read_object, write_whole
+from recipe.system.paths import ROOT
 from recipe.system.secrets import redact, redact_all, redact_words
 
 RECORD = "run.json"

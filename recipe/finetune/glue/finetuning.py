@@ -12,7 +12,6 @@ import numpy as np
 from torch import nn
 from transformers import AutoModelForSequenceClassification, set_seed
 
-from recipe import ROOT
 from recipe.finetune.examples import Examples, tokenise
 from recipe.finetune.finetuning import FineTuneTrainer, FineTuning, build_trainer, size_of
 from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
@@ -23,6 +22,7 @@ from recipe.finetune.glue.tasks import task_called
 from recipe.finetune.starting_point import build_model, config_of, origin_of, saved_labels_of, tokenizer_of, with_labels
 from recipe.system.errors import UserError
 from recipe.system.hub import require_hub
+from recipe.system.paths import ROOT
 
 METRIC = ROOT / "metrics" / "glue"
 
