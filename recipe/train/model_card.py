@@ -12,6 +12,7 @@ from recipe.train.run_record import read_record
 
 CARD = "README.md"
 MARK = "<!-- written by python -m recipe.report.scores: it will be overwritten -->"
+FORMER_MARK = "<!-- written by python -m recipe.scores: it will be overwritten -->"  # written by earlier versions
 RUN_MARK = "<!-- written at the end of the pre-training: it will be overwritten -->"
 # The settings of run.json that say what a pre-training was, in words.
 SETTINGS = {
@@ -58,7 +59,7 @@ def _is_ours(file: Path, *marks: str) -> bool:
         text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:  # a folder, or a link that leads nowhere
         return False
-    return any(mark in text for mark in marks or (MARK, RUN_MARK))
+    return any(mark in text for mark in marks or (MARK, FORMER_MARK, RUN_MARK))
 
 
 def _write(file: Path, text: str) -> bool:

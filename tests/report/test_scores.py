@@ -184,6 +184,9 @@ def test_model_card(swept, no_picture):
     (folder / "README.md").write_text("my own words")
     rebuild(swept)
     assert (folder / "README.md").read_text() == "my own words"
+    (folder / "README.md").write_text("<!-- written by python -m recipe.scores: it will be overwritten -->\nold scores")
+    rebuild(swept)
+    assert "old scores" not in (folder / "README.md").read_text()  # a card of an earlier version is still replaced
 
 
 def test_push_needs_a_name(swept, monkeypatch):
