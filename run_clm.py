@@ -27,7 +27,7 @@ from recipe.system.runtime import join_xla_ranks
 from recipe.train.arguments import PretrainArguments
 from recipe.train.pretraining import pretrain, resume_signature
 from recipe.train.sequences import Sequences, sequences_of
-from recipe.train.setup import begin, config_of, model_of, text_of
+from recipe.train.setup import begin, config_of, model_of, prepare_text
 
 
 @dataclass
@@ -52,7 +52,7 @@ def main() -> int:
         require_causal(config, name)
     else:
         make_causal(config, name)
-    tokenizer, prepared = text_of(model_args, data, name, config, say, causal.keep_linebreaks)
+    tokenizer, prepared = prepare_text(model_args, data, name, config, say, causal.keep_linebreaks)
     sequences = next_tokens(prepared, tokenizer, data, args)
 
     model = use_next_token_head(model_of(model_args, config, args.seed, say))

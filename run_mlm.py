@@ -30,7 +30,7 @@ from recipe.train.arguments import PretrainArguments
 from recipe.train.maskable import require_maskable
 from recipe.train.pretraining import pretrain, resume_signature
 from recipe.train.sequences import Sequences, sequences_of
-from recipe.train.setup import begin, config_of, model_of, text_of
+from recipe.train.setup import begin, config_of, model_of, prepare_text
 from recipe.train.stages import MaskingRateDecay
 
 EVAL_MASK_SEED = 1 << 32  # beyond any training seed: one set of eval masks for all runs
@@ -46,7 +46,7 @@ def main() -> int:
     # From text to blocks. What can be known before step 1 is checked on the way.
     name, config = config_of(model_args)
     require_masked(config, name)
-    tokenizer, prepared = text_of(model_args, data, name, config, say)
+    tokenizer, prepared = prepare_text(model_args, data, name, config, say)
     sequences = masked_sequences(prepared, tokenizer, data, objective, args)
     require_maskable(sequences)
 

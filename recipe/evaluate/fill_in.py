@@ -97,14 +97,14 @@ def table_of(filled: list[Filled]) -> Table:
             label = (
                 Path(answer.model).name if answer.step is None else f"{Path(answer.model).parent.name} {answer.step:,}"
             )
-            cells = [Text(f"{shown(word)} {share:.1%}") for word, share in answer.blanks[number]]
+            cells = [Text(f"{display_token(word)} {share:.1%}") for word, share in answer.blanks[number]]
             blank = [str(number + 1) if place == 0 else ""] if several else []
             table.add_row(*blank, Text(label), *cells)
         table.add_section()
     return table
 
 
-def shown(word: str) -> str:
+def display_token(word: str) -> str:
     """A guessed token as text that can be seen, whatever it is."""
     word = word.strip() or word
     return word if word.isprintable() and not word.isspace() else repr(word)

@@ -9,7 +9,7 @@ from recipe.system.errors import UserError
 from recipe.train.arguments import sequences_per_step
 from recipe.train.callbacks import FirstStep
 from recipe.train.resume import newest_resumable, require_resumable
-from recipe.train.run_record import build_record, require_agreement, write_record
+from recipe.train.run_record import build_record, require_identical_ranks, write_record
 
 
 def begin_or_continue(work: FineTuning, of_the_data: dict, say: Callable[..., None]) -> str | None:
@@ -32,7 +32,7 @@ def begin_or_continue(work: FineTuning, of_the_data: dict, say: Callable[..., No
         "optim": str(getattr(args.optim, "value", args.optim)),
         "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
     }
-    require_agreement(meaning)
+    require_identical_ranks(meaning)
     checkpoint, model, zero = None, work.trainer.model, bool(args.deepspeed)
     if named and named not in ("True", "true"):
         checkpoint = require_resumable(named, model, zero, say)

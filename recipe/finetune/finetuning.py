@@ -25,7 +25,7 @@ from recipe.finetune.starting_point import Origin
 from recipe.system.hub import is_local
 from recipe.system.secrets import redact_all
 from recipe.train.callbacks import RankSeed, TrueEpoch
-from recipe.train.saving import WholeCheckpoints
+from recipe.train.saving import AtomicCheckpoints
 from recipe.train.schedules import NEEDS_A_METRIC, require_warmup_within, resolve_schedule
 from recipe.train.trainer import NonFiniteError
 
@@ -48,7 +48,7 @@ def sum_of_losses(logits: torch.Tensor, labels: torch.Tensor, regression: bool, 
     return loss, (labels != IGNORED).sum()
 
 
-class FineTuneTrainer(WholeCheckpoints, Trainer):
+class FineTuneTrainer(AtomicCheckpoints, Trainer):
     """Trains a model on `Examples`; `args.max_steps` must be set.
 
     A step's loss is the mean over the examples of its global batch, whatever it was cut into (law 1). Every rank

@@ -11,7 +11,7 @@ from recipe.finetune.glue.rows import GLUE_HUB_ID
 from recipe.finetune.qa.squad import TASKS as SQUADS
 from recipe.system.errors import UserError
 from recipe.system.hub import require_hub
-from recipe.train.model_card import CARD, MARK, _is_ours, _pretraining, _write
+from recipe.train.model_card import CARD, MARK, may_overwrite, pretraining_section, write_card
 
 TAGS = {GLUE: "glue", QA: "squad"}
 NOT_FOR_INFERENCE = ["optimizer*", "scheduler*", "rng_state*", "manifest.json", "training_args.bin"]
@@ -29,9 +29,9 @@ def write_cards(frame: pd.DataFrame, cells: pd.DataFrame, tables: dict[str, str]
     for name, rows in frame.groupby("checkpoint", sort=False):
         folder = Path(rows["path"].iloc[0])
         file = folder / CARD
-        if not (folder / "config.json").is_file() or not _is_ours(file):
+        if not (folder / "config.json").is_file() or not may_overwrite(file):
             continue
-        if _write(file, card_of(name, rows, cells.loc[name], notes)):
+        if write_card(file, card_of(name, rows, cells.loc[name], notes)):
             written.append(file)
     return written
 
@@ -54,7 +54,7 @@ def card_of(name: str, rows: pd.DataFrame, cells: pd.Series, notes: dict[str, st
         f"# {name}",
         "" if pd.isna(step) else f"A checkpoint of a pre-training run, after {int(step):,} steps{seen}.",
         *(_section(suite, cells, notes[suite]) for suite in notes),
-        _pretraining(folder),
+        pretraining_section(folder),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -11,7 +11,7 @@ from recipe.model.checkpoints import checkpoints, step_of
 from recipe.report.score_frames import best_of_grid, cells_of, present_columns
 from recipe.report.table import score_table
 from recipe.report.training_curves import rows_with
-from recipe.train.schedules import WITHOUT_AN_END
+from recipe.train.schedules import UNLIMITED_STEPS
 
 NAMED = 12  # missing cells called by name; the rest are counted
 _PARTS = ("--max_train_samples", "--max_eval_samples")
@@ -27,7 +27,7 @@ def of_training(run: Path, log: pd.DataFrame, record: dict) -> list[str]:
         found.append("Nothing of the training is logged yet.")
     last, planned = int(log["step"].max()) if len(log) else 0, meaning.get("max_steps")
     if meaning.get("max_hours"):
-        ends = f" or {planned:,} steps" if planned != WITHOUT_AN_END else ""
+        ends = f" or {planned:,} steps" if planned != UNLIMITED_STEPS else ""
         if last < planned and not (run / "train_results.json").exists():
             found.append(f"The run is not finished: step {last:,}, planned {meaning['max_hours']:g} hours{ends}.")
     elif planned and last < planned:

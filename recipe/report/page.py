@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from recipe.cli.parser import option, parse
 from recipe.cli.program import run_script
-from recipe.evaluate.fill_in import BLANKS, Filled, fill_all, models_of, shown
+from recipe.evaluate.fill_in import BLANKS, Filled, display_token, fill_all, models_of
 from recipe.finetune.columns import TITLES
 from recipe.model.config import is_causal, load_config
 from recipe.report.caveats import of_scores, of_training
@@ -37,7 +37,7 @@ from recipe.system.files import write_whole
 from recipe.system.runtime import quiet_libraries
 from recipe.system.secrets import redact, redact_all
 from recipe.train.run_record import read_record
-from recipe.train.schedules import WITHOUT_AN_END
+from recipe.train.schedules import UNLIMITED_STEPS
 
 LOG = "log.jsonl"
 REPORT = "report.html"
@@ -109,7 +109,7 @@ def summary_of(log: pd.DataFrame, record: dict) -> dict[str, str]:
             found["model"] += f", {model['num_hidden_layers']} layers of {model['hidden_size']}"
     planned = meaning.get("max_steps")
     if len(log):
-        of = f" of {planned:,}" if planned and planned != WITHOUT_AN_END else ""
+        of = f" of {planned:,}" if planned and planned != UNLIMITED_STEPS else ""
         found["steps"] = f"{log['step'].max():,}{of}"
     if len(seen := rows_with(train, "tokens_seen")):
         found["tokens"] = f"{seen['tokens_seen'].iloc[-1]:,.0f}"
@@ -229,7 +229,7 @@ def render(**content) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"svg": as_source, "guess": shown}
+    environment.filters |= {"svg": as_source, "guess": display_token}
     return environment.get_template(TEMPLATE).render(**content)
 
 

@@ -14,7 +14,7 @@ from recipe.system.errors import UserError
 from recipe.train.deepspeed import avoid_compiling
 from recipe.train.deepspeed_config import check_deepspeed
 from recipe.train.optimizers import MUON, muon_settings
-from recipe.train.schedules import WITHOUT_AN_END
+from recipe.train.schedules import UNLIMITED_STEPS
 from recipe.train.settings import check_optimizer, check_settings
 from recipe.train.stages import steps_for
 
@@ -169,6 +169,6 @@ def epochs_to_steps(args: TrainingArguments, blocks: int) -> int:
     if args.max_steps > 0:
         return args.max_steps
     if args.max_hours:
-        return WITHOUT_AN_END
+        return UNLIMITED_STEPS
     sequences = args.num_train_epochs * blocks
     return steps_for(sequences, sequences_per_step(args), args.batch_warmup_start, args.batch_warmup_steps)

@@ -12,7 +12,7 @@ from transformers.trainer_callback import ExportableState, ProgressCallback
 
 from recipe.system.files import write_whole
 from recipe.system.secrets import redact_all
-from recipe.train.schedules import WITHOUT_AN_END
+from recipe.train.schedules import UNLIMITED_STEPS
 from recipe.train.stages import Stages
 
 
@@ -193,7 +193,7 @@ class Console(ProgressCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None and state.max_steps == WITHOUT_AN_END:
+        if self.training_bar is not None and state.max_steps == UNLIMITED_STEPS:
             self.training_bar.total = None  # only time will tell
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -212,7 +212,7 @@ class PlainConsole(TrainerCallback):
 def _line(state, logs: dict) -> str:
     """A training or evaluation log in one line, "" for any other."""
     step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
-    if state.max_steps == WITHOUT_AN_END:
+    if state.max_steps == UNLIMITED_STEPS:
         step = f"step {state.global_step:>6}"
     if "loss" in logs:
         mfu = f"  MFU {logs['mfu']:.1%}" if "mfu" in logs else ""

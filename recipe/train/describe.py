@@ -1,7 +1,7 @@
 """What a run prints before step 1: model, data, batch, steps and one decoded sample."""
 
 from recipe.train.arguments import sequences_per_step
-from recipe.train.schedules import WITHOUT_AN_END
+from recipe.train.schedules import UNLIMITED_STEPS
 
 
 def describe(say, model, prepared, train_data, stages, args, tokenizer) -> None:
@@ -33,4 +33,4 @@ def describe(say, model, prepared, train_data, stages, args, tokenizer) -> None:
 
 
 def _or_steps(args) -> str:
-    return "" if args.max_steps == WITHOUT_AN_END else f", or {args.max_steps:,} steps, whichever ends first"
+    return "" if args.max_steps == UNLIMITED_STEPS else f", or {args.max_steps:,} steps, whichever ends first"

@@ -37,7 +37,7 @@ def write_run_card(run: Path, causal: bool, metrics: dict[str, float] | None = N
     """Writes the card of a pre-training into its folder, `metrics` those of its evaluation: what it was told, what came
     of it, and nothing that needs a network. A card that somebody else wrote, or that has scores, is left alone."""
     file = run / CARD
-    if not _is_ours(file, RUN_MARK):
+    if not may_overwrite(file, RUN_MARK):
         return
     metadata = ModelCardData(
         library_name="transformers",
@@ -47,11 +47,11 @@ def write_run_card(run: Path, causal: bool, metrics: dict[str, float] | None = N
     )
     figures = [f"| {name} | {value:.4g} |" for name, value in (metrics or {}).items() if name in RUN_FIGURES]
     table = "\n".join(["## Evaluation", "", "| figure | value |", "| --- | --- |", *figures]) if figures else ""
-    parts = [f"---\n{metadata.to_yaml()}\n---\n{RUN_MARK}", f"# {run.resolve().name}", table, _pretraining(run)]
-    _write(file, "\n\n".join(part for part in parts if part) + "\n")
+    parts = [f"---\n{metadata.to_yaml()}\n---\n{RUN_MARK}", f"# {run.resolve().name}", table, pretraining_section(run)]
+    write_card(file, "\n\n".join(part for part in parts if part) + "\n")
 
 
-def _is_ours(file: Path, *marks: str) -> bool:
+def may_overwrite(file: Path, *marks: str) -> bool:
     """Whether a card isn't there, or is one of `marks` (by default all) that may be written anew."""
     if not os.path.lexists(file):
         return True
@@ -62,7 +62,7 @@ def _is_ours(file: Path, *marks: str) -> bool:
     return any(mark in text for mark in marks or (MARK, FORMER_MARK, RUN_MARK))
 
 
-def _write(file: Path, text: str) -> bool:
+def write_card(file: Path, text: str) -> bool:
     """Writes a card whole; False on a read-only disk, whose checkpoints have their scores in the sweep's folder."""
     try:
         write_whole(file, redact(text).encode())
@@ -76,7 +76,7 @@ def run_folder(checkpoint: Path) -> Path:
     return checkpoint.resolve().parent if step_of(checkpoint) >= 0 else checkpoint.resolve()
 
 
-def _pretraining(folder: Path) -> str:
+def pretraining_section(folder: Path) -> str:
     """What run.json and trainer_state.json know of the pre-training, empty where there are none."""
     if not (record := redact_all(read_record(run_folder(folder)))):
         return ""

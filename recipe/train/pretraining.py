@@ -33,8 +33,8 @@ from recipe.train.describe import describe
 from recipe.train.model_card import write_run_card
 from recipe.train.resume import newest_evaluable, newest_resumable, require_resumable
 from recipe.train.run_folder import run_lock
-from recipe.train.run_record import build_record, require_agreement, write_record
-from recipe.train.saving import CHECKPOINT_BYTES_A_PARAMETER
+from recipe.train.run_record import build_record, require_identical_ranks, write_record
+from recipe.train.saving import CHECKPOINT_BYTES_PER_PARAMETER
 from recipe.train.schedules import time_is_up
 from recipe.train.sequences import Sequences
 from recipe.train.trackers import continue_wandb_run, guard_trackers
@@ -88,8 +88,8 @@ def pretrain(
             "parameters was built, and nothing else is done"
         )
         return 0
-    require_room(run, CHECKPOINT_BYTES_A_PARAMETER * model.num_parameters())
-    require_agreement(meaning)
+    require_room(run, CHECKPOINT_BYTES_PER_PARAMETER * model.num_parameters())
+    require_identical_ranks(meaning)
     with run_lock(run) if main_process else nullcontext():
         checkpoint = checkpoint_to_resume(run, model, args, say)
         record = build_record(run, meaning, args.to_sanitized_dict(), args.allow_changed, checkpoint)

@@ -140,7 +140,7 @@ def read_record(folder: Path) -> dict:
         return {}
 
 
-def require_agreement(meaning: dict) -> None:
+def require_identical_ranks(meaning: dict) -> None:
     """Compares code, packages and `meaning` of all ranks; every rank must call it.
 
     Raises UserError on each of them, with the first value that differs and where, unless they are alike.

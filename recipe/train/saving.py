@@ -16,11 +16,11 @@ from recipe.system.files import flush, read_json, remove, write_whole, written_w
 from recipe.train.callbacks import LossSinceLog
 from recipe.train.deepspeed import SETTING, is_sharded, master_weights, mend_universal_load, ranks_of, universal_copy
 
-CHECKPOINT_BYTES_A_PARAMETER = 12  # the weight and Adam's two moments, four bytes each
+CHECKPOINT_BYTES_PER_PARAMETER = 12  # the weight and Adam's two moments, four bytes each
 FULL_DISK_BYTES = 1 << 20  # torch.save reports a full disk as a position that is off; this little free tells
 
 
-class WholeCheckpoints:
+class AtomicCheckpoints:
     """Mixed into a Trainer, left of it: its checkpoints verify (recipe.model.checkpoints.damage) or aren't there.
 
     A full disk is a UserError that leaves the checkpoints before it as they were.
@@ -121,7 +121,7 @@ class WholeCheckpoints:
         if "No space left" not in str(error) and free > FULL_DISK_BYTES:
             return error
         staged = sum(path.stat().st_size for path in (run / STAGING).rglob("*") if path.is_file())
-        needed = CHECKPOINT_BYTES_A_PARAMETER * self.model.num_parameters()
+        needed = CHECKPOINT_BYTES_PER_PARAMETER * self.model.num_parameters()
         return UserError(
             f"no space left to save {run / name}: it takes {needed:,} bytes and more, {free + staged:,} are free. The "
             "checkpoints before it are whole: make room and run the same command again"

@@ -13,7 +13,7 @@ from transformers.trainer_callback import ExportableState, TrainerState
 from recipe.system.errors import UserError
 from recipe.system.files import DamagedFile, read_object
 
-WITHOUT_AN_END = 1_000_000_000  # max_steps of a run that time alone ends
+UNLIMITED_STEPS = 1_000_000_000  # max_steps of a run that time alone ends
 HORIZON = 1_000_000  # what a schedule over time counts as its steps: a millionth of the budget each
 NEEDS_A_METRIC = ("reduce_lr_on_plateau", "greedy")
 WITHOUT_A_LAST_STEP = ("inverse_sqrt",)

@@ -77,7 +77,7 @@ def model_of(
     return build_model(config)
 
 
-def text_of(
+def prepare_text(
     model: ModelArguments,
     data: DataArguments,
     name: str,

@@ -23,7 +23,7 @@ from recipe.model.flops import flops_per_token
 from recipe.objective.unigram import UnigramBaseline
 from recipe.train.arguments import sequences_per_step
 from recipe.train.optimizers import MUON, MuonFactory
-from recipe.train.saving import WholeCheckpoints
+from recipe.train.saving import AtomicCheckpoints
 from recipe.train.schedules import TimeBudget
 from recipe.train.stages import Stage, Stages, stages_of
 
@@ -39,7 +39,7 @@ class NonFiniteError(FloatingPointError):
     """The loss or a gradient became NaN or infinite."""
 
 
-class PretrainTrainer(WholeCheckpoints, Trainer):
+class PretrainTrainer(AtomicCheckpoints, Trainer):
     """Trains a model that `use_masked_only_head` was applied to on `MaskedSequences`, or the causal pair of the two.
 
     `args.max_steps` must be set. `stages` say which steps see what; by default the run has one. Stages of another

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from recipe.model.checkpoints import checkpoints
 from recipe.system.errors import UserError
 from recipe.system.manifest import MANIFEST, damage
-from recipe.train.run_record import require_agreement
+from recipe.train.run_record import require_identical_ranks
 
 
 class DropoutDraws(TrainerCallback):
@@ -103,16 +103,16 @@ def test_muon_and_stages_on_two_processes_are_those_of_one_and_resume_to_the_sam
 def test_ranks_that_differ_are_refused(tmp_path, monkeypatch):
     def work(rank):
         torch.distributed.init_process_group("gloo")
-        require_agreement({"seed": 1, "data": "a"})
+        require_identical_ranks({"seed": 1, "data": "a"})
         messages = []
         for meaning in ({"seed": 1, "data": "ab"[rank]}, {"seed": 1} | ({"data": "a"} if rank else {})):
             try:
-                require_agreement(meaning)
+                require_identical_ranks(meaning)
             except UserError as error:
                 messages.append(str(error))
         monkeypatch.setattr("recipe.train.run_record._code_fingerprint", lambda: f"code {rank}")
         try:
-            require_agreement({})
+            require_identical_ranks({})
         except UserError as error:
             messages.append(str(error))
         return messages

@@ -8,7 +8,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from recipe.cli.parser import parse
 from recipe.system.errors import UserError
 from recipe.train.arguments import PretrainArguments, epochs_to_steps
-from recipe.train.schedules import WITHOUT_AN_END, TimeBudget, resolve_schedule
+from recipe.train.schedules import UNLIMITED_STEPS, TimeBudget, resolve_schedule
 
 WSD = {"lr_scheduler_type": "warmup_stable_decay"}
 
@@ -106,7 +106,7 @@ def test_the_schedule_ends_at_zero_when_time_is_up_whatever_the_speed(tmp_path, 
     args = arguments(
         tmp_path, max_steps=-1, max_hours=1, lr_scheduler_type=kind, lr_scheduler_kwargs=kwargs, warmup_steps=0.1
     )
-    assert epochs_to_steps(args, blocks=1) == WITHOUT_AN_END
+    assert epochs_to_steps(args, blocks=1) == UNLIMITED_STEPS
     resolve_schedule(args, args.max_hours)
     fast, slow = Drive(args, 9).go(), Drive(args, 36).go()
     assert (len(fast), len(slow)) == (400, 100)

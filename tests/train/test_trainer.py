@@ -29,7 +29,7 @@ from recipe.objective.span_masking import Spans
 from recipe.objective.unigram import UnigramBaseline
 from recipe.system.errors import UserError
 from recipe.system.manifest import damage
-from recipe.train.schedules import WITHOUT_AN_END, time_is_up
+from recipe.train.schedules import UNLIMITED_STEPS, time_is_up
 from recipe.train.stages import MaskingRateDecay, stages_of
 from recipe.train.trainer import NonFiniteError, PretrainTrainer
 
@@ -131,7 +131,7 @@ class Clock(TrainerCallback):
 
 def test_under_a_budget_of_time_a_killed_run_ends_with_the_same_bits(tmp_path, bpe, documents):
     def run(folder, *callbacks):
-        options = {"steps": WITHOUT_AN_END, "max_hours": 1, "dropout": 0.1}
+        options = {"steps": UNLIMITED_STEPS, "max_hours": 1, "dropout": 0.1}
         trainer = make_trainer(folder, bpe, documents, callbacks=[clock := Clock(), *callbacks], **options)
         trainer.time_budget.clock = clock
         trainer.train(resume_from_checkpoint=resume_point(folder))
