@@ -25,9 +25,10 @@ from recipe.model.heads import use_next_token_head
 from recipe.objective.causal import NextTokens
 from recipe.system.runtime import join_xla_ranks
 from recipe.train.arguments import PretrainArguments
-from recipe.train.pretraining import pretrain, resume_signature
+from recipe.train.pretraining import pretrain
 from recipe.train.sequences import Sequences, sequences_of
 from recipe.train.setup import begin, config_of, model_of, prepare_text
+from recipe.train.signature import resume_signature
 
 
 @dataclass
@@ -56,9 +57,9 @@ def main() -> int:
     sequences = next_tokens(prepared, tokenizer, data, args)
 
     model = use_next_token_head(model_of(model_args, config, args.seed, say))
-    meaning = resume_signature(config, data, args, prepared, tokenizer, {"objective": "clm"})
+    signature = resume_signature(config, data, args, prepared, tokenizer, {"objective": "clm"})
     fresh = not model_args.model_name_or_path
-    return pretrain(model, tokenizer, prepared, sequences, args, meaning, report, say, fresh)
+    return pretrain(model, tokenizer, prepared, sequences, args, signature, report, say, fresh)
 
 
 def next_tokens(prepared, tokenizer, data, args) -> Sequences:

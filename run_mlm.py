@@ -28,9 +28,10 @@ from recipe.system.errors import UserError
 from recipe.system.runtime import join_xla_ranks
 from recipe.train.arguments import PretrainArguments
 from recipe.train.maskable import require_maskable
-from recipe.train.pretraining import pretrain, resume_signature
+from recipe.train.pretraining import pretrain
 from recipe.train.sequences import Sequences, sequences_of
 from recipe.train.setup import begin, config_of, model_of, prepare_text
+from recipe.train.signature import resume_signature
 from recipe.train.stages import MaskingRateDecay
 
 EVAL_MASK_SEED = 1 << 32  # beyond any training seed: one set of eval masks for all runs
@@ -51,9 +52,9 @@ def main() -> int:
     require_maskable(sequences)
 
     model = use_masked_only_head(model_of(model_args, config, args.seed, say))
-    meaning = resume_signature(config, data, args, prepared, tokenizer, {"objective": "mlm", **asdict(objective)})
+    signature = resume_signature(config, data, args, prepared, tokenizer, {"objective": "mlm", **asdict(objective)})
     fresh = not model_args.model_name_or_path
-    return pretrain(model, tokenizer, prepared, sequences, args, meaning, report, say, fresh)
+    return pretrain(model, tokenizer, prepared, sequences, args, signature, report, say, fresh)
 
 
 def masked_sequences(prepared, tokenizer, data, objective, args) -> Sequences:

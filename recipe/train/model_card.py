@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 
 from huggingface_hub import ModelCardData
+from transformers import PreTrainedConfig
 
 from recipe.model.checkpoints import step_of
+from recipe.model.config import is_causal
 from recipe.system.files import read_json, write_whole
 from recipe.system.secrets import redact, redact_all
 from recipe.train.run_record import read_record
@@ -33,7 +35,7 @@ RUN_FIGURES = ("eval_loss", "eval_perplexity", "eval_masked_accuracy", "eval_acc
 _DATA_FLAGS = ("--dataset_name", "--dataset_config_name", "--train_file")
 
 
-def write_run_card(run: Path, causal: bool, metrics: dict[str, float] | None = None) -> None:
+def write_run_card(run: Path, config: PreTrainedConfig, metrics: dict[str, float] | None = None) -> None:
     """Writes the card of a pre-training into its folder, `metrics` those of its evaluation: what it was told, what came
     of it, and nothing that needs a network. A card that somebody else wrote, or that has scores, is left alone."""
     file = run / CARD
@@ -41,7 +43,7 @@ def write_run_card(run: Path, causal: bool, metrics: dict[str, float] | None = N
         return
     metadata = ModelCardData(
         library_name="transformers",
-        pipeline_tag="text-generation" if causal else "fill-mask",
+        pipeline_tag="text-generation" if is_causal(config) else "fill-mask",
         tags=["generated_from_trainer"],
         model_name=run.resolve().name,
     )

@@ -18,10 +18,33 @@ from recipe.model.weights import weights_fault
 from recipe.system.errors import UserError
 from recipe.system.files import DamagedFile, read_json, read_object
 from recipe.system.manifest import MANIFEST, damage
+from recipe.train.arguments import PretrainArguments
 from recipe.train.deepspeed import ranks_of
 from recipe.train.run_record import RECORD
+from recipe.train.schedules import time_is_up
 
 _RANDOM_STATE = re.compile(r"rng_state_(\d+)\.pth")
+
+
+def checkpoint_to_resume(
+    run: Path, model: PreTrainedModel, args: PretrainArguments, say: Callable[..., None]
+) -> Path | None:
+    """The checkpoint to resume from, or to evaluate: the one that --resume_from_checkpoint names, or the newest usable
+    one; None where `run` has no checkpoints. Raises UserError where none of those it has is usable."""
+    named, zero = args.resume_from_checkpoint, bool(args.deepspeed)
+    if named and named not in ("True", "true"):
+        return require_resumable(named, model, zero, say)
+    checkpoint = newest_resumable(run, model, zero, say) if args.do_train else newest_evaluable(run, model, say)
+    if checkpoint is None and checkpoints(run):
+        raise UserError(f"none of the checkpoints in {run} is whole: move them away to begin anew")
+    return checkpoint
+
+
+def is_done(run: Path, checkpoint: Path, args: PretrainArguments) -> bool:
+    """Whether the last step was taken and all results after it were written."""
+    written = (run / "train_results.json").exists() and (not args.do_eval or (run / "eval_results.json").exists())
+    out_of_time = args.max_hours is not None and time_is_up(checkpoint, args.max_hours)
+    return written and (step_of(checkpoint) >= args.max_steps or out_of_time)
 
 
 def resume_fault(folder: Path, model: PreTrainedModel) -> str | None:

@@ -22,10 +22,12 @@ from recipe.model.config import (
 from recipe.model.loading import build_model, load_model
 from recipe.system.errors import UserError
 from recipe.system.hub import require_hub
+from recipe.system.paths import ROOT
 from recipe.system.runtime import keep_freed_memory, quiet_libraries, warning_of_slow_bf16
 from recipe.train.arguments import PretrainArguments
-from recipe.train.pretraining import CONFIGS
 from recipe.train.trackers import select_trackers
+
+CONFIGS = ROOT / "configs"
 
 
 def begin(args: PretrainArguments, data: DataArguments) -> Callable[..., None]:

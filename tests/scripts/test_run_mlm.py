@@ -19,7 +19,8 @@ from recipe.model.checkpoints import checkpoints, step_of
 from recipe.model.heads import HEADS
 from recipe.sweep.sweep import training_is_over
 from recipe.system.errors import UserError
-from recipe.train import pretraining
+from recipe.train import build
+from recipe.train.trainer import PretrainTrainer
 
 
 @pytest.mark.parametrize("family", list(HEADS))
@@ -163,7 +164,7 @@ def test_a_signal_saves_stops_with_75_and_the_next_run_goes_on(run, tmp_path, mo
 
     handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
-        monkeypatch.setattr(pretraining, "RankSeed", Killer)
+        monkeypatch.setattr(build, "RankSeed", Killer)
         code, printed = run()
         assert code == 75 and "saved in" in printed and "checkpoint-3" in printed
         assert checkpoints(tmp_path / "run")[-1].name == "checkpoint-3"
@@ -197,7 +198,7 @@ def test_killed_in_the_last_evaluation_it_is_evaluated_the_next_time(run, tmp_pa
         raise Killed
 
     monkeypatch.setattr(run_mlm, "report", killed)
-    monkeypatch.setattr(pretraining.PretrainTrainer, "evaluate", killed)
+    monkeypatch.setattr(PretrainTrainer, "evaluate", killed)
     with pytest.raises(Killed):
         run()
     monkeypatch.undo()
@@ -290,7 +291,7 @@ def test_what_fails_before_the_first_step_leaves_nothing(run, tmp_path, monkeypa
     def fails(*args, **kwargs):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(pretraining.PretrainTrainer, "get_train_dataloader", fails)
+    monkeypatch.setattr(PretrainTrainer, "get_train_dataloader", fails)
     with pytest.raises(RuntimeError, match="no memory"):
         run()
     assert not (tmp_path / "run").exists()

@@ -1,0 +1,37 @@
+"""The resume signature of a pre-training run: the settings that decide what it computes."""
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+from recipe.data.arguments import DataArguments
+from recipe.data.prepared_tokens import PreparedTokens
+from recipe.data.tokenizer import fingerprint
+from recipe.train.arguments import PretrainArguments, sequences_per_step
+
+# The fields of PretrainArguments that are part of it.
+SETTINGS = (
+    "seed data_seed max_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay "
+    "adam_beta1 adam_beta2 adam_epsilon optim_args max_grad_norm bf16 fp16 "
+    "short_seq_length short_seq_share batch_warmup_start batch_warmup_steps max_hours"
+)
+
+
+def resume_signature(
+    config: PreTrainedConfig,
+    data: DataArguments,
+    args: PretrainArguments,
+    prepared: PreparedTokens,
+    tokenizer: PreTrainedTokenizerFast,
+    objective: dict,
+) -> dict:
+    """The settings that must not change when a run is resumed; `objective` holds those of its objective."""
+    return {
+        **objective,
+        "model": {k: v for k, v in config.to_dict().items() if k not in ("transformers_version", "dtype")},
+        "data": prepared.fingerprint,
+        "tokenizer": fingerprint(tokenizer),
+        "max_seq_length": data.max_seq_length,
+        "max_train_samples": data.max_train_samples,
+        "global_batch_size": sequences_per_step(args),
+        **{name: getattr(args, name) for name in SETTINGS.split()},
+        "optim": str(args.optim.value if hasattr(args.optim, "value") else args.optim),
+    }
