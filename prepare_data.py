@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from recipe.cli.parser import option, parse
 from recipe.cli.program import run_script
 from recipe.data.arguments import DataArguments
-from recipe.data.inputs import corpus_of, prepared_dir, tokenizer_of, tokens_of, upload_tokens
+from recipe.data.inputs import load_corpus, load_or_prepare_tokens, load_or_train_tokenizer, prepared_dir, upload_tokens
 from recipe.data.remote import require_writable
 from recipe.model.arguments import ModelArguments
 from recipe.model.config import load_config, require_family
@@ -41,9 +41,9 @@ def main() -> None:
     if model.model_type:
         require_family(model.model_type)
     family = load_config(model.config_name).model_type if model.config_name else model.model_type or "roberta"
-    corpus = corpus_of(data, model)
-    tokenizer = tokenizer_of(model, family, corpus, prepared_dir(data), needs=("pad",))
-    prepared = tokens_of(data, corpus, tokenizer, quiet=False)
+    corpus = load_corpus(data, model)
+    tokenizer = load_or_train_tokenizer(model, family, corpus, prepared_dir(data), needs=("pad",))
+    prepared = load_or_prepare_tokens(data, corpus, tokenizer, quiet=False)
     print(f"{prepared.folder}")
     for split, about in prepared.splits.items():
         print(f"  {split:<10} {about['tokens']:>16,} tokens  {about['documents']:>12,} documents")

@@ -21,8 +21,8 @@ from recipe.cli.parser import option, parse
 from recipe.cli.program import run_script
 from recipe.data.arguments import DataArguments
 from recipe.data.corpus import Corpus
-from recipe.data.fertility import fertility, require_known, sample_of, table_of
-from recipe.data.inputs import corpus_of
+from recipe.data.fertility import fertility, fertility_table, require_few_unknown, spread_sample
+from recipe.data.inputs import load_corpus
 from recipe.data.tokenizer import (
     KINDS,
     MAX_TRAINING_CHARACTERS,
@@ -70,7 +70,7 @@ def main() -> None:
     others = {name: load_tokenizer(name, needs=(), **hub.hub_options()) for name in options.compare}
     if options.model == "unigram" and options.min_frequency != MIN_FREQUENCY:
         print("warning: --min_frequency changes nothing: unigram prunes by likelihood")
-    corpus = corpus_of(data, hub)
+    corpus = load_corpus(data, hub)
     tokenizer = train_tokenizer(
         lambda: progress(learned_from(corpus, options)),
         kind=options.model,
@@ -80,8 +80,8 @@ def main() -> None:
         max_characters=options.max_characters,
     )
     text, title = judged(corpus, options)
-    known = fertility(tokenizer, sample_of(text()))
-    require_known(known.unknown_share, tokenizer, "just trained", f"the tokens in a sample of the {title}")
+    known = fertility(tokenizer, spread_sample(text()))
+    require_few_unknown(known.unknown_share, tokenizer, "just trained", f"the tokens in a sample of the {title}")
     try:
         save_tokenizer(tokenizer, Path(options.output_dir))
     except OSError as error:
@@ -89,7 +89,7 @@ def main() -> None:
     print(f"{len(tokenizer):,} tokens in {options.output_dir}: {known} in a sample of the {title}")
     if corpus.validation or options.held_out:
         tokenizers = {options.output_dir: tokenizer, **others}
-        Console(highlight=False).print(table_of(tokenizers, text, title))
+        Console(highlight=False).print(fertility_table(tokenizers, text, title))
     if options.push_to_hub:
         try:
             tokenizer.push_to_hub(options.push_to_hub, token=hub.token)

@@ -29,7 +29,7 @@ from recipe.data.blocks import Blocks
 from recipe.data.corpus import open_corpus
 from recipe.data.inputs import SPLIT_SEED
 from recipe.data.order import MicroBatches
-from recipe.data.preparation import prepare
+from recipe.data.preparation import prepare_tokens
 from recipe.data.tokenizer import block_ends, load_tokenizer
 from recipe.objective.masked_sequences import MaskedSequences
 from recipe.objective.masking import Masking
@@ -98,7 +98,7 @@ def loaded(setting: Setting, tokenizer, options) -> dict[str, list[float]]:
 
 
 def sequences(setting: Setting, tokenizer) -> MaskedSequences:
-    prepared = prepare(open_corpus(setting.dataset), tokenizer, Path(setting.prepared_dir), seed=SPLIT_SEED)
+    prepared = prepare_tokens(open_corpus(setting.dataset), tokenizer, Path(setting.prepared_dir), seed=SPLIT_SEED)
     blocks = Blocks(prepared.checked("train"), setting.length, block_ends(tokenizer), tokenizer.pad_token_id)
     specials = tuple(tokenizer.all_special_ids)
     masking = Masking(len(tokenizer), tokenizer.mask_token_id, tokenizer.pad_token_id, specials, 0, MASK_RATE)

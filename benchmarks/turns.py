@@ -123,7 +123,7 @@ def prepare_setting(work: Path, dataset: str, vocabulary: int, tokens: bool = Tr
     the dataset's `tokens`."""
     from recipe.data.corpus import open_corpus
     from recipe.data.inputs import SPLIT_SEED
-    from recipe.data.preparation import prepare
+    from recipe.data.preparation import prepare_tokens
     from recipe.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
     from recipe.system.runtime import quiet_libraries
 
@@ -136,7 +136,7 @@ def prepare_setting(work: Path, dataset: str, vocabulary: int, tokens: bool = Tr
         trained = train_tokenizer(corpus.train.texts, kind="bpe", vocab_size=vocabulary, min_frequency=1)
         save_tokenizer(trained, folder)
     if tokens:
-        prepare(corpus, load_tokenizer(str(folder)), work, seed=SPLIT_SEED)
+        prepare_tokens(corpus, load_tokenizer(str(folder)), work, seed=SPLIT_SEED)
     return str(folder.absolute()), str(work.absolute())
 
 
@@ -295,10 +295,10 @@ def stock_rows(setting: Setting, tokenizer):
     from recipe.data.blocks import Blocks
     from recipe.data.corpus import open_corpus
     from recipe.data.inputs import SPLIT_SEED
-    from recipe.data.preparation import prepare
+    from recipe.data.preparation import prepare_tokens
     from recipe.data.tokenizer import block_ends
 
-    prepared = prepare(open_corpus(setting.dataset), tokenizer, Path(setting.prepared_dir), seed=SPLIT_SEED)
+    prepared = prepare_tokens(open_corpus(setting.dataset), tokenizer, Path(setting.prepared_dir), seed=SPLIT_SEED)
     blocks = Blocks(prepared.checked("train"), setting.length, block_ends(tokenizer), tokenizer.pad_token_id)
     ids = blocks.rows(np.arange(min(len(blocks) - 1, STOCK_ROWS))).astype(np.int32)
     special = np.isin(ids, tokenizer.all_special_ids).astype(np.int8)

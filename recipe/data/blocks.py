@@ -47,7 +47,7 @@ class OrderedBlocks(Dataset):
     A `limit` uses only so many of them, evenly spread over the corpus.
     """
 
-    scored: str  # what eval_accuracy and eval_tokens are of, as a prefix of their names
+    metric_prefix: str  # what eval_accuracy and eval_tokens are of, as a prefix of their names
     length: int  # tokens of a sequence that the model sees
 
     def __init__(self, blocks: Blocks, order_seed: int | None, limit: int | None = None):
@@ -71,6 +71,6 @@ class OrderedBlocks(Dataset):
     def __getitems__(self, sequences: range) -> dict[str, torch.Tensor]:
         raise NotImplementedError
 
-    def predicted(self, length: int) -> int:
+    def count_predicted(self, length: int) -> int:
         """How many tokens a sequence of `length` tokens has predicted: what the vocabulary projection runs on."""
         raise NotImplementedError

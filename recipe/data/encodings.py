@@ -91,7 +91,7 @@ def lines(path: Path, stream: io.BufferedReader, encoding: str | None = None) ->
         yield from _decoded_lines(path, stream, found)
 
 
-def whole(pieces: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+def whole_lines(pieces: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     """The same lines with their pieces joined."""
     parts: list[str] = []
     number = 0

@@ -69,7 +69,7 @@ def unknown_id_of(tokenizer: PreTrainedTokenizerFast) -> int | None:
     return None if model.unk_token is None else tokenizer.convert_tokens_to_ids(model.unk_token)
 
 
-def sample_of(texts: Iterable[str]) -> list[str]:
+def spread_sample(texts: Iterable[str]) -> list[str]:
     """Up to SAMPLE_CHARACTERS of the texts, evenly spread over their first SAMPLE_READ characters."""
     kept: list[str] = []
     every, read, size = 1, 0, 0
@@ -92,7 +92,7 @@ def _middle(text: str) -> str:
     return text[start : start + SAMPLE_DOCUMENT]
 
 
-def require_known(share: float, tokenizer: PreTrainedTokenizerFast, name: str, of: str) -> None:
+def require_few_unknown(share: float, tokenizer: PreTrainedTokenizerFast, name: str, of: str) -> None:
     """Raises UserError where more than MAX_UNKNOWN of the tokens `of` a text are unknown to `tokenizer`, whose `name`
     is for the message."""
     if share > MAX_UNKNOWN:
@@ -124,7 +124,9 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def table_of(tokenizers: dict[str, PreTrainedTokenizerFast], texts: Callable[[], Iterable[str]], title: str) -> Table:
+def fertility_table(
+    tokenizers: dict[str, PreTrainedTokenizerFast], texts: Callable[[], Iterable[str]], title: str
+) -> Table:
     """A row for each tokenizer, by its name, on the text that `texts()` begins."""
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, pad_edge=False)
     table.add_column("tokenizer", overflow="fold")  # the ends of two paths tell them apart

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from recipe.data.arguments import DataArguments
 from recipe.data.corpus import Corpus, open_corpus
-from recipe.data.fertility import fertility, require_known, sample_of, unknown_id_of
-from recipe.data.preparation import prepare
+from recipe.data.fertility import fertility, require_few_unknown, spread_sample, unknown_id_of
+from recipe.data.preparation import prepare_tokens
 from recipe.data.prepared_tokens import PreparedTokens, load_prepared
 from recipe.data.remote import is_remote, push
 from recipe.data.tokenizer import TRAIN, fingerprint, load_tokenizer, save_tokenizer, train_tokenizer
@@ -24,7 +24,7 @@ TOKENIZER_FOLDER = "tokenizer"  # in prepared tokens that were uploaded
 SPLIT_SEED = 42  # one split for all seeds of a run, so that their eval losses compare
 
 
-def corpus_of(data: DataArguments, hub: ModelArguments, keep_linebreaks: bool = True) -> Corpus:
+def load_corpus(data: DataArguments, hub: ModelArguments, keep_linebreaks: bool = True) -> Corpus:
     """The corpus that the arguments name; without `keep_linebreaks`, spaces take the place of those in a .txt. The
     first process prints which files that is."""
     require_separate_folder("--prepared_dir", data.prepared_dir, data)
@@ -70,7 +70,7 @@ def prepared_dir(data: DataArguments) -> Path:
     return Path(data.prepared_dir).expanduser()
 
 
-def tokenizer_of(
+def load_or_train_tokenizer(
     model: ModelArguments, family: str, corpus: Corpus, parent: Path, needs: tuple[str, ...] = ("pad", "mask")
 ) -> PreTrainedTokenizerFast:
     """The tokenizer that the arguments name, with the special tokens that the run `needs`; `train` trains one on the
@@ -119,8 +119,10 @@ def tokenizer_of(
     return load_tokenizer(str(folder))
 
 
-def tokens_of(data: DataArguments, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, quiet: bool) -> PreparedTokens:
-    """The prepared tokens of `corpus`: those that it is already, or see `recipe.data.preparation.prepare`.
+def load_or_prepare_tokens(
+    data: DataArguments, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, quiet: bool
+) -> PreparedTokens:
+    """The prepared tokens of `corpus`: those that it is already, or see `recipe.data.preparation.prepare_tokens`.
 
     Raises UserError where more than 5 % of the training tokens are unknown to `tokenizer`, before they are made where a
     sample of the text shows it.
@@ -128,7 +130,7 @@ def tokens_of(data: DataArguments, corpus: Corpus, tokenizer: PreTrainedTokenize
     if corpus.prepared:
         prepared = load_prepared(corpus.prepared, tokenizer)
     else:
-        prepared = prepare(
+        prepared = prepare_tokens(
             corpus,
             tokenizer,
             prepared_dir(data),
@@ -141,7 +143,7 @@ def tokens_of(data: DataArguments, corpus: Corpus, tokenizer: PreTrainedTokenize
     unknown_id, counts = unknown_id_of(tokenizer), prepared.unigram_counts()
     if unknown_id is not None:
         share = counts[unknown_id] / max(1, counts.sum())
-        require_known(share, tokenizer, tokenizer.name_or_path, f"the training tokens of {prepared.folder}")
+        require_few_unknown(share, tokenizer, tokenizer.name_or_path, f"the training tokens of {prepared.folder}")
     return prepared
 
 
@@ -149,9 +151,11 @@ def _meet(corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> None:
     """Says what the tokenizer makes of the text, on a sample. Raises UserError where too much of it is unknown."""
     if corpus.train.tokenised:
         return
-    found = fertility(tokenizer, sample_of(corpus.train.texts()))
+    found = fertility(tokenizer, spread_sample(corpus.train.texts()))
     print(f"tokenizer  {found} in a sample of {corpus.name}", flush=True)
-    require_known(found.unknown_share, tokenizer, tokenizer.name_or_path, f"the tokens in a sample of {corpus.name}")
+    require_few_unknown(
+        found.unknown_share, tokenizer, tokenizer.name_or_path, f"the tokens in a sample of {corpus.name}"
+    )
 
 
 def upload_tokens(prepared: PreparedTokens, tokenizer: PreTrainedTokenizerFast, address: str) -> str:

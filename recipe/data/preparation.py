@@ -49,11 +49,11 @@ FORMAT = 1  # raised when the same inputs would give other files
 BATCH_CHARACTERS = 1_000_000  # text encoded at a time, at some hundred bytes a letter
 PIECE_CHARACTERS = 1 << 16  # of a longer document, where that changes no token: threads share it, and memory is bounded
 BATCH_DOCUMENTS = 20_000
-SECONDS_BETWEEN_NOTES = 5.0
+SECONDS_BETWEEN_PROGRESS = 5.0
 CHUNK_BYTES = 1 << 22
 
 
-def prepare(
+def prepare_tokens(
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerFast,
     parent: Path,
@@ -201,7 +201,7 @@ class _Preparation:
                         done["tokens"][split] += len(text)
                         bar.update(len(text))
                     done["read"] += len(texts)
-                    if time.monotonic() - noted > SECONDS_BETWEEN_NOTES:
+                    if time.monotonic() - noted > SECONDS_BETWEEN_PROGRESS:
                         self._note(files, done)
                         noted = time.monotonic()
                 done["source"], done["read"] = number + 1, 0

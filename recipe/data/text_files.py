@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from recipe.data.columnar import COLUMNAR, columns_of, read_column
-from recipe.data.encodings import COMPRESSIONS, MAX_TEXT_CHARACTERS, lines, open_binary, whole
+from recipe.data.encodings import COMPRESSIONS, MAX_TEXT_CHARACTERS, lines, open_binary, whole_lines
 from recipe.data.tables import DELIMITERS, column_of, read_rows
 from recipe.system.errors import UserError
 
@@ -64,7 +64,7 @@ def read_documents(
             elif kind in WHOLE_FILES:
                 yield from _read_whole(pieces)
             elif kind in DELIMITERS:
-                rows = read_rows(path, kind, whole(pieces), csv_delimiter, csv_quoting)
+                rows = read_rows(path, kind, whole_lines(pieces), csv_delimiter, csv_quoting)
                 yield from _read_table(path, rows, text_column, csv_delimiter, kind)
             else:
                 yield from _read_json_lines(path, pieces, text_column)
@@ -130,7 +130,7 @@ def _read_whole(pieces: Iterable[tuple[int, str]]) -> Iterator[str]:
 
 
 def _read_json_lines(path: Path, pieces: Iterable[tuple[int, str]], column: str) -> Iterator[str]:
-    for number, line in whole(pieces):
+    for number, line in whole_lines(pieces):
         if not line.strip():
             continue
         where = f"{path}, line {number}"

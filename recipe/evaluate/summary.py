@@ -14,7 +14,7 @@ from recipe.train.deepspeed import whole_model
 def report(metrics: dict, model, tokenizer, eval_data: OrderedBlocks, run: Path) -> None:
     """The end of a run on the console: figures beside the baseline, three filled blanks or continued texts, and what to
     do next."""
-    name = f"{eval_data.scored}accuracy"
+    name = f"{eval_data.metric_prefix}accuracy"
     print(
         f"\neval loss        {metrics['eval_loss']:.3f} nats   (unigram baseline {metrics['eval_unigram_loss']:.3f})\n"
         f"perplexity       {metrics['eval_perplexity']:.1f}\n"

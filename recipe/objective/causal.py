@@ -16,7 +16,7 @@ class NextTokens(OrderedBlocks):
     attention mask: no text comes after them.
     """
 
-    scored = ""
+    metric_prefix = ""
 
     def __init__(self, blocks: Blocks, order_seed: int | None, limit: int | None = None):
         super().__init__(blocks, order_seed, limit)
@@ -28,5 +28,5 @@ class NextTokens(OrderedBlocks):
         labels[labels == self.blocks.pad_id] = IGNORED
         return {"input_ids": torch.from_numpy(inputs), "labels": torch.from_numpy(labels)}
 
-    def predicted(self, length: int) -> int:
+    def count_predicted(self, length: int) -> int:
         return length

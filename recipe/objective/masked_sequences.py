@@ -14,7 +14,7 @@ class MaskedSequences(OrderedBlocks):
     attention_mask only if a block in it is padded: without one, attention takes its fastest path.
     """
 
-    scored = "masked_"
+    metric_prefix = "masked_"
 
     def __init__(self, blocks: Blocks, masking: Masking, order_seed: int | None, limit: int | None = None):
         super().__init__(blocks, order_seed, limit)
@@ -28,5 +28,5 @@ class MaskedSequences(OrderedBlocks):
             batch["attention_mask"] = (ids != self.blocks.pad_id).astype(np.int64)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
-    def predicted(self, length: int) -> int:
+    def count_predicted(self, length: int) -> int:
         return self.masking.masked_per_block(length)

@@ -32,8 +32,8 @@ def require_maskable(sequences: Sequences) -> None:
         if hidden <= least * asked:
             raise UserError(
                 f"--whole_word_mask hides {hidden:.1%} of the {split} tokens in blocks of {data.length}, expected "
-                f"about {asked:.0%}: most words are longer than the {data.predicted(data.length)} tokens that a block "
-                "hides, as in text without spaces; leave the flag out, and single tokens are hidden"
+                f"about {asked:.0%}: most words are longer than the {data.count_predicted(data.length)} tokens that a "
+                "block hides, as in text without spaces; leave the flag out, and single tokens are hidden"
             )
 
 

@@ -6,7 +6,13 @@ from pathlib import Path
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
 from recipe.data.arguments import DataArguments
-from recipe.data.inputs import corpus_of, prepared_dir, require_separate_folder, tokenizer_of, tokens_of
+from recipe.data.inputs import (
+    load_corpus,
+    load_or_prepare_tokens,
+    load_or_train_tokenizer,
+    prepared_dir,
+    require_separate_folder,
+)
 from recipe.data.prepared_tokens import PreparedTokens
 from recipe.model.arguments import ModelArguments
 from recipe.model.checkpoints import require_room
@@ -89,11 +95,11 @@ def prepare_text(
 ) -> tuple[PreTrainedTokenizerFast, PreparedTokens]:
     """The tokenizer and the prepared tokens, made if they aren't there; a new model's embedding is fitted to them."""
     check_length(config, data.max_seq_length, name)
-    corpus = corpus_of(data, model, keep_linebreaks)
+    corpus = load_corpus(data, model, keep_linebreaks)
     needs = ("pad",) if is_causal(config) else ("pad", "mask")
-    tokenizer = tokenizer_of(model, config.model_type, corpus, prepared_dir(data), needs)
+    tokenizer = load_or_train_tokenizer(model, config.model_type, corpus, prepared_dir(data), needs)
     if model.model_name_or_path:
         check_tokenizer(config, tokenizer, name)
     elif change := fit_to_tokenizer(config, tokenizer, name):
         say(change)
-    return tokenizer, tokens_of(data, corpus, tokenizer, quiet=say is not print)
+    return tokenizer, load_or_prepare_tokens(data, corpus, tokenizer, quiet=say is not print)

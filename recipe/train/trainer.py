@@ -163,7 +163,7 @@ class PretrainTrainer(AtomicCheckpoints, Trainer):
     def flops_per_token(self, length: int) -> float:
         """Floating-point operations a token of a training step on sequences of `length` tokens."""
         if length not in self._flops:
-            predicted = (self.train_dataset or self.eval_dataset).predicted(length)
+            predicted = (self.train_dataset or self.eval_dataset).count_predicted(length)
             self._flops[length] = flops_per_token(self.model, length, predicted)
         return self._flops[length]
 
@@ -221,8 +221,8 @@ class PretrainTrainer(AtomicCheckpoints, Trainer):
         metrics = {
             "loss": loss / count,
             "perplexity": _exp(loss / count),
-            f"{dataloader.dataset.scored}accuracy": correct / count,
-            f"{dataloader.dataset.scored}tokens": int(count),
+            f"{dataloader.dataset.metric_prefix}accuracy": correct / count,
+            f"{dataloader.dataset.metric_prefix}tokens": int(count),
         }
         if self.baseline:
             metrics |= {"unigram_loss": guessed_loss / count, "unigram_accuracy": guessed_correct / count}

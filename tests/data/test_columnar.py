@@ -11,7 +11,7 @@ import pytest
 import recipe.data.preparation
 from recipe.data.columnar import TokenisedRows, saved_dataset
 from recipe.data.corpus import open_corpus
-from recipe.data.preparation import prepare
+from recipe.data.preparation import prepare_tokens
 from recipe.data.tokenizer import train_tokenizer
 from recipe.system.errors import UserError
 
@@ -44,7 +44,7 @@ def write(folder, kind, rows, validation=None):
 
 
 def tokens(dataset, tokenizer, folder, **options):
-    prepared = prepare(open_corpus(str(dataset), **options), tokenizer, folder, show_progress=False)
+    prepared = prepare_tokens(open_corpus(str(dataset), **options), tokenizer, folder, show_progress=False)
     return [prepared.tokens(split).tolist() for split in ("train", "validation")]
 
 
@@ -104,7 +104,7 @@ def test_a_stream_without_end_tokens_comes_in_bounded_pieces(bpe, monkeypatch):
 
 def test_killed_it_continues_to_the_same_tokens(bpe, documents, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe.data.preparation, "BATCH_DOCUMENTS", 7)
-    monkeypatch.setattr(recipe.data.preparation, "SECONDS_BETWEEN_NOTES", -1)
+    monkeypatch.setattr(recipe.data.preparation, "SECONDS_BETWEEN_PROGRESS", -1)
     dataset = write(tmp_path, "save_to_disk", padded(bpe, documents))
     whole = tokens(dataset, bpe, tmp_path / "whole", join_rows=True)
     encode, calls = recipe.data.preparation._Preparation._encode, []

@@ -10,7 +10,7 @@ import pytest
 from toy import SHARED_DATA
 
 from recipe.data.corpus import open_corpus
-from recipe.data.preparation import prepare
+from recipe.data.preparation import prepare_tokens
 from recipe.data.text_files import MAX_TEXT_CHARACTERS
 from recipe.system.errors import SourceBroken, UserError
 
@@ -126,7 +126,7 @@ def test_lone_surrogates_are_replaced_and_counted(tmp_path, bpe, capsys):
         f"warning: replaced 3 lone surrogates (halves of a character) by U+FFFD, the first in {tmp_path / 'b.jsonl'}",
         "passed over 2 records without text (null or blank)",
     ]
-    assert prepare(corpus, bpe, tmp_path / "data", validation_percentage=50, show_progress=False)
+    assert prepare_tokens(corpus, bpe, tmp_path / "data", validation_percentage=50, show_progress=False)
 
 
 def test_lines_as_documents(tmp_path):

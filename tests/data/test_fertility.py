@@ -11,9 +11,16 @@ import run_clm
 import train_tokenizer as script
 from recipe.data.arguments import DataArguments
 from recipe.data.corpus import open_corpus
-from recipe.data.fertility import Fertility, fertility, require_known, sample_of, table_of, unknown_id_of
-from recipe.data.inputs import tokens_of
-from recipe.data.preparation import prepare
+from recipe.data.fertility import (
+    Fertility,
+    fertility,
+    fertility_table,
+    require_few_unknown,
+    spread_sample,
+    unknown_id_of,
+)
+from recipe.data.inputs import load_or_prepare_tokens
+from recipe.data.preparation import prepare_tokens
 from recipe.data.tokenizer import save_tokenizer, train_tokenizer
 from recipe.system.errors import UserError
 
@@ -59,7 +66,9 @@ def test_long_texts_are_cut_and_bounded(letters, monkeypatch):
 def test_a_row_for_each_tokenizer(words, letters):
     console = Console(width=100)
     with console.capture() as capture:
-        console.print(table_of({"ours": words, "[theirs]": letters}, lambda: ["cat bird", "dog 語"], "held-out text"))
+        console.print(
+            fertility_table({"ours": words, "[theirs]": letters}, lambda: ["cat bird", "dog 語"], "held-out text")
+        )
     ours, theirs = (line.split() for line in capture.get().splitlines() if "ours" in line or "theirs" in line)
     assert ours[0] == "ours" and ours[2:] == ["1.000", "3.75", "25.000%"]
     assert theirs == ["[theirs]", "261", "3.750", "1.00", "0.000%"]
@@ -85,12 +94,12 @@ def test_a_sample_is_spread_over_the_text_and_bounded(monkeypatch):
     monkeypatch.setattr(recipe.data.fertility, "SAMPLE_READ", 100_000)
     texts = [f"{n:04d} " * 20 for n in range(3000)]
     read = []
-    sample = sample_of(read.append(text) or text for text in texts)
+    sample = spread_sample(read.append(text) or text for text in texts)
     numbers = [int(text.split()[1]) for text in sample]
     assert 500 < sum(map(len, sample)) <= 1000 and len(read) == 1002
     assert numbers[0] == 0 and numbers[-1] > 900 and len({b - a for a, b in pairwise(numbers)}) == 1
-    assert sample_of([]) == []
-    assert sample_of([CHINESE]) == [CHINESE[85:135]]
+    assert spread_sample([]) == []
+    assert spread_sample([CHINESE]) == [CHINESE[85:135]]
 
 
 def test_a_tokenizer_that_cannot_read_the_text_is_refused_before_it_is_tokenised(run, words, tmp_path):
@@ -109,22 +118,23 @@ def test_tokens_that_were_made_already_are_counted(words, tmp_path, capsys, monk
     (tmp_path / "text.txt").write_text("\n\n".join(["cat dog bird " * 3 + "語", "cat dog"] * 100))
     corpus = open_corpus(str(tmp_path / "text.txt"))
     data = DataArguments(prepared_dir=str(tmp_path / "data"))
-    prepared = prepare(corpus, words, tmp_path / "data", show_progress=False)  # 200 documents, 1 token of 14 is unknown
+    # 200 documents, in which 1 token of 14 is unknown.
+    prepared = prepare_tokens(corpus, words, tmp_path / "data", show_progress=False)
     with pytest.raises(UserError, match=r"\d\.\d% of the training tokens of .* are \[UNK\], unknown to the tokenizer"):
-        tokens_of(data, corpus, words, quiet=True)
+        load_or_prepare_tokens(data, corpus, words, quiet=True)
     with pytest.raises(UserError, match="of the training tokens"):
-        tokens_of(data, open_corpus(str(prepared.folder)), words, quiet=True)
+        load_or_prepare_tokens(data, open_corpus(str(prepared.folder)), words, quiet=True)
     monkeypatch.setattr(recipe.data.fertility, "MAX_UNKNOWN", 0.1)
-    tokens_of(data, corpus, words, quiet=True)
+    load_or_prepare_tokens(data, corpus, words, quiet=True)
     assert capsys.readouterr().out == ""  # what was made once isn't measured again
 
 
 def test_the_limit_is_five_percent(words):
-    require_known(0.05, words, "ours", "all tokens")
+    require_few_unknown(0.05, words, "ours", "all tokens")
     with pytest.raises(
         UserError, match=r"5.1% of all tokens are .UNK., unknown to the tokenizer ours: expected at most 5%"
     ):
-        require_known(0.051, words, "ours", "all tokens")
+        require_few_unknown(0.051, words, "ours", "all tokens")
 
 
 def test_a_new_tokenizer_that_cannot_read_what_is_held_out_is_not_saved(tmp_path, monkeypatch):

@@ -7,14 +7,14 @@ import pytest
 
 import recipe.data.preparation
 from recipe.data.corpus import Corpus, Source, open_corpus
-from recipe.data.preparation import prepare
+from recipe.data.preparation import prepare_tokens
 from recipe.data.prepared_tokens import load_prepared
 from recipe.data.tokenizer import KINDS, pieces, plain_backend, train_tokenizer
 from recipe.system.errors import UserError
 
 
 def quiet(corpus, tokenizer, folder, **options):
-    return prepare(corpus, tokenizer, folder, show_progress=False, **options)
+    return prepare_tokens(corpus, tokenizer, folder, show_progress=False, **options)
 
 
 def documents_of(tokens, separator):
@@ -100,7 +100,7 @@ class Killed(BaseException):
 
 def test_killed_anywhere_it_continues_to_the_same_tokens(bpe, documents, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe.data.preparation, "BATCH_DOCUMENTS", 7)
-    monkeypatch.setattr(recipe.data.preparation, "SECONDS_BETWEEN_NOTES", -1)
+    monkeypatch.setattr(recipe.data.preparation, "SECONDS_BETWEEN_PROGRESS", -1)
     calls, deadline = 0, None
 
     def stream():
@@ -128,7 +128,7 @@ def test_killed_anywhere_it_continues_to_the_same_tokens(bpe, documents, tmp_pat
 
 def test_what_the_notes_do_not_vouch_for_is_cut_off(bpe, documents, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe.data.preparation, "BATCH_DOCUMENTS", 20)
-    monkeypatch.setattr(recipe.data.preparation, "SECONDS_BETWEEN_NOTES", -1)
+    monkeypatch.setattr(recipe.data.preparation, "SECONDS_BETWEEN_PROGRESS", -1)
 
     def stream():
         yield from documents[:100]

@@ -16,7 +16,7 @@ import recipe.data.prepared_tokens
 import run_clm
 from recipe.data.blocks import Blocks
 from recipe.data.corpus import Corpus, Source
-from recipe.data.preparation import prepare
+from recipe.data.preparation import prepare_tokens
 from recipe.data.prepared_tokens import CHECKSUMS, load_prepared
 from recipe.data.token_arrays import PAGE, CheckedTokens, checksums_of, token_dtype
 from recipe.data.tokenizer import block_ends
@@ -41,7 +41,7 @@ def prepared(bpe, tmp_path):
 def made(tokenizer, folder, documents=None):
     texts = documents or toy_documents(400)
     corpus = Corpus("toy", Source("train", {}, lambda: iter(texts)), Source("validation", {}, lambda: iter(texts[:40])))
-    return prepare(corpus, tokenizer, folder, show_progress=False)
+    return prepare_tokens(corpus, tokenizer, folder, show_progress=False)
 
 
 def flip(file, place, bit=1):
@@ -193,7 +193,7 @@ def test_where_nothing_can_be_written_it_is_read_through_each_time(prepared, mon
 @pytest.mark.parametrize("damage", ["the tokens", "the note", "an older note"])
 def test_a_preparation_is_not_continued_on_damaged_tokens(bpe, documents, tmp_path, monkeypatch, damage, capsys):
     monkeypatch.setattr(recipe.data.preparation, "BATCH_DOCUMENTS", 20)
-    monkeypatch.setattr(recipe.data.preparation, "SECONDS_BETWEEN_NOTES", -1)
+    monkeypatch.setattr(recipe.data.preparation, "SECONDS_BETWEEN_PROGRESS", -1)
 
     class Killed(BaseException):
         pass
@@ -204,7 +204,7 @@ def test_a_preparation_is_not_continued_on_damaged_tokens(bpe, documents, tmp_pa
 
     validation = Source("validation", {}, lambda: iter(documents[:5]))
     with pytest.raises(Killed):
-        prepare(Corpus("toy", Source("train", {}, stream), validation), bpe, tmp_path, show_progress=False)
+        prepare_tokens(Corpus("toy", Source("train", {}, stream), validation), bpe, tmp_path, show_progress=False)
     (partial,) = tmp_path.glob("*.partial")
     notes = partial / "progress.json"
     if damage == "the tokens":
@@ -214,9 +214,9 @@ def test_a_preparation_is_not_continued_on_damaged_tokens(bpe, documents, tmp_pa
     else:
         notes.write_text('{"source": 0, "documents": {}, "tokens": {}, "read": 0}')
     corpus = Corpus("toy", Source("train", {}, lambda: iter(documents)), validation)
-    resumed = prepare(corpus, bpe, tmp_path, show_progress=False)
+    resumed = prepare_tokens(corpus, bpe, tmp_path, show_progress=False)
     assert "the preparation begins anew" in capsys.readouterr().out
-    assert resumed.splits == prepare(corpus, bpe, tmp_path / "whole", show_progress=False).splits
+    assert resumed.splits == prepare_tokens(corpus, bpe, tmp_path / "whole", show_progress=False).splits
 
 
 def test_no_step_is_taken_on_damaged_tokens_also_after_a_kill(run, tmp_path):
@@ -255,7 +255,7 @@ def test_ids_take_the_integers_that_hold_them(vocabulary, kind, tmp_path, monkey
     rows = Source("train", {"ids": 1}, lambda: iter([np.array(ids)] * 20), tokenised=True)
     for source in (texts, rows):
         corpus = Corpus("toy", source, Source("validation", source.description, source.documents, source.tokenised))
-        prepared = prepare(corpus, tokenizer, tmp_path, show_progress=False)
+        prepared = prepare_tokens(corpus, tokenizer, tmp_path, show_progress=False)
         assert prepared.tokens("train").dtype == kind and prepared.unigram_counts()[last] == 40
         blocks = Blocks(prepared.checked("train"), 10, block_ends(tokenizer), tokenizer.pad_token_id)
         masking = Masking(vocabulary, 4, 1, (0, 1, 2, 3, 4), 0, 0.2, mask_replace_prob=0, random_replace_prob=0)

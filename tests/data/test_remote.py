@@ -21,7 +21,7 @@ import prepare_data
 import recipe.data.remote
 from recipe.data.corpus import open_corpus
 from recipe.data.inputs import upload_tokens
-from recipe.data.preparation import prepare
+from recipe.data.preparation import prepare_tokens
 from recipe.data.prepared_tokens import load_prepared
 from recipe.data.remote import fetch, push, require_writable
 from recipe.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
@@ -124,7 +124,7 @@ def archive(tmp_path, bpe, documents):
 
 
 def tokens(corpus, tokenizer, folder):
-    prepared = prepare(corpus, tokenizer, folder, show_progress=False)
+    prepared = prepare_tokens(corpus, tokenizer, folder, show_progress=False)
     return [prepared.tokens(split).tolist() for split in ("train", "validation")]
 
 
@@ -228,7 +228,7 @@ def saved_bpe(tmp_path, bpe):
 
 @pytest.fixture
 def prepared(tmp_path, saved_bpe, text_file):
-    return prepare(open_corpus(str(text_file)), saved_bpe, tmp_path / "made", show_progress=False)
+    return prepare_tokens(open_corpus(str(text_file)), saved_bpe, tmp_path / "made", show_progress=False)
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/there", "folder"])

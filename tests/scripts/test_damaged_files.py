@@ -17,7 +17,7 @@ from recipe.cli.program import run_script
 from recipe.data.blocks import Blocks
 from recipe.data.columnar import saved_dataset
 from recipe.data.corpus import Corpus, Source
-from recipe.data.preparation import prepare
+from recipe.data.preparation import prepare_tokens
 from recipe.data.prepared_tokens import load_prepared
 from recipe.data.tokenizer import load_tokenizer
 from recipe.finetune.columns import suite_of
@@ -240,7 +240,7 @@ def corpus(documents):
 
 @pytest.mark.parametrize("name", PREPARED_FILES)
 def test_damaged_prepared_tokens_are_refused(bpe, corpus, tmp_path, capsys, name):
-    folder = prepare(corpus, bpe, tmp_path / "data", show_progress=False).folder
+    folder = prepare_tokens(corpus, bpe, tmp_path / "data", show_progress=False).folder
 
     def read():
         prepared = load_prepared(folder, bpe)
@@ -253,7 +253,7 @@ def test_damaged_prepared_tokens_are_refused(bpe, corpus, tmp_path, capsys, name
 
 
 def test_ids_beyond_the_vocabulary_are_refused_however_they_came(bpe, corpus, tmp_path):
-    folder = prepare(corpus, bpe, tmp_path / "data", show_progress=False).folder
+    folder = prepare_tokens(corpus, bpe, tmp_path / "data", show_progress=False).folder
     good = np.load(folder / "train.npy")
     np.save(folder / "train.npy", np.where(np.arange(len(good)) == 70, len(bpe), good).astype(np.uint16))
     blocks = Blocks(load_prepared(folder, bpe).checked("train"), 32, (0, 2), 1)
@@ -266,7 +266,7 @@ def test_ids_beyond_the_vocabulary_are_refused_however_they_came(bpe, corpus, tm
 
 
 def test_a_preparation_with_a_damaged_note_begins_anew(bpe, documents, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("recipe.data.preparation.SECONDS_BETWEEN_NOTES", -1)
+    monkeypatch.setattr("recipe.data.preparation.SECONDS_BETWEEN_PROGRESS", -1)
     monkeypatch.setattr("recipe.data.preparation.BATCH_DOCUMENTS", 20)
     texts = documents[:60]
 
@@ -283,19 +283,19 @@ def test_a_preparation_with_a_damaged_note_begins_anew(bpe, documents, tmp_path,
     def of(until):
         return Corpus("toy", Source("train", {}, lambda: stream(until)), validation)
 
-    whole = prepare(of(60), bpe, tmp_path / "whole", show_progress=False)
+    whole = prepare_tokens(of(60), bpe, tmp_path / "whole", show_progress=False)
     data = tmp_path / "data"
 
     def begin():
         shutil.rmtree(data, ignore_errors=True)
         with pytest.raises(Killed):
-            prepare(of(50), bpe, data, show_progress=False)
+            prepare_tokens(of(50), bpe, data, show_progress=False)
         return next(data.glob("*.partial")) / "progress.json"
 
     for form in FORMS:
         notes = begin()
         put(form, notes, notes.read_bytes())
-        assert prepare(of(60), bpe, data, show_progress=False).splits == whole.splits, form
+        assert prepare_tokens(of(60), bpe, data, show_progress=False).splits == whole.splits, form
         TRIED.setdefault("progress.json", Counter())[PASSED] += 1
 
 

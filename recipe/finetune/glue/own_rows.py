@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipe.data.encodings import lines, open_binary, whole
+from recipe.data.encodings import lines, open_binary, whole_lines
 from recipe.data.surrogates import without_surrogates
 from recipe.data.tables import DELIMITERS, read_rows
 from recipe.finetune.glue.labels import Labelling, SavedLabels, as_label, labelling_of
@@ -205,7 +205,7 @@ def read_table(file: Path, options: OwnOptions = OwnOptions()) -> Table:
 def _read_delimited(file: Path, kind: str, options: OwnOptions) -> Table:
     with open_binary(file) as stream:
         numbered = read_rows(
-            file, kind, whole(lines(file, stream, options.encoding)), options.delimiter, options.quoting
+            file, kind, whole_lines(lines(file, stream, options.encoding)), options.delimiter, options.quoting
         )
         rows = list(numbered)
     if len(rows) < 2:
@@ -222,7 +222,7 @@ def _read_delimited(file: Path, kind: str, options: OwnOptions) -> Table:
 
 def _read_json(file: Path, kind: str, options: OwnOptions) -> Table:
     with open_binary(file) as stream:
-        numbered = list(whole(lines(file, stream, options.encoding)))
+        numbered = list(whole_lines(lines(file, stream, options.encoding)))
     content = None
     if kind == ".json":
         try:
