@@ -33,6 +33,7 @@ from recipe.data.tokenizer import block_ends, fingerprint, pieces, plain_backend
 from recipe.system.errors import SourceBroken, UserError
 from recipe.system.files import (
     DamagedFile,
+    atomic_output,
     flush,
     publish_folder,
     read_object,
@@ -40,7 +41,6 @@ from recipe.system.files import (
     sealed,
     unsealed,
     write_json,
-    written_whole,
 )
 from recipe.system.locks import exclusive_lock
 from recipe.system.secrets import redact_all
@@ -273,7 +273,7 @@ class _Preparation:
             flush(path)
             digest, counts = summarise(path, self.vocabulary, write=True)
             if split == "train":
-                with written_whole(self.partial / "unigram.npy") as partial, partial.open("wb") as stream:
+                with atomic_output(self.partial / "unigram.npy") as partial, partial.open("wb") as stream:
                     np.save(stream, counts)
             splits[split] = {
                 "tokens": done["tokens"][split],

@@ -19,7 +19,7 @@ from recipe.data.remote import PREPARED
 from recipe.data.token_arrays import CheckedTokens, checksums_of, open_tokens, summarise
 from recipe.data.tokenizer import fingerprint
 from recipe.system.errors import UserError
-from recipe.system.files import DamagedFile, read_object, write_whole
+from recipe.system.files import DamagedFile, read_object, write_atomically
 from recipe.system.locks import exclusive_lock
 from recipe.system.manifest import damage, manifest_of
 
@@ -164,4 +164,4 @@ def write_checksums(folder: Path) -> None:
     """checksums.json, of all files that are small enough to be hashed at each start."""
     named = (PREPARED, "unigram.npy", *(checksums_of(folder / f"{split}.npy").name for split in SPLITS))
     files = {name: folder / name for name in named if (folder / name).stat().st_size <= CHECKED_AT_START}
-    write_whole(folder / CHECKSUMS, manifest_of(files).encode())
+    write_atomically(folder / CHECKSUMS, manifest_of(files).encode())

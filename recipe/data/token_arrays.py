@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from recipe.system.errors import OwnError
-from recipe.system.files import DamagedFile, written_whole
+from recipe.system.files import DamagedFile, atomic_output
 
 PAGE = 4096  # bytes: what the system reads at a time
 CHUNK_PAGES = 1024
@@ -124,6 +124,6 @@ def summarise(file: Path, vocabulary: int, write: bool) -> tuple[str, np.ndarray
             raise DamagedFile(f"holds the id {len(found) - 1}, its tokenizer has {vocabulary} tokens")
         counts += found
     if write:
-        with written_whole(checksums_of(file)) as partial, partial.open("wb") as stream:
+        with atomic_output(checksums_of(file)) as partial, partial.open("wb") as stream:
             np.save(stream, np.array(checksums, dtype=np.uint32))
     return digest.hexdigest(), counts

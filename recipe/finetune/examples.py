@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from recipe.data.token_arrays import token_dtype
 from recipe.data.tokenizer import fingerprint, plain_backend
 from recipe.finetune.glue.rows import Rows
-from recipe.system.files import remove, written_whole
+from recipe.system.files import atomic_output, remove
 
 FORMAT = "1"  # raise it when the meaning of the cached arrays changes
 IGNORED = -100  # the label of a row that only fills a rank's micro-batch
@@ -107,7 +107,7 @@ def cached_arrays(
             arrays = make()
             if not file.is_file():  # a folder or a link that leads nowhere bears its name
                 remove(file)
-            with written_whole(file) as partial:
+            with atomic_output(file) as partial:
                 save_file(arrays, partial, metadata={"sha256": _sha256(arrays)})
     return arrays
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from recipe.finetune.columns import METRIC_NAMES
-from recipe.system.files import write_whole
+from recipe.system.files import write_atomically
 
 CARD = "README.md"
 MARK = "<!-- written by a fine-tuning: the next one overwrites it -->"
@@ -21,7 +21,7 @@ def write_tuned_card(folder: Path, record: dict, task_type: str, base_model: str
     file = folder / CARD
     if file.exists() and MARK not in file.read_text(encoding="utf-8", errors="replace"):
         return None
-    write_whole(file, tuned_card_of(record, task_type, base_model, folder.resolve().name).encode())
+    write_atomically(file, tuned_card_of(record, task_type, base_model, folder.resolve().name).encode())
     return file
 
 

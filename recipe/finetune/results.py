@@ -7,7 +7,7 @@ import numpy as np
 
 from recipe.finetune.glue.rows import TaskRows
 from recipe.finetune.glue.tasks import Task
-from recipe.system.files import DamagedFile, read_json, read_object, write_json, write_whole
+from recipe.system.files import DamagedFile, read_json, read_object, write_atomically, write_json
 
 RESULTS = "jobs"  # the folder of a sweep that holds them
 _MNLI_FILES = {"test_matched": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv"}
@@ -116,5 +116,5 @@ def write_predictions(
     folder.mkdir(parents=True, exist_ok=True)
     for file, values in zip(files, (submitted, names), strict=True):
         lines = ["index\tprediction", *(f"{number}\t{value}" for number, value in zip(index, values, strict=True))]
-        write_whole(file, ("\n".join(lines) + "\n").encode())
+        write_atomically(file, ("\n".join(lines) + "\n").encode())
     return list(files)

@@ -33,7 +33,7 @@ from recipe.report.score_frames import best_of_grid, cells_of, read_frame
 from recipe.report.table import ScoreTable, score_table
 from recipe.report.training_curves import Picture, pictures_of, rows_with
 from recipe.system.errors import UserError
-from recipe.system.files import write_whole
+from recipe.system.files import write_atomically
 from recipe.system.runtime import quiet_libraries
 from recipe.system.secrets import redact, redact_all
 from recipe.train.run_record import read_record
@@ -275,7 +275,7 @@ def main() -> None:
         raise UserError(f"found no folder {file.parent} for --output_file: make it first")
     page = redact(report_of(run, args))
     try:
-        write_whole(file, page.encode())
+        write_atomically(file, page.encode())
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}: pass another --output_file") from error
     print(f"{file}: {len(page) / 1e6:.1f} MB, opens in any browser")

@@ -18,7 +18,7 @@ from recipe.report.page import LOG, read_log
 from recipe.report.scores import JOINED
 from recipe.report.training_curves import pictures_of
 from recipe.system.errors import UserError
-from recipe.system.files import write_whole
+from recipe.system.files import write_atomically
 from recipe.system.secrets import redact, redact_all
 from recipe.train.run_record import RECORD
 
@@ -44,7 +44,7 @@ def publish(run: Path, folder: Path) -> list[Path]:
         contents[Path(f"{picture.title.lower().replace(' ', '_')}.svg")] = picture.svg
     for file, content in contents.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / file, content if file.suffix == ".png" else _public(file, content.replace(here, b"")))
+        write_atomically(folder / file, content if file.suffix == ".png" else _public(file, content.replace(here, b"")))
     return list(contents)
 
 

@@ -24,7 +24,7 @@ from recipe.report.score_curves import draw
 from recipe.report.score_frames import best_of_grid, cells_of, rows_of
 from recipe.report.table import table_of
 from recipe.system.errors import UserError
-from recipe.system.files import write_whole
+from recipe.system.files import write_atomically
 from recipe.system.secrets import redact
 from recipe.train.model_card import run_folder
 
@@ -55,13 +55,13 @@ def rebuild(sweep: Path, tracker: bool = False) -> str:
         frame = rows_of(results)
         printed = frame.drop(columns=[column for column in frame if column.startswith("score:")])
         table = redact(table_of(frame))
-        write_whole(sweep / f"{suite}.csv", redact(printed.to_csv(index=False)).encode())
-        write_whole(sweep / f"{suite}.md", table.encode())
+        write_atomically(sweep / f"{suite}.csv", redact(printed.to_csv(index=False)).encode())
+        write_atomically(sweep / f"{suite}.md", table.encode())
         best, _ = best_of_grid(frame)
         cells = cells_of(best)
         picture = io.BytesIO()
         draw(best, cells, picture)
-        write_whole(sweep / f"{suite}.png", picture.getvalue())
+        write_atomically(sweep / f"{suite}.png", picture.getvalue())
         _show_with_others(sweep, suite, results, frame)
         if tracker:
             from recipe.report.wandb_scores import log_curve  # importing wandb takes a second that others need not pay
@@ -93,7 +93,7 @@ def _show_with_others(sweep: Path, suite: str, results: list[dict], frame: pd.Da
     tables = {name: table_of(rows_of(records)) for name, records in parts.items()}
     write_cards(best[best["checkpoint"].isin(own)], cells_of(best), tables)
     if len(parts) > 1 and sweep.name in TITLES:
-        write_whole(sweep.parent / JOINED, redact(table_of(together)).encode())
+        write_atomically(sweep.parent / JOINED, redact(table_of(together)).encode())
 
 
 def main() -> int:

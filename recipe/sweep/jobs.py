@@ -19,7 +19,7 @@ from recipe.finetune.columns import suite_of
 from recipe.finetune.results import read_result, result_file
 from recipe.sweep.suites import SUITES, prepare
 from recipe.system.errors import UserError
-from recipe.system.files import DamagedFile, publish_folder, read_json, remove, write_json, write_whole
+from recipe.system.files import DamagedFile, publish_folder, read_json, remove, write_atomically, write_json
 from recipe.system.runtime import quiet_libraries
 from recipe.system.secrets import guard_console, redact, redact_words
 from recipe.train.resume import newest_resumable
@@ -132,7 +132,7 @@ def fail(job: Job, text: str) -> Outcome:
     """Keeps the text of an error where the result would be."""
     job.result.parent.mkdir(parents=True, exist_ok=True)
     text = redact(text.strip())
-    write_whole(job.error, f"{text}\n".encode())
+    write_atomically(job.error, f"{text}\n".encode())
     return Outcome(job, FAILED, text.splitlines()[-1])
 
 

@@ -85,7 +85,7 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_output(path: Path) -> Iterator[Path]:
     """Gives the name of a file to write, which becomes `path` on leaving: whole and on disk, or not at all where it
     could not be written. Others may write the same file at the same time."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -99,16 +99,16 @@ def written_whole(path: Path) -> Iterator[Path]:
     flush(path.parent)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Writes `content` so that `path` is whole at any moment, also after a power cut."""
-    with written_whole(path) as partial:
+    with atomic_output(path) as partial:
         partial.write_bytes(content)
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Writes `content` as `write_whole` does, in a folder that is made if it isn't there. Raises ValueError for NaN."""
+    """Writes `content` as `write_atomically` does, in a folder that is made if it isn't there. Raises ValueError for NaN."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def publish_folder(staged: Path, final: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState, ProgressCallback
 
-from recipe.system.files import write_whole
+from recipe.system.files import write_atomically
 from recipe.system.secrets import redact_all
 from recipe.train.schedules import UNLIMITED_STEPS
 from recipe.train.stages import Stages
@@ -174,7 +174,7 @@ class JsonLog(TrainerCallback):
                     kept.append(line)
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # a line that the kill cut short, or that was damaged since
-        write_whole(self.path, "".join(kept).encode())
+        write_atomically(self.path, "".join(kept).encode())
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero:

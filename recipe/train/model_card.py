@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from recipe.model.checkpoints import step_of
 from recipe.model.config import is_causal
-from recipe.system.files import read_json, write_whole
+from recipe.system.files import read_json, write_atomically
 from recipe.system.secrets import redact, redact_all
 from recipe.train.run_record import read_record
 
@@ -67,7 +67,7 @@ def may_overwrite(file: Path, *marks: str) -> bool:
 def write_card(file: Path, text: str) -> bool:
     """Writes a card whole; False on a read-only disk, whose checkpoints have their scores in the sweep's folder."""
     try:
-        write_whole(file, redact(text).encode())
+        write_atomically(file, redact(text).encode())
     except OSError:
         return False
     return True

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from recipe.system.errors import UserError
-from recipe.system.files import DamagedFile, read_object, write_whole
+from recipe.system.files import DamagedFile, read_object, write_atomically
 from recipe.system.paths import ROOT
 from recipe.system.secrets import redact, redact_all, redact_words
 
@@ -80,7 +80,7 @@ def changes(folder: Path, before: dict, now: dict, allowed: set[str], instead: s
 
 def write_record(folder: Path, record: dict) -> None:
     """Writes run.json, whole or not at all."""
-    write_whole(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
+    write_atomically(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def _recorded(folder: Path) -> dict:

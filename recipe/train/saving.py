@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from recipe.model.checkpoints import STAGING, commit, rotate
 from recipe.system.errors import UserError
-from recipe.system.files import flush, read_json, remove, write_whole, written_whole
+from recipe.system.files import atomic_output, flush, read_json, remove, write_atomically
 from recipe.train.callbacks import LossSinceLog
 from recipe.train.deepspeed import SETTING, is_sharded, master_weights, mend_universal_load, ranks_of, universal_copy
 
@@ -136,12 +136,12 @@ class AtomicCheckpoints:
         if combined:
             written["all_results.json"] = (read_json(run / "all_results.json") or {}) | metrics
         for name, content in reversed(written.items()):
-            write_whole(run / name, json.dumps(content, indent=4, sort_keys=True).encode())
+            write_atomically(run / name, json.dumps(content, indent=4, sort_keys=True).encode())
 
     def save_state(self):
         """As the Trainer's own, but that the file is whole at any moment."""
         if self.is_world_process_zero():
-            with written_whole(Path(self.args.output_dir) / "trainer_state.json") as partial:
+            with atomic_output(Path(self.args.output_dir) / "trainer_state.json") as partial:
                 self.state.save_to_json(partial)
 
     def save_model(self, output_dir=None, _internal_call=False):
