@@ -11,7 +11,7 @@ from recipe.cli.parser import option
 from recipe.finetune.tasks import Recipe
 from recipe.launch.world import announced_world, require_world, select_device
 from recipe.model.arguments import HubArguments
-from recipe.model.checkpoints import require_room
+from recipe.model.checkpoints import require_disk_space
 from recipe.system.errors import UserError
 from recipe.system.hub import require_hub
 from recipe.train.deepspeed_config import check_deepspeed
@@ -78,7 +78,7 @@ class FineTuneArguments(TrainingArguments):
     def __post_init__(self):
         if not self.output_dir:
             raise UserError("found no --output_dir: name the folder of the result")
-        require_room(Path(self.output_dir))
+        require_disk_space(Path(self.output_dir))
         require_numbers(vars(self))
         self.unused = check_settings(self, pretraining=False)
         if self.fp16 and not torch.cuda.is_available():

@@ -80,7 +80,7 @@ def rotate(run: Path, limit: int | None, newest: Path, to_keep: Collection[int] 
             remove(folder)
 
 
-def require_room(run: Path, needed: int = 0) -> None:
+def require_disk_space(run: Path, needed: int = 0) -> None:
     """Raises UserError where the folder `run` could not be written to, or has fewer than `needed` bytes free for it.
     Writes nothing: it asks the nearest folder that exists."""
     existing = next(folder for folder in (run, *run.absolute().parents) if folder.exists())

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from recipe.data.prepared_tokens import PreparedTokens
-from recipe.model.checkpoints import require_room, step_of
+from recipe.model.checkpoints import require_disk_space, step_of
 from recipe.system.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, UserError
 from recipe.train.arguments import PretrainArguments
 from recipe.train.build import build_trainer
@@ -48,7 +48,7 @@ def pretrain(
             "parameters was built, and nothing else is done"
         )
         return 0
-    require_room(run, CHECKPOINT_BYTES_PER_PARAMETER * model.num_parameters())
+    require_disk_space(run, CHECKPOINT_BYTES_PER_PARAMETER * model.num_parameters())
     require_identical_ranks(signature)
     with run_lock(run) if main_process else nullcontext():
         checkpoint = checkpoint_to_resume(run, model, args, say)

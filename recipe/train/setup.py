@@ -15,7 +15,7 @@ from recipe.data.inputs import (
 )
 from recipe.data.prepared_tokens import PreparedTokens
 from recipe.model.arguments import ModelArguments
-from recipe.model.checkpoints import require_room
+from recipe.model.checkpoints import require_disk_space
 from recipe.model.config import (
     check_length,
     check_tokenizer,
@@ -45,7 +45,7 @@ def begin(args: PretrainArguments, data: DataArguments) -> Callable[..., None]:
         if args.bf16 and (slow := warning_of_slow_bf16()):
             say(f"warning: {slow}")
     require_separate_folder("--output_dir", args.output_dir, data)
-    require_room(Path(args.output_dir))
+    require_disk_space(Path(args.output_dir))
     if args.push_to_hub:
         require_hub("the repository to push to", "no --push_to_hub, and push the folder later")
     select_trackers(args, say)

@@ -7,7 +7,7 @@ import sys
 import pytest
 from toy import REPOSITORY
 
-from recipe.model.checkpoints import checkpoints, commit, newest_whole, require_room, rotate, step_of
+from recipe.model.checkpoints import checkpoints, commit, newest_whole, require_disk_space, rotate, step_of
 from recipe.system.errors import UserError
 from recipe.system.manifest import MANIFEST, damage
 from recipe.train.run_folder import run_lock
@@ -142,10 +142,10 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_room_is_asked_for_before_anything_is_written(tmp_path):
-    require_room(tmp_path / "a" / "run", needed=1)
+    require_disk_space(tmp_path / "a" / "run", needed=1)
     with pytest.raises(UserError, match=r"GB free, one checkpoint takes 1000000000.0 GB"):
-        require_room(tmp_path / "a" / "run", needed=10**18)
+        require_disk_space(tmp_path / "a" / "run", needed=10**18)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is no folder we may write to"):
-        require_room(tmp_path / "file" / "run")
+        require_disk_space(tmp_path / "file" / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

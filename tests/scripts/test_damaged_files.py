@@ -26,7 +26,7 @@ from recipe.finetune.glue.arguments import GlueArguments
 from recipe.finetune.glue.rows import Rows
 from recipe.finetune.results import read_result, read_results, result_file
 from recipe.finetune.starting_point import config_of, progress_of
-from recipe.model.checkpoints import STATE, commit, require_room, rotate
+from recipe.model.checkpoints import STATE, commit, require_disk_space, rotate
 from recipe.model.config import load_config
 from recipe.model.loading import load_model
 from recipe.report.card import write_cards
@@ -216,7 +216,7 @@ def test_a_damaged_log_is_read_as_far_as_it_goes(tmp_path, capsys, no_pictures):
         is_world_process_zero, global_step = True, 2
 
     def resume():
-        require_room(run)
+        require_disk_space(run)
         JsonLog(log).on_train_begin(None, State, None)
 
     def show():
@@ -432,7 +432,7 @@ def test_damaged_figures_of_a_run_are_written_anew(trained, tmp_path, capsys):
     trainer.save_metrics("eval", {"eval_loss": 1.0})
 
     def write():
-        require_room(run)
+        require_disk_space(run)
         trainer.save_metrics("train", {"train_loss": 2.0})
         assert json.loads((run / "all_results.json").read_text())["train_loss"] == 2.0
 
