@@ -15,7 +15,7 @@ from recipe.cli.numbers import require_numbers
 from recipe.cli.old_flags import translate
 from recipe.system.errors import UserError
 from recipe.system.paths import require_paths
-from recipe.system.secrets import hide_arguments, remember
+from recipe.system.secrets import redact_argv, remember_secrets
 
 TYPING_MISTAKE = 0.85  # how alike an unknown flag and the one that was meant are; below it, they only sound alike
 
@@ -64,8 +64,8 @@ def parse(
     UserError for what is unknown or doesn't fit, with the right flag's name where that is known.
     """
     argv = sys.argv[1:] if argv is None else argv
-    hide_arguments()
-    remember(argv)
+    redact_argv()
+    remember_secrets(argv)
     parser = Parser(
         dataclasses, description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -73,7 +73,7 @@ def parse(
         parser.add_argument(name, nargs="+" if name.endswith("...") else None)
     if len(argv) == 1 and not positional and Path(argv[0]).suffix in SUFFIXES:
         argv = argv_of(Path(argv[0]), parser)
-        remember(argv)
+        remember_secrets(argv)
     argv = with_current_flags(argv, parser.flags)
     try:
         parsed = parser.parse_args_into_dataclasses(argv)

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from recipe.system.errors import DISK_FULL, INTERRUPTED_EXIT_CODE, USER_ERROR_EXIT_CODE, OwnError, UserError
 from recipe.system.processes import end_with_parent
-from recipe.system.secrets import guard_console, remember
+from recipe.system.secrets import redact_console, remember_secrets
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:
@@ -17,8 +17,8 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     Under a launcher every rank finds the same mistake; only the first of a node says it. A process that is alone always
     does, whatever LOCAL_RANK it finds. A rank ends with its launcher. Nothing that is printed shows a secret.
     """
-    remember(sys.argv)
-    guard_console()
+    remember_secrets(sys.argv)
+    redact_console()
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent()
     try:

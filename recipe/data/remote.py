@@ -28,7 +28,7 @@ from recipe.system.files import publish_folder, remove, sha256_of
 from recipe.system.hub import go_offline_unless_reachable
 from recipe.system.locks import exclusive_lock
 from recipe.system.manifest import MANIFEST, damage, manifest_of
-from recipe.system.secrets import address_identity
+from recipe.system.secrets import url_identity
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 PREPARED = "prepared.json"  # what marks a folder of prepared tokens; written last but for the manifest
@@ -92,7 +92,7 @@ def fetch(source: str, downloads: Path, token: str | None = None) -> Fetched:
     if expected and "" not in files:
         raise UserError(f"{address} is a folder, #sha256= is for a file: leave it out")
     description = {
-        "address": address_identity(address),
+        "address": url_identity(address),
         "sha256": expected,
         "files": {inside: [info["size"], _version(info)] for inside, info in sorted(files.items())},
     }
@@ -308,7 +308,7 @@ def _file_name(address: str) -> str:
     """The last name of a path or address, without the query of the latter."""
     if not is_remote(address):
         return PurePosixPath(address.rstrip("/")).name
-    return PurePosixPath(address_identity(address).split("://")[-1].partition("?")[0].rstrip("/")).name
+    return PurePosixPath(url_identity(address).split("://")[-1].partition("?")[0].rstrip("/")).name
 
 
 def slug(name: str) -> str:

@@ -14,14 +14,14 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
 from recipe.system.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, USER_ERROR_EXIT_CODE
-from recipe.system.secrets import guard_console, remember
+from recipe.system.secrets import redact_console, remember_secrets
 
 SAID_BY_THE_RANK = (USER_ERROR_EXIT_CODE, NONFINITE_EXIT_CODE, INTERRUPTED_EXIT_CODE)
 
 
 def main() -> int:
-    remember(sys.argv)
-    guard_console()
+    remember_secrets(sys.argv)
+    redact_console()
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _pass_on)
     # torchrun itself would answer SIGTERM by killing the ranks after 30 s, and SIGUSR1 by leaving them alone. Its flag

@@ -21,7 +21,7 @@ from recipe.sweep.suites import SUITES, prepare
 from recipe.system.errors import UserError
 from recipe.system.files import DamagedFile, publish_folder, read_json, remove, write_atomically, write_json
 from recipe.system.runtime import quiet_libraries
-from recipe.system.secrets import guard_console, redact, redact_words
+from recipe.system.secrets import redact, redact_console, redact_words
 from recipe.train.resume import newest_resumable
 
 DONE, FAILED, BUSY = "done", "failed", "busy"
@@ -100,7 +100,7 @@ def run_job(job: Job, since: float) -> Outcome:
 
     The claim is a lock that the system frees when its process ends, however it ends.
     """
-    guard_console()  # a worker's log shows no secret of the command, wherever the worker is
+    redact_console()  # a worker's log shows no secret of the command, wherever the worker is
     began = time.monotonic()
     job.result.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(job.result.with_name(f".{job.result.stem}.lock"))

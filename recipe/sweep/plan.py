@@ -18,7 +18,7 @@ from recipe.sweep.jobs import Job
 from recipe.sweep.suites import DEFAULT_TASKS, SUITES, Suite, check_model, tasks_called
 from recipe.system.errors import UserError
 from recipe.system.hub import is_local
-from recipe.system.secrets import hide_arguments
+from recipe.system.secrets import redact_argv
 
 DESCRIPTION = (
     "GLUE or SQuAD for every checkpoint: jobs are checkpoint x task x seed. What isn't a flag below goes to "
@@ -86,7 +86,7 @@ class SweepArguments:
 
 def parse_sweep(argv: list[str]) -> tuple[SweepArguments, list[str]]:
     """The sweep's own flags, and the rest, which is run_glue.py's or run_qa.py's and is checked with the first job."""
-    hide_arguments()
+    redact_argv()
     parser = Parser((SweepArguments,), description=DESCRIPTION, allow_abbrev=False)
     parser.takes_more = True
     try:

@@ -3,8 +3,8 @@
 Secret are the values of flags, environment variables and query parameters whose names end as those of secrets do, and
 the user information of an address. `redact` hides them where their context shows what they are (a flag, a variable, an
 address) and, if they are long enough not to be ordinary words, wherever else they occur. Whoever writes text that could
-quote the command, an address or an error passes it through `redact` or `redact_all`; `guard_console` does it for
-everything that is printed. `address_identity` is what an address is known by: signatures expire, corpora stay.
+quote the command, an address or an error passes it through `redact` or `redact_all`; `redact_console` does it for
+everything that is printed. `url_identity` is what an address is known by: signatures expire, corpora stay.
 
     python -m recipe.system.secrets WORD ...     prints a command without its secrets, quoted for a shell
 """
@@ -80,7 +80,7 @@ def _redact_parameters(text: str) -> str:
     return _PARAMETER.sub(hide, text) if "=" in text or "%3" in text else text
 
 
-def address_identity(address: str) -> str:
+def url_identity(address: str) -> str:
     """`address` without user information, signatures and whatever changes with a signature: what data from there is
     known by. An address that has none of them is its own identity, to the letter."""
     pieces = re.split(r"::(?=[a-zA-Z][\w+.-]*(?:://|::))", address)
@@ -121,7 +121,7 @@ def _secrets_of_address(address: str) -> Iterator[str]:
 # ---- what is known to be secret
 
 
-def remember(words: Sequence[str]) -> None:
+def remember_secrets(words: Sequence[str]) -> None:
     """Takes note of the secrets in a command line, to hide them wherever they turn up."""
     _remembered.update(_secrets_of_words(words))
 
@@ -232,7 +232,7 @@ def _redact_all(value, known: re.Pattern | None):
 # ---- where a program starts
 
 
-def guard_console() -> None:
+def redact_console() -> None:
     """From here on whatever is written to stdout and stderr is redacted: prints, warnings, tracebacks, progress bars
     and log handlers that hold these streams. Called again, it covers what was put over it meanwhile, such as W&B's copy
     of the console. The streams stay what they are: their buffers, descriptors and encodings don't change."""
@@ -251,9 +251,9 @@ def _guard_of(write):
     return guarded
 
 
-def hide_arguments() -> None:
+def redact_argv() -> None:
     """Once the arguments are read, sys.argv holds no secret: trackers and profilers record it as they find it."""
-    remember(sys.argv)
+    remember_secrets(sys.argv)
     sys.argv = redact_words(sys.argv)
 
 

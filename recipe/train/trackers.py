@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_reporting_integration_callbacks
 
 from recipe.system.errors import UserError
-from recipe.system.secrets import guard_console, redact
+from recipe.system.secrets import redact, redact_console
 
 ANSWER_SECONDS = 4.0
 # What W&B shows of a run and is told through the environment.
@@ -127,7 +127,7 @@ def continue_wandb_run(identity: str) -> None:
 
 def guard_trackers(trainer) -> None:
     """Wraps the callbacks of `trainer`'s trackers (not those that the recipe itself needs) in `Guarded`."""
-    guard_console()  # W&B copies the console from the moment it is imported
+    redact_console()  # W&B copies the console from the moment it is imported
     handler = trainer.callback_handler
     trackers = tuple(get_reporting_integration_callbacks(trainer.args.report_to))
     handler.callbacks = [Guarded(c) if trackers and isinstance(c, trackers) else c for c in handler.callbacks]

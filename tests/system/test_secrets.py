@@ -37,7 +37,7 @@ from recipe.report.scores import rebuild
 from recipe.sweep import sweep
 from recipe.sweep.jobs import DONE, fail, run_job
 from recipe.system.errors import UserError
-from recipe.system.secrets import address_identity, guard_console, is_secret_name, redact, redact_all, redact_words
+from recipe.system.secrets import is_secret_name, redact, redact_all, redact_console, redact_words, url_identity
 from recipe.train.callbacks import JsonLog
 from recipe.train.run_record import record_run
 
@@ -106,7 +106,7 @@ def test_ordinary_words_are_none(name):
     ],
 )  # fmt: skip
 def test_an_address_keeps_everything_but_its_secrets(address, shown, identity):
-    assert redact(address) == shown == redact(shown) and address_identity(address) == identity
+    assert redact(address) == shown == redact(shown) and url_identity(address) == identity
     assert redact(f"cannot read ({address}): check it") == f"cannot read ({shown}): check it"
     assert redact_words(["x", address, "--hub_token", "t", "--seed", "1"]) == [
         "x",
@@ -139,8 +139,8 @@ def test_a_guarded_console_is_the_same_stream_and_hides(monkeypatch):
     monkeypatch.setattr("sys.stdout", raw)
     monkeypatch.setattr("sys.stderr", err := io.StringIO())
     logging.getLogger("recipe.test").addHandler(logging.StreamHandler(err))  # handlers keep the stream that they find
-    guard_console()
-    guard_console()  # once more changes nothing
+    redact_console()
+    redact_console()  # once more changes nothing
     assert sys.stdout is raw and raw.encoding == "utf-8" and raw.line_buffering and not raw.isatty()
     assert sys.stdout.write("tOken-0123456789\n") == len("tOken-0123456789\n")
     print("é", "tOken-0123456789")
@@ -152,7 +152,7 @@ def test_a_guarded_console_is_the_same_stream_and_hides(monkeypatch):
     copied = []  # what W&B does: it puts itself over what is there
     ours = raw.write
     raw.write = lambda text: copied.append(text) or ours(text)
-    guard_console()
+    redact_console()
     print("tOken-0123456789", end="")
     assert "".join(copied) == "<hidden>"
 
