@@ -22,7 +22,7 @@ from recipe.data.surrogates import without_surrogates
 from recipe.evaluate.fill_in import BLANKS, fill_all, models_of, table_of
 from recipe.model.arguments import HubArguments
 from recipe.system.errors import UserError
-from recipe.system.paths import is_file
+from recipe.system.paths import path_exists
 from recipe.system.runtime import quiet_libraries
 
 WIDE = 240  # columns, where nobody's terminal says how many there are
@@ -62,7 +62,7 @@ def main() -> None:
 
 def is_text(word: str) -> bool:
     """Whether a word of the command line is a sentence rather than the name of a model."""
-    return not is_file(word) and (" " in word or any(blank in word for blank in BLANKS))
+    return not path_exists(word) and (" " in word or any(blank in word for blank in BLANKS))
 
 
 def readable(word: str) -> str:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from recipe.system.errors import UserError
-from recipe.system.paths import is_file
+from recipe.system.paths import path_exists
 
 CONNECT_SECONDS = 4.0
 
@@ -53,12 +53,12 @@ def go_offline_unless_reachable() -> bool:
 
 def is_local(name: str) -> bool:
     """Whether a model or tokenizer name is a path rather than a hub id."""
-    return is_file(name) or name.startswith((".", "/", "~")) or name.endswith(".json")
+    return path_exists(name) or name.startswith((".", "/", "~")) or name.endswith(".json")
 
 
 def require_local_path(name: str, what: str) -> None:
     """Raises UserError where `name` can only be a path and nothing is there."""
-    if is_local(name) and not is_file(name):
+    if is_local(name) and not path_exists(name):
         raise UserError(f"found no {what} at {name}: expected a folder or file that exists, or a hub id")
 
 

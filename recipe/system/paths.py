@@ -10,7 +10,7 @@ LONGEST_NAME = 255  # bytes, of a file's name on every common file system
 FLAGS = re.compile(r"(_dir|_file|_path|_name|^runs|^folder|^glue_data|^compare|^deepspeed)$")
 
 
-def is_file(name: str) -> bool:
+def path_exists(name: str) -> bool:
     """Whether something is at the path `name`; no for what can be no path."""
     try:
         return Path(name).expanduser().exists()

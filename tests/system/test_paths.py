@@ -10,7 +10,7 @@ from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
 from recipe.model.arguments import ModelArguments
 from recipe.system.errors import UserError
 from recipe.system.hub import is_local
-from recipe.system.paths import is_file, require_paths
+from recipe.system.paths import path_exists, require_paths
 from recipe.train.arguments import PretrainArguments
 
 PRETRAINING = (ModelArguments, DataArguments, PretrainArguments)
@@ -18,7 +18,7 @@ PRETRAINING = (ModelArguments, DataArguments, PretrainArguments)
 
 @pytest.mark.parametrize("name", ["a" * 5000, "~nobodyatall/x", "a\0b"])
 def test_what_can_be_no_path_is_no_file(name):
-    assert not is_file(name) and not is_local(name.replace("~", "+"))
+    assert not path_exists(name) and not is_local(name.replace("~", "+"))
 
 
 @pytest.mark.parametrize(
