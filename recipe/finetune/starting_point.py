@@ -180,7 +180,7 @@ def build_model(head, data: StartArguments, config: PreTrainedConfig, seed: int)
         config,
         # The head of an MNLI model has three outputs; its output layer is drawn afresh for another task's.
         new_head=source != data.model_name_or_path,
-        other_shapes=data.ignore_mismatched_sizes,
+        ignore_mismatched_sizes=data.ignore_mismatched_sizes,
         damage_of=damage_of,
         **data.hub_options(),
     )

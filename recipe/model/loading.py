@@ -10,7 +10,7 @@ from transformers import (
 )
 
 from recipe.model.config import is_causal
-from recipe.model.weights import has_no_head, load_weights, parts_of
+from recipe.model.weights import describe_weights, has_no_head, load_weights
 from recipe.system.errors import UserError
 
 
@@ -32,14 +32,14 @@ def load_model(
     model, drawn, left_over = load_weights(_auto_class(config), name, config, **hub_options)
     headless = has_no_head(model, drawn)
     if drawn and not (new_head and headless):
-        what = "no language-model head" if headless else f"no weights for {parts_of(drawn)}"
+        what = "no language-model head" if headless else f"no weights for {describe_weights(drawn)}"
         raise UserError(
             f"{name} has {what}, which would be drawn at random: expected a whole checkpoint of a language model"
         )
     if drawn:
-        say(f"warning: {name} has no language-model head: {parts_of(drawn)} are drawn afresh from --seed")
+        say(f"warning: {name} has no language-model head: {describe_weights(drawn)} are drawn afresh from --seed")
     if left_over:
-        say(f"left out   {parts_of(left_over)} of {name}, which this model has no use for")
+        say(f"left out   {describe_weights(left_over)} of {name}, which this model has no use for")
     return model
 
 

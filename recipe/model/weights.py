@@ -25,13 +25,13 @@ def load_weights(
     config: PreTrainedConfig,
     *,
     new_head: bool = False,
-    other_shapes: bool = False,
+    ignore_mismatched_sizes: bool = False,
     damage_of: Callable[[Path], str | None] = damage,
     **hub_options,
 ) -> tuple[PreTrainedModel, list[str], list[str]]:
     """(the model in fp32, its weights outside of the encoder that `source` lacks, what `source` has beyond the model).
 
-    Weights of another shape are drawn afresh where `new_head` allows it outside of the encoder, or `other_shapes`
+    Weights of another shape are drawn afresh where `new_head` allows it outside of the encoder, or `ignore_mismatched_sizes`
     everywhere. Raises UserError where `source` is a checkpoint whose files aren't as they were written, where it cannot
     be loaded, and where weights of the encoder are missing, left over or of another shape.
     """
@@ -44,7 +44,7 @@ def load_weights(
             config=config,
             dtype=torch.float32,
             output_loading_info=True,
-            ignore_mismatched_sizes=new_head or other_shapes,
+            ignore_mismatched_sizes=new_head or ignore_mismatched_sizes,
             **hub_options,
         )
     except Exception as error:  # safetensors, torch, the hub and transformers each have their own
@@ -52,15 +52,15 @@ def load_weights(
         raise UserError(f"cannot load the model {source}: {reason}: choose another checkpoint") from error
     other_shape = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
     drawn, left_over = sorted({*report["missing_keys"], *other_shape}), sorted(report["unexpected_keys"])
-    needed = report["missing_keys"] if other_shapes else drawn
+    needed = report["missing_keys"] if ignore_mismatched_sizes else drawn
     if missing := sorted(name for name in needed if _is_of_encoder(name, model)):
         raise UserError(
-            f"{source} has no weights for {parts_of(missing)} of a {config.model_type} model, which would be drawn at "
+            f"{source} has no weights for {describe_weights(missing)} of a {config.model_type} model, which would be drawn at "
             "random: expected a whole checkpoint of this architecture"
         )
     if more := [name for name in left_over if _is_of_encoder(name, model)]:
         raise UserError(
-            f"{source} has weights for {parts_of(more)}, which its config has no place for: expected the config that "
+            f"{source} has weights for {describe_weights(more)}, which its config has no place for: expected the config that "
             "it was trained with"
         )
     return model, drawn, left_over
@@ -78,7 +78,7 @@ def has_no_head(model: PreTrainedModel, drawn: list[str]) -> bool:
     return bool(head) and head <= set(drawn)
 
 
-def parts_of(names: list[str]) -> str:
+def describe_weights(names: list[str]) -> str:
     """Weights in words: numbers of layers, and the names of others."""
     layers = sorted({int(found[1]) for name in names if (found := _LAYER.search(name))})
     others = [name for name in names if not _LAYER.search(name)]
@@ -101,10 +101,10 @@ def weights_fault(folder: Path, model: PreTrainedModel) -> str | None:
     for name, tensor in model.state_dict(keep_vars=True).items():
         tied[id(tensor)][name] = tuple(getattr(tensor, "ds_shape", tensor.shape))  # ZeRO-3 has a part of it here
     if missing := [next(iter(names)) for names in tied.values() if not names.keys() & found.keys()]:
-        return f"it has no weights for {parts_of(missing)}"
+        return f"it has no weights for {describe_weights(missing)}"
     expected = {name: shape for names in tied.values() for name, shape in names.items()}
     if more := sorted(found.keys() - expected.keys()):
-        return f"it has weights for {parts_of(more)}, which the model has no place for"
+        return f"it has weights for {describe_weights(more)}, which the model has no place for"
     for name, shape in found.items():
         if shape != expected[name]:
             return f"its {name} is of shape {list(shape)}, the model's of {list(expected[name])}"

@@ -14,7 +14,7 @@ from recipe.model.checkpoints import commit
 from recipe.model.config import load_config
 from recipe.model.heads import HEADS
 from recipe.model.loading import build_model, load_model
-from recipe.model.weights import parts_of, weights_fault
+from recipe.model.weights import describe_weights, weights_fault
 from recipe.system.errors import UserError
 from recipe.system.manifest import MANIFEST
 
@@ -105,8 +105,8 @@ def test_weights_of_another_shape_are_one_line(bpe, tmp_path):
 
 def test_weights_in_words():
     names = ["a.encoder.layer.11.x", "a.encoder.layer.2.y", "a.layers.2.z", "b", "c", "d", "e"]
-    assert parts_of(names) == "encoder layers 2, 11 and b, c, d and 1 more"
-    assert parts_of(["b"]) == "b" and parts_of(["a.layers.0.z"]) == "encoder layer 0"
+    assert describe_weights(names) == "encoder layers 2, 11 and b, c, d and 1 more"
+    assert describe_weights(["b"]) == "b" and describe_weights(["a.layers.0.z"]) == "encoder layer 0"
 
 
 def test_every_script_that_loads_a_checkpoint_refuses(run, bpe, tmp_path, monkeypatch, capsys):
