@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from recipe.system.errors import DISK_FULL, INTERRUPTED_EXIT_CODE, USER_ERROR_EXIT_CODE, OwnError, UserError
+from recipe.system.errors import DISK_FULL, INTERRUPTED_EXIT_CODE, USER_ERROR_EXIT_CODE, RankError, UserError
 from recipe.system.processes import end_with_parent
 from recipe.system.secrets import redact_console, remember_secrets
 
@@ -25,7 +25,7 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
         code = main() or 0
     except UserError as error:
         first = os.environ.get("LOCAL_RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
-        if first or isinstance(error, OwnError):
+        if first or isinstance(error, RankError):
             print(f"error: {error}", file=sys.stderr)
         code = USER_ERROR_EXIT_CODE
     except KeyboardInterrupt:

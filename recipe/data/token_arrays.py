@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recipe.system.errors import OwnError
+from recipe.system.errors import RankError
 from recipe.system.files import DamagedFile, atomic_output
 
 PAGE = 4096  # bytes: what the system reads at a time
@@ -71,7 +71,7 @@ class CheckedTokens:
     def verified(self, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
         """The whole array, once the tokens of the ranges [starts, stops) are known to be as they were written.
 
-        Raises OwnError, which names the file, the damaged bytes and the remedy, where they are not.
+        Raises RankError, which names the file, the damaged bytes and the remedy, where they are not.
         """
         size = self.array.itemsize
         first, last = (self.first_byte + starts * size) // PAGE, (self.first_byte + stops * size - 1) // PAGE
@@ -79,7 +79,7 @@ class CheckedTokens:
         for page in np.unique(pages[~self.seen[pages]]).tolist():
             begin, end = page * PAGE, min((page + 1) * PAGE, len(self.bytes))
             if zlib.crc32(self.bytes[begin:end]) != self.checksums[page]:
-                raise OwnError(
+                raise RankError(
                     f"{self.file} is damaged: bytes {begin} to {end - 1} are not those that were written: {self.remedy}"
                 )
             self.seen[page] = True

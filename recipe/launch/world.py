@@ -64,7 +64,7 @@ def announced_world() -> World:
     return World(size, rank)
 
 
-def forget_launcher() -> None:
+def clear_launcher_variables() -> None:
     """Drops what a launcher set, for a program whose processes are no ranks of one run."""
     for name in (*NUMBERS, *NEEDED_TO_MEET, "LOCAL_WORLD_SIZE", *MPI_SIZES):
         os.environ.pop(name, None)

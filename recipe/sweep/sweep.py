@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from recipe.cli.program import run_script
 from recipe.finetune.arguments import RANDOM
 from recipe.finetune.starting_point import damage_of
-from recipe.launch.world import forget_launcher
+from recipe.launch.world import clear_launcher_variables
 from recipe.model.checkpoints import checkpoints, step_of
 from recipe.report.scores import rebuild
 from recipe.sweep.executors import ENGINES, on_stop_signals
@@ -149,7 +149,7 @@ def training_is_over(runs: list[str]) -> bool:
 
 
 def main() -> int:
-    forget_launcher()  # its workers are no ranks: sweeps that are started together share their jobs
+    clear_launcher_variables()  # its workers are no ranks: sweeps that are started together share their jobs
     sweep, rest = parse_sweep(sys.argv[1:])
     began = time.time()
     on_stop_signals(_stop)

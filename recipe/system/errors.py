@@ -21,7 +21,7 @@ class UserError(ValueError):
         super().__init__(redact(_FROM_A_WORKER.sub("", str(message)).strip()))
 
 
-class OwnError(UserError):
+class RankError(UserError):
     """What one rank alone may have found, such as a damaged page of its data: that rank says it, whichever it is."""
 
 

@@ -27,7 +27,7 @@ from recipe.finetune.qa.windows import cut_windows
 from recipe.objective.causal import NextTokens
 from recipe.objective.masked_sequences import MaskedSequences
 from recipe.objective.masking import Masking
-from recipe.system.errors import OwnError, UserError
+from recipe.system.errors import RankError, UserError
 
 FILES = ["checksums.json", "prepared.json", "train.crc32.npy", "train.npy", "unigram.npy", "validation.crc32.npy",
          "validation.npy"]  # fmt: skip
@@ -77,13 +77,13 @@ def test_a_flipped_bit_is_refused_where_it_is_read_and_nowhere_else(prepared, pa
     assert 30 < len(damaged) < 80
     for number in range(len(blocks)):
         if number in damaged:
-            with pytest.raises(OwnError, match=rf"train.npy is damaged: bytes {page * PAGE} to .*: delete the folder"):
+            with pytest.raises(RankError, match=rf"train.npy is damaged: bytes {page * PAGE} to .*: delete the folder"):
                 blocks.rows(np.array([number]))
         else:
             blocks.rows(np.array([number]))
     if page:
         np.testing.assert_array_equal(tokens[10:20], np.load(file)[10:20])
-    with pytest.raises(OwnError, match=r"train\.npy is damaged"):
+    with pytest.raises(RankError, match=r"train\.npy is damaged"):
         tokens[max(0, page * PAGE // 2 - 64) :]
 
 
@@ -226,17 +226,17 @@ def test_no_step_is_taken_on_damaged_tokens_also_after_a_kill(run, tmp_path):
     flip(train, 900)
     flags = ("--max_steps", "8", "--allow_changed", "max_steps")
     for program in ((), ("--dataloader_num_workers", "2")):
-        with pytest.raises(OwnError) as error:
+        with pytest.raises(RankError) as error:
             run(*flags, *program)
         assert str(error.value).startswith(f"{train} is damaged: bytes 0 to ") and "\n" not in str(error.value)
-    with pytest.raises(OwnError, match=r"train\.npy is damaged"):
+    with pytest.raises(RankError, match=r"train\.npy is damaged"):
         run("--output_dir", str(tmp_path / "clm"), program=run_clm)
-    with pytest.raises(OwnError, match=r"train\.npy is damaged"):
+    with pytest.raises(RankError, match=r"train\.npy is damaged"):
         run("--output_dir", str(tmp_path / "short"), "--short_seq_length", "16", "--short_seq_share", "0.5")
     assert not list(tmp_path.glob("*/checkpoint-6")) and not list((tmp_path / "short").glob("checkpoint-*"))
     flip(train, 900)
     flip(validation, 300)
-    with pytest.raises(OwnError, match=r"validation\.npy is damaged: bytes 0"):
+    with pytest.raises(RankError, match=r"validation\.npy is damaged: bytes 0"):
         run(*flags, do_train=False)
     flip(validation, 300)
     assert run(*flags)[0] == 0

@@ -10,7 +10,7 @@ from ranks import run_ranks
 
 from recipe.cli.program import run_script
 from recipe.finetune.arguments import FineTuneArguments
-from recipe.launch.world import World, announced_world, forget_launcher, require_world
+from recipe.launch.world import World, announced_world, clear_launcher_variables, require_world
 from recipe.system.errors import UserError
 from recipe.train.arguments import PretrainArguments
 from recipe.train.run_folder import run_lock
@@ -22,7 +22,7 @@ LAUNCHED = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "1
 def environment(monkeypatch):
     """Sets the launcher's variables to exactly those given."""
     kept = dict(os.environ)
-    forget_launcher()
+    clear_launcher_variables()
     yield lambda **variables: [monkeypatch.setenv(name, value) for name, value in variables.items()]
     monkeypatch.undo()
     os.environ.update(kept)
@@ -34,7 +34,7 @@ def test_what_launchers_set_is_a_world(environment):
     assert announced_world() == World(1, 0)
     environment(**LAUNCHED)
     assert announced_world() == World(2, 1)
-    forget_launcher()
+    clear_launcher_variables()
     assert announced_world() == World(1, 0)
 
 
@@ -91,7 +91,7 @@ def test_a_mistake_is_said_by_the_first_of_a_node_and_by_who_is_alone(environmen
         raise UserError("what was found")
 
     for variables, said in (({"LOCAL_RANK": "1"}, True), (LAUNCHED, False), (LAUNCHED | {"LOCAL_RANK": "0"}, True)):
-        forget_launcher()
+        clear_launcher_variables()
         environment(**variables)
         with pytest.raises(SystemExit) as end:
             run_script(mistaken)
