@@ -33,13 +33,13 @@ from recipe.data.tokenizer import block_ends, fingerprint, pieces, plain_backend
 from recipe.system.errors import SourceBroken, UserError
 from recipe.system.files import (
     DamagedFile,
+    add_checksum,
     atomic_output,
     flush,
     publish_folder,
     read_object,
     remove,
-    sealed,
-    unsealed,
+    verify_checksum,
     write_json,
 )
 from recipe.system.locks import exclusive_lock
@@ -155,7 +155,7 @@ class _Preparation:
         if not self.notes.is_file():
             return None
         try:
-            done = unsealed(read_object(self.notes))
+            done = verify_checksum(read_object(self.notes))
             for split in SPLITS:
                 if self._crc32(split, done["tokens"][split]) != done["crc32"][split]:
                     raise DamagedFile(f"does not vouch for {split}.npy, which is damaged")
@@ -245,7 +245,7 @@ class _Preparation:
         for stream in files.values():
             stream.flush()
             os.fsync(stream.fileno())
-        write_json(self.notes, sealed(done))
+        write_json(self.notes, add_checksum(done))
 
     def _check(self, done: dict) -> None:
         documents = done["documents"]

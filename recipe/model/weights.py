@@ -31,9 +31,9 @@ def load_weights(
 ) -> tuple[PreTrainedModel, list[str], list[str]]:
     """(the model in fp32, its weights outside of the encoder that `source` lacks, what `source` has beyond the model).
 
-    Weights of another shape are drawn afresh where `new_head` allows it outside of the encoder, or `ignore_mismatched_sizes`
-    everywhere. Raises UserError where `source` is a checkpoint whose files aren't as they were written, where it cannot
-    be loaded, and where weights of the encoder are missing, left over or of another shape.
+    Weights of another shape are drawn afresh outside of the encoder with `new_head`, everywhere with
+    `ignore_mismatched_sizes`. Raises UserError where `source` is a damaged checkpoint or cannot be loaded, and where
+    weights of the encoder are missing, left over or of another shape.
     """
     folder = Path(source).expanduser()
     if ((folder / MANIFEST).exists() or (folder.is_dir() and step_of(folder) >= 0)) and (reason := damage_of(folder)):
@@ -55,13 +55,13 @@ def load_weights(
     needed = report["missing_keys"] if ignore_mismatched_sizes else drawn
     if missing := sorted(name for name in needed if _is_of_encoder(name, model)):
         raise UserError(
-            f"{source} has no weights for {describe_weights(missing)} of a {config.model_type} model, which would be drawn at "
-            "random: expected a whole checkpoint of this architecture"
+            f"{source} has no weights for {describe_weights(missing)} of a {config.model_type} model, which would be "
+            "drawn at random: expected a whole checkpoint of this architecture"
         )
     if more := [name for name in left_over if _is_of_encoder(name, model)]:
         raise UserError(
-            f"{source} has weights for {describe_weights(more)}, which its config has no place for: expected the config that "
-            "it was trained with"
+            f"{source} has weights for {describe_weights(more)}, which its config lacks: expected the one it was "
+            "trained with"
         )
     return model, drawn, left_over
 

@@ -55,13 +55,13 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def sealed(content: dict) -> dict:
-    """`content` with the sha256 of everything in it, so that `unsealed` can tell whether it is as it was written."""
+def add_checksum(content: dict) -> dict:
+    """`content` with its own sha256 under the key "sha256", for `verify_checksum`."""
     return {**content, "sha256": _digest(content)}
 
 
-def unsealed(content: dict) -> dict:
-    """What `sealed` was given. Raises DamagedFile where it was changed since."""
+def verify_checksum(content: dict) -> dict:
+    """What `add_checksum` was given. Raises DamagedFile if it has changed since."""
     inner = {key: value for key, value in content.items() if key != "sha256"}
     if content.get("sha256") != _digest(inner):
         raise DamagedFile("has other content than its own sha256 says")
@@ -106,7 +106,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Writes `content` as `write_atomically` does, in a folder that is made if it isn't there. Raises ValueError for NaN."""
+    """Writes `content` atomically and creates its folder if need be. Raises ValueError for NaN and infinity."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 

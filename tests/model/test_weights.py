@@ -82,7 +82,7 @@ def test_part_of_a_head_is_damage(bpe, tmp_path):
 def test_a_config_of_fewer_layers_is_refused_and_other_heads_are_left_out(bpe, wordpiece, tmp_path):
     folder = saved(tmp_path / "model", bpe)
     config = load_config(str(folder), "num_hidden_layers=1")
-    with pytest.raises(UserError, match="has weights for encoder layers 1, 2, which its config has no place for"):
+    with pytest.raises(UserError, match="has weights for encoder layers 1, 2, which its config lacks"):
         load_model(str(folder), config)
 
     def more(weights):
