@@ -323,7 +323,7 @@ def dense_head() -> None:
     from recipe.model import heads
 
     def use_dense_head(model):
-        head, decoder = heads.HEADS[model.config.model_type](model), model.get_output_embeddings()
+        head, decoder = heads.FAMILIES[model.config.model_type].head(model), model.get_output_embeddings()
 
         def forward(self, input_ids, masked_positions, labels, attention_mask=None):
             dense = torch.full_like(input_ids, -100).scatter(1, masked_positions, labels)

@@ -211,7 +211,7 @@ MUTATIONS = [
         '"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0}', '"params": [p for p in rest if p.ndim <= 1], "weight_decay": args.weight_decay}',
         ("tests/train/test_optimizers.py",), "biases and norms decay"),
     Mutation("muon-fused", "recipe/train/optimizers.py",
-        'FUSED.get(name.rpartition(".")[2], 1) for', "1 for",
+        'fused.get(name.rpartition(".")[2], 1) for', "1 for",
         ("tests/train/test_optimizers.py",), "Muon takes queries, keys and values as one matrix"),
     Mutation("muon-head", "recipe/train/optimizers.py",
         "in model.base_model.named_modules() if isinstance(part, nn.Linear)]", "in model.named_modules() if isinstance(part, nn.Linear)]",

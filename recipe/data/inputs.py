@@ -17,6 +17,7 @@ from recipe.data.prepared_tokens import PreparedTokens, load_prepared
 from recipe.data.remote import is_remote, push
 from recipe.data.tokenizer import TRAIN, fingerprint, load_tokenizer, save_tokenizer, train_tokenizer
 from recipe.model.arguments import ModelArguments
+from recipe.model.families import FAMILIES
 from recipe.system.errors import UserError
 from recipe.system.manifest import MANIFEST
 
@@ -76,8 +77,8 @@ def load_or_train_tokenizer(
     """The tokenizer that the arguments name, with the special tokens that the run `needs`; `train` trains one on the
     corpus, once, and keeps it under `parent`.
 
-    A bert model gets a WordPiece, every other family a byte-level BPE. Prepared tokens that bring their tokenizer are
-    used with it, unless another one is named.
+    It is of the kind that the model's `family` has. Prepared tokens that bring their tokenizer are used with it, unless
+    another one is named.
     """
     name = model.tokenizer_name or model.config_name or model.model_name_or_path
     if not model.use_fast_tokenizer:
@@ -101,7 +102,7 @@ def load_or_train_tokenizer(
         if name is None or (name.endswith(".json") and not model.tokenizer_name):
             raise UserError("found no --tokenizer_name: pass a hub id, a folder, or train")
         return load_tokenizer(name, needs, **model.hub_options())
-    kind = "wordpiece" if family == "bert" else "bpe"
+    kind = FAMILIES[family].tokenizer
     made_from = [corpus.train.description, kind, model.vocab_size, model.lowercase]
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
     folder = parent / f"tokenizer-{corpus.name}-{kind}-{model.vocab_size}-{digest}"

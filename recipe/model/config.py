@@ -1,7 +1,7 @@
 """Model configs: read, checked against tokenizer and sequence length, made causal."""
 
 import json
-from collections.abc import Callable
+import re
 from pathlib import Path
 
 from transformers import (
@@ -13,26 +13,25 @@ from transformers import (
 )
 
 from recipe.model.config_check import check_config, check_numbers
-from recipe.model.heads import HEADS
+from recipe.model.families import FAMILIES
 from recipe.system.errors import UserError
 from recipe.system.hub import is_local, require_hub, require_local_path
 
+HEAD_DROPOUT = re.compile(r"classif|^qa_")  # classifier_dropout; DistilBERT's seq_classif_dropout and qa_dropout
 EMBEDDING_MULTIPLE = 64  # rows of the vocabulary projection: a multiple keeps GPU matrix kernels on their fast path
-# How many positions a family's table loses before the first token: RoBERTa counts from pad_token_id + 1.
-POSITION_OFFSET: dict[str, Callable[[PreTrainedConfig], int]] = {"roberta": lambda config: config.pad_token_id + 1}
 
 
 def require_family(model_type: str) -> None:
-    """Raises UserError for a --model_type that isn't in HEADS."""
-    if model_type not in HEADS:
-        raise UserError(f"found --model_type {model_type}, expected one of {', '.join(HEADS)}, the families here")
+    """Raises UserError for a --model_type that isn't in FAMILIES."""
+    if model_type not in FAMILIES:
+        raise UserError(f"found --model_type {model_type}, expected one of {', '.join(FAMILIES)}, the families here")
 
 
 def load_config(name: str, overrides: str | None = None, **hub_options) -> PreTrainedConfig:
     """Reads a model config from a JSON file, a folder or the hub, and applies `overrides` ("key=value,key=value").
 
     Raises UserError for a file that isn't JSON, a key the config class doesn't know, a head count that doesn't divide
-    the width, or a family that isn't in HEADS.
+    the width, or a family that isn't in FAMILIES.
     """
     require_local_path(name, "model config")
     path = Path(name).expanduser()
@@ -48,8 +47,8 @@ def load_config(name: str, overrides: str | None = None, **hub_options) -> PreTr
             raise UserError(f"cannot load the config of {name}: {reason}: pass a hub id, a folder or a file") from error
     if overrides:
         config = _overridden(config, overrides, name)
-    if config.model_type not in HEADS:
-        raise UserError(f"{name} is a {config.model_type} model, expected one of {', '.join(HEADS)}")
+    if config.model_type not in FAMILIES:
+        raise UserError(f"{name} is a {config.model_type} model, expected one of {', '.join(FAMILIES)}")
     check_config(config, name)
     kinds = getattr(config, "layer_types", None)
     if kinds is not None and len(kinds) != config.num_hidden_layers:
@@ -87,9 +86,10 @@ def _config_from_file(file: Path, strict: bool) -> PreTrainedConfig:
         raise UserError(f"{file} is not JSON: {error}: mend it, or start from a file of configs/") from error
     if not isinstance(settings, dict) or settings.get("model_type") not in CONFIG_MAPPING:
         found = settings.get("model_type") if isinstance(settings, dict) else type(settings).__name__
-        raise UserError(f"{file} has model_type {found!r}, expected one of {', '.join(HEADS)}")
+        raise UserError(f"{file} has model_type {found!r}, expected one of {', '.join(FAMILIES)}")
     config_class = CONFIG_MAPPING[settings["model_type"]]
-    known = {*config_class().to_dict(), *PreTrainedConfig().to_dict(), "torch_dtype", "num_labels"}
+    known = {*config_class().to_dict(), *PreTrainedConfig().to_dict(), *config_class.attribute_map}
+    known |= {"torch_dtype", "num_labels"}
     if strict and (unknown := sorted(set(settings) - known)):
         raise UserError(f"{file} has the unknown key {', '.join(unknown)}: {config_class.__name__} has no such setting")
     check_numbers(settings, str(file))
@@ -102,9 +102,9 @@ def _config_from_file(file: Path, strict: bool) -> PreTrainedConfig:
 
 
 def set_dropout(config: PreTrainedConfig, probability: float) -> None:
-    """Sets every dropout of the encoder, whatever its family calls it; a classifier's own stays."""
+    """Sets every dropout of the encoder, whatever its family calls it; those of fine-tuning heads stay."""
     for name in config.to_dict():
-        if "dropout" in name and not name.startswith("classifier"):
+        if "dropout" in name and not HEAD_DROPOUT.search(name):
             setattr(config, name, probability)
 
 
@@ -158,7 +158,7 @@ def make_causal(config: PreTrainedConfig, name: str) -> None:
     """Turns the config of an encoder into that of a decoder, whose tokens see none after them. Raises UserError for a
     family that has no such form."""
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        known = ", ".join(family for family in HEADS if CONFIG_MAPPING[family] in MODEL_FOR_CAUSAL_LM_MAPPING)
+        known = ", ".join(family for family in FAMILIES if CONFIG_MAPPING[family] in MODEL_FOR_CAUSAL_LM_MAPPING)
         raise UserError(f"{name} is a {config.model_type} model, which has no causal form: expected one of {known}")
     config.is_decoder = True
     config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__]
@@ -186,4 +186,4 @@ def require_causal(config: PreTrainedConfig, name: str) -> None:
 
 def first_position(config: PreTrainedConfig) -> int:
     """The number of the first token's position."""
-    return POSITION_OFFSET.get(config.model_type, lambda _: 0)(config)
+    return FAMILIES[config.model_type].first_position(config)

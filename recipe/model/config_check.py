@@ -4,6 +4,7 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from recipe.cli.numbers import Range, at_least
+from recipe.model.families import usual_key
 from recipe.system.errors import UserError
 
 WIDTH = at_least(1, 1 << 20)
@@ -30,8 +31,8 @@ def check_config(config: PreTrainedConfig, name: str) -> None:
     """Raises UserError, which names the key, for a value that no model can be built with or trained."""
     settings = config.to_dict()
     check_numbers(settings, name)
-    for key in ACTIVATIONS:
-        if key in settings and settings[key] not in ACT2FN:
+    for key in settings:
+        if usual_key(config.model_type, key) in ACTIVATIONS and settings[key] not in ACT2FN:
             raise UserError(f"{name} has {key} {settings[key]!r}, expected one of {', '.join(sorted(ACT2FN))}")
     if config.hidden_size % config.num_attention_heads:
         raise UserError(
@@ -47,7 +48,7 @@ def check_numbers(settings: dict[str, object], name: str) -> None:
     """Raises UserError for a number among a config's `settings` that is out of its range; other types are left to the
     config's class."""
     for key, value in settings.items():
-        expected = DROPOUT if "dropout" in key else RANGES.get(key)
+        expected = DROPOUT if "dropout" in key else RANGES.get(usual_key(settings.get("model_type"), key))
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if expected is not None and is_number and value not in expected:
             raise UserError(f"{name} has {key} {value}, expected {expected}")

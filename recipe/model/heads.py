@@ -1,22 +1,16 @@
-"""Training forwards whose vocabulary projection runs on predicted positions alone; one line per model family."""
+"""Training forwards whose vocabulary projection runs on predicted positions alone."""
 
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
-# A model family is one line: what its head does to hidden states [n, width] before the vocabulary projection.
-HEADS: dict[str, Callable[[PreTrainedModel], nn.Module]] = {
-    "roberta": lambda model: nn.Sequential(model.lm_head.dense, nn.GELU(), model.lm_head.layer_norm),
-    "bert": lambda model: model.cls.predictions.transform,
-    "modernbert": lambda model: model.head,
-}
+from recipe.model.families import FAMILIES
+
 LOGITS_BYTES = 128 << 20  # of logits that a training step on a CPU holds at a time
 
 
@@ -28,7 +22,7 @@ def use_masked_only_head(model: PreTrainedModel) -> PreTrainedModel:
     and, in evaluation, correct, how many of them the model ranks first. Loss and gradients are those of the dense
     head to rounding.
     """
-    head, decoder = HEADS[model.config.model_type](model), model.get_output_embeddings()
+    head, decoder = FAMILIES[model.config.model_type].head(model), model.get_output_embeddings()
 
     def forward(self, input_ids, masked_positions, labels, attention_mask=None):
         hidden = self.base_model(input_ids, attention_mask=attention_mask)[0]
@@ -42,7 +36,7 @@ def use_masked_only_head(model: PreTrainedModel) -> PreTrainedModel:
 def use_next_token_head(model: PreTrainedModel) -> PreTrainedModel:
     """Gives a causal `model` a training forward (in place) that takes input_ids [batch, length] and labels
     [batch, length], each the token after its input's or -100, and returns what that of `use_masked_only_head` does."""
-    head, decoder = HEADS[model.config.model_type](model), model.get_output_embeddings()
+    head, decoder = FAMILIES[model.config.model_type].head(model), model.get_output_embeddings()
 
     def forward(self, input_ids, labels):
         hidden = self.base_model(input_ids, use_cache=False)[0]

@@ -4,11 +4,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 
+from recipe.model.families import FAMILIES
 from recipe.system.errors import UserError
 
 MUON = "muon"
-# ModernBERT keeps several matrices in one weight, below each other: queries, keys and values; a GLU's input and gate.
-FUSED = {"Wqkv": 3, "Wi": 2}
 # What --optim_args may say of Muon: the names of torch.optim.Muon's own settings, and lr, its peak learning rate.
 MUON_SETTINGS = {"lr": float, "momentum": float, "ns_steps": int, "adjust_lr_fn": str}
 
@@ -36,7 +35,8 @@ def hidden_matrices(model: PreTrainedModel) -> dict[nn.Parameter, int]:
     """The weights of the linear layers inside the encoder (no embedding, no part of a head, no bias), each with the
     number of matrices that it holds."""
     linear = [(name, part) for name, part in model.base_model.named_modules() if isinstance(part, nn.Linear)]
-    return {part.weight: FUSED.get(name.rpartition(".")[2], 1) for name, part in linear}
+    fused = FAMILIES[model.config.model_type].fused
+    return {part.weight: fused.get(name.rpartition(".")[2], 1) for name, part in linear}
 
 
 class MuonOfFused(torch.optim.Muon):

@@ -6,9 +6,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from recipe.data.blocks import Blocks
 from recipe.data.tokenizer import block_ends
+from recipe.model.families import FAMILIES
 from recipe.objective.causal import NextTokens
 from recipe.objective.masked_sequences import MaskedSequences
 from recipe.objective.masking import Masking
@@ -21,14 +23,14 @@ WORDS = (
 
 BPE_IDS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-FAMILIES = {  # what sets their toy configs apart
+OWN_SETTINGS = {  # what sets the families' toy configs apart
     "roberta": BPE_IDS | NO_DROPOUT,
     "bert": {"pad_token_id": 0} | NO_DROPOUT,
     # Its second layer sees eight tokens at a time, fewer than a block has.
     "modernbert": BPE_IDS | {"cls_token_id": 0, "sep_token_id": 2, "local_attention": 8},
 }
-TOKENIZERS = {"roberta": "bpe", "bert": "wordpiece", "modernbert": "bpe"}  # the fixture of each family
-ARCHITECTURES = {"roberta": "RobertaForMaskedLM", "bert": "BertForMaskedLM", "modernbert": "ModernBertForMaskedLM"}
+TOKENIZERS = {name: family.tokenizer for name, family in FAMILIES.items()}  # the fixture of each family
+ARCHITECTURES = {name: MODEL_FOR_MASKED_LM_MAPPING_NAMES[name] for name in FAMILIES}
 
 
 def toy_documents(count: int = 200, seed: int = 0) -> list[str]:
@@ -48,7 +50,7 @@ def config_settings(family: str, vocab_size: int = 320, **more) -> dict:
         "intermediate_size": 32,
         "max_position_embeddings": 66,
     }
-    return common | FAMILIES[family] | more
+    return common | OWN_SETTINGS[family] | more
 
 
 def flat_tokens(tokenizer, documents) -> np.ndarray:

@@ -10,8 +10,9 @@ from toy import TOKENIZERS, config_settings, sequences_of
 from transformers import AutoModelForMaskedLM
 
 from recipe.model.config import check_length, fit_to_tokenizer, load_config, set_dropout
+from recipe.model.families import FAMILIES
 from recipe.model.flops import flops_per_token
-from recipe.model.heads import HEADS, use_masked_only_head
+from recipe.model.heads import use_masked_only_head
 from recipe.model.loading import build_model
 from recipe.system.errors import UserError
 
@@ -21,7 +22,7 @@ def toy_model(write_config, family, vocab_size, **more):
     return build_model(load_config(str(write_config(family, vocab_size=vocab_size, **more))))
 
 
-@pytest.mark.parametrize("family", list(HEADS))
+@pytest.mark.parametrize("family", list(FAMILIES))
 @pytest.mark.parametrize("which", ["full", "short"])
 @pytest.mark.parametrize("rows_at_a_time", [3, 1000])
 def test_loss_and_every_gradient_equal_the_dense_heads(
@@ -51,7 +52,7 @@ def test_loss_and_every_gradient_equal_the_dense_heads(
     assert sparse(**batch)["correct"] == hits
 
 
-@pytest.mark.parametrize("family", list(HEADS))
+@pytest.mark.parametrize("family", list(FAMILIES))
 def test_what_is_saved_is_the_plain_class(family, write_config, tmp_path):
     model = use_masked_only_head(toy_model(write_config, family, 320))
     model.save_pretrained(tmp_path / "saved")
@@ -62,7 +63,7 @@ def test_what_is_saved_is_the_plain_class(family, write_config, tmp_path):
         torch.testing.assert_close(loaded(ids).logits, type(model).forward(model, input_ids=ids).logits)
 
 
-@pytest.mark.parametrize("family", list(HEADS))
+@pytest.mark.parametrize("family", list(FAMILIES))
 def test_the_head_runs_on_masked_positions_alone(family, write_config, documents, request, monkeypatch):
     tokenizer = request.getfixturevalue(TOKENIZERS[family])
     model = use_masked_only_head(toy_model(write_config, family, len(tokenizer)))
@@ -82,7 +83,7 @@ def test_the_head_runs_on_masked_positions_alone(family, write_config, documents
     assert projected == [(4 * 5, model.config.hidden_size)] * 2
 
 
-@pytest.mark.parametrize("family", list(HEADS))
+@pytest.mark.parametrize("family", list(FAMILIES))
 def test_a_block_without_padding_is_what_it_is_under_a_mask_of_ones(family, write_config):
     """The attention mask is left out of packed blocks; layers with a window must keep theirs."""
     model = toy_model(write_config, family, 320).eval()
@@ -175,7 +176,7 @@ def test_overrides(write_config):
         load_config(str(modern), "num_hidden_layers=3")
 
 
-@pytest.mark.parametrize("family", list(HEADS))
+@pytest.mark.parametrize("family", list(FAMILIES))
 def test_dropout_off_is_off_whatever_the_family_calls_it(family, write_config):
     config = load_config(str(write_config(family)))
     set_dropout(config, 0.5)

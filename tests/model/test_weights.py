@@ -12,7 +12,7 @@ import fill_mask
 import run_glue
 from recipe.model.checkpoints import commit
 from recipe.model.config import load_config
-from recipe.model.heads import HEADS
+from recipe.model.families import FAMILIES
 from recipe.model.loading import build_model, load_model
 from recipe.model.weights import describe_weights, weights_fault
 from recipe.system.errors import UserError
@@ -42,7 +42,7 @@ def without(*parts):
 LAYERS = {"roberta": "encoder.layer", "bert": "encoder.layer", "modernbert": "layers"}
 
 
-@pytest.mark.parametrize("family", list(HEADS))
+@pytest.mark.parametrize("family", list(FAMILIES))
 def test_missing_layers_are_refused_by_number(family, request, tmp_path):
     tokenizer = request.getfixturevalue(TOKENIZERS[family])
     folder = saved(tmp_path / "model", tokenizer, family, without(f"{LAYERS[family]}.1.", f"{LAYERS[family]}.2."))
@@ -58,14 +58,14 @@ def test_missing_layers_are_refused_by_number(family, request, tmp_path):
     assert not said
 
 
-@pytest.mark.parametrize("family", list(HEADS))
+@pytest.mark.parametrize("family", list(FAMILIES))
 def test_a_model_without_a_head_gets_one_of_the_seed_and_says_so(family, request, tmp_path):
     folder = saved(tmp_path / "model", request.getfixturevalue(TOKENIZERS[family]), family, bare=True)
     config, said, heads = load_config(str(folder)), [], []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
         model = load_model(str(folder), config, said.append, new_head=True)
-        heads.append(torch.cat([parameter.flatten() for parameter in HEADS[family](model).parameters()]))
+        heads.append(torch.cat([parameter.flatten() for parameter in FAMILIES[family].head(model).parameters()]))
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
     assert "has no language-model head: " in said[0] and "drawn afresh from --seed" in said[0]
     assert any("pooler" in line for line in said) == (family != "modernbert")

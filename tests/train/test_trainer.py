@@ -24,7 +24,7 @@ from transformers import TrainerCallback
 
 import recipe.train.saving
 from recipe.model.checkpoints import checkpoints, newest_whole, step_of
-from recipe.model.heads import HEADS
+from recipe.model.families import FAMILIES
 from recipe.objective.span_masking import Spans
 from recipe.objective.unigram import UnigramBaseline
 from recipe.system.errors import UserError
@@ -36,7 +36,7 @@ from recipe.train.trainer import NonFiniteError, PretrainTrainer
 # ---- law 1
 
 
-@pytest.mark.parametrize("family", list(HEADS))
+@pytest.mark.parametrize("family", list(FAMILIES))
 def test_a_step_is_the_same_however_its_batch_is_cut(tmp_path, documents, family, request):
     tokenizer = request.getfixturevalue(TOKENIZERS[family])
     # 200 documents make 189 blocks of 32 BPE tokens: step 6 of 32 sequences holds the padded last block.
