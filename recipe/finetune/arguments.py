@@ -15,6 +15,7 @@ from recipe.model.checkpoints import require_disk_space
 from recipe.system.errors import UserError
 from recipe.system.hub import require_hub
 from recipe.train.deepspeed_config import check_deepspeed
+from recipe.train.schedules import own_schedules_allowed
 from recipe.train.settings import check_optimizer, check_settings
 
 RANDOM = "random:"  # the prefix of a model that begins with fresh weights
@@ -65,6 +66,7 @@ class FineTuneArguments(TrainingArguments):
     per_device_eval_batch_size: int = option(64, "Examples an evaluation batch.")
     learning_rate: float | None = option(None, "Peak learning rate; by default the task's.")
     num_train_epochs: float | None = option(None, "Passes over the training data; by default the task's.")
+    lr_scheduler_type: str = option("linear", "transformers' names, or one of SCHEDULES in recipe/train/schedules.py.")
     warmup_steps: float = option(0.06, "Steps of linear warm-up; below 1, their share of all (RoBERTa's 6 %).")
     save_strategy: str = option("no", "Off: the score and the fine-tuned model are what stays.")
     logging_steps: float = option(50, "Steps between two logs of the loss.")
@@ -87,7 +89,8 @@ class FineTuneArguments(TrainingArguments):
         if self.deepspeed:
             check_deepspeed(self, world.size)
         select_device(self, world)
-        super().__post_init__()
+        with own_schedules_allowed(self):
+            super().__post_init__()
         require_world(self, world)
         check_optimizer(self)
 

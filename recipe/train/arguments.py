@@ -14,7 +14,7 @@ from recipe.system.errors import UserError
 from recipe.train.deepspeed import avoid_compiling
 from recipe.train.deepspeed_config import check_deepspeed
 from recipe.train.optimizers import MUON, muon_settings
-from recipe.train.schedules import UNLIMITED_STEPS
+from recipe.train.schedules import UNLIMITED_STEPS, own_schedules_allowed
 from recipe.train.settings import check_optimizer, check_settings
 from recipe.train.stages import steps_for
 
@@ -46,6 +46,7 @@ class PretrainArguments(TrainingArguments):
     max_hours: float | None = option(
         None, "Train for so many hours and let the learning rate's schedule end there; ends earlier with --max_steps."
     )
+    lr_scheduler_type: str = option("linear", "transformers' names, or one of SCHEDULES in recipe/train/schedules.py.")
     optim: str = option(TrainingArguments.optim, "transformers' names, or muon: Muon for hidden matrices, else AdamW.")
     peak_tflops: float | None = option(None, "The device's peak rate, for MFU, where its name isn't known.")
     nonfinite: str = option("stop", "What a NaN or infinite gradient does: stop the run, or skip the update.")
@@ -104,7 +105,8 @@ class PretrainArguments(TrainingArguments):
         select_device(self, world)
         if self.use_cpu and self.deepspeed:
             avoid_compiling()
-        super().__post_init__()
+        with own_schedules_allowed(self):
+            super().__post_init__()
         require_world(self, world)
         if self.deepspeed:
             # Or ZeRO-3 would split the model while it is made, with other draws on every rank. The engine splits it.

@@ -15,6 +15,7 @@ from recipe.system.errors import UserError
 from recipe.system.files import atomic_output, flush, read_json, remove, write_atomically
 from recipe.train.callbacks import LossSinceLog
 from recipe.train.deepspeed import SETTING, is_sharded, master_weights, mend_universal_load, ranks_of, universal_copy
+from recipe.train.schedules import build_schedule
 
 CHECKPOINT_BYTES_PER_PARAMETER = 12  # the weight and Adam's two moments, four bytes each
 FULL_DISK_BYTES = 1 << 20  # torch.save reports a full disk as a position that is off; this little free tells
@@ -58,9 +59,13 @@ class AtomicCheckpoints:
         return state
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        scheduler = super().create_scheduler(num_training_steps, optimizer)
-        self._told = _Settings.of(self.optimizer, scheduler)
-        return scheduler
+        if self.lr_scheduler is None:
+            steps, warmup = num_training_steps, self.args.get_warmup_steps(num_training_steps)
+            kind, kwargs = self.args.lr_scheduler_type, self.args.lr_scheduler_kwargs
+            self.lr_scheduler = build_schedule(kind, optimizer or self.optimizer, warmup, steps, kwargs)
+            self._created_lr_scheduler = True
+        self._told = _Settings.of(self.optimizer, self.lr_scheduler)
+        return self.lr_scheduler
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         try:

@@ -3,12 +3,15 @@
 import json
 import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import TrainerCallback, TrainingArguments, get_scheduler
 from transformers.trainer_callback import ExportableState, TrainerState
+from transformers.trainer_utils import SchedulerType
 
 from recipe.system.errors import UserError
 from recipe.system.files import DamagedFile, read_object
@@ -17,6 +20,48 @@ UNLIMITED_STEPS = 1_000_000_000  # max_steps of a run that time alone ends
 HORIZON = 1_000_000  # what a schedule over time counts as its steps: a millionth of the budget each
 NEEDS_A_METRIC = ("reduce_lr_on_plateau", "greedy")
 WITHOUT_A_LAST_STEP = ("inverse_sqrt",)
+# Schedules beyond those of transformers, by their name for --lr_scheduler_type. Each maps progress, the share of the
+# steps after warm-up that are done (0 to 1), to a share of the peak learning rate; --lr_scheduler_kwargs are its
+# keyword arguments. Warm-up is linear.
+SCHEDULES: dict[str, Callable[..., float]] = {}
+
+
+class OwnSchedule(str):
+    """A name in SCHEDULES, with the attribute that transformers' names have."""
+
+    @property
+    def value(self) -> str:
+        return str(self)
+
+
+@contextmanager
+def own_schedules_allowed(args: TrainingArguments) -> Iterator[None]:
+    """Lets `args.lr_scheduler_type` be a name in SCHEDULES while transformers, which knows its own alone, validates the
+    arguments. Raises UserError for a name of neither."""
+    name = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    known = (*(kind.value for kind in SchedulerType), *SCHEDULES)
+    if name not in known:
+        raise UserError(f"found --lr_scheduler_type {name}, expected one of {', '.join(known)}")
+    if name in SCHEDULES:
+        args.lr_scheduler_type = SchedulerType.LINEAR
+    yield
+    if name in SCHEDULES:
+        args.lr_scheduler_type = OwnSchedule(name)
+
+
+def build_schedule(
+    name: SchedulerType | str, optimizer: torch.optim.Optimizer, warmup: int, steps: int, kwargs: dict | None
+) -> LRScheduler:
+    """The schedule called `name`, of SCHEDULES or of transformers, over `steps` steps with `warmup` of warm-up."""
+    if name not in SCHEDULES:
+        return get_scheduler(name, optimizer, warmup, steps, kwargs)
+    shape, kwargs = SCHEDULES[name], kwargs or {}
+    shape(0.0, **kwargs)  # a wrong keyword raises here and not after the warm-up
+
+    def factor(step: int) -> float:
+        return step / warmup if step < warmup else shape(min(1.0, (step - warmup) / max(1, steps - warmup)), **kwargs)
+
+    return LambdaLR(optimizer, factor)
 
 
 def require_warmup_within(args: TrainingArguments) -> None:
@@ -59,7 +104,7 @@ def resolve_schedule(args: TrainingArguments, max_hours: float | None = None) ->
         args.lr_scheduler_kwargs = kwargs
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
     try:
-        get_scheduler(kind, optimizer, args.get_warmup_steps(steps), steps, args.lr_scheduler_kwargs)
+        build_schedule(kind, optimizer, args.get_warmup_steps(steps), steps, args.lr_scheduler_kwargs)
     except (TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"found --lr_scheduler_kwargs {json.dumps(kwargs)} for {kind}: {reason}") from error
@@ -117,7 +162,7 @@ class TimeBudget(TrainerCallback, ExportableState):
         in steps stays one of steps; one below 1 is a share of the time."""
         in_steps = int(args.warmup_steps) if args.warmup_steps >= 1 else 0
         warmup = 0 if in_steps else math.ceil(HORIZON * args.warmup_steps)
-        shaped = get_scheduler(args.lr_scheduler_type, optimizer, warmup, HORIZON, args.lr_scheduler_kwargs)
+        shaped = build_schedule(args.lr_scheduler_type, optimizer, warmup, HORIZON, args.lr_scheduler_kwargs)
         shape = shaped.lr_lambdas[0]
 
         def factor(_) -> float:

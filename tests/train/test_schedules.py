@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from transformers import get_scheduler
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from recipe.cli.parser import parse
+from recipe.finetune.arguments import FineTuneArguments
 from recipe.system.errors import UserError
+from recipe.train import schedules
 from recipe.train.arguments import PretrainArguments, epochs_to_steps
 from recipe.train.schedules import UNLIMITED_STEPS, TimeBudget, resolve_schedule
 
@@ -21,7 +22,7 @@ def arguments(folder, **more):
 def rates(args):
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
     steps, warmup = args.max_steps, args.get_warmup_steps(args.max_steps)
-    schedule = get_scheduler(args.lr_scheduler_type, optimizer, warmup, steps, args.lr_scheduler_kwargs)
+    schedule = schedules.build_schedule(args.lr_scheduler_type, optimizer, warmup, steps, args.lr_scheduler_kwargs)
     found = []
     for _ in range(steps):
         found.append(schedule.get_last_lr()[0])
@@ -154,3 +155,34 @@ def test_a_warm_up_longer_than_the_run_is_refused(run, tmp_path):
         run("--warmup_steps", "5")
     assert not (tmp_path / "run").exists()
     assert run("--warmup_steps", "4")[0] == 0
+
+
+def square(share, floor=0.0):
+    """The last share of the way counts least: (1 - share)^2, down to `floor`."""
+    return floor + (1 - floor) * (1 - share) ** 2
+
+
+@pytest.mark.parametrize("program", [PretrainArguments, FineTuneArguments])
+def test_a_schedule_of_our_own_is_a_name_like_any_other(tmp_path, monkeypatch, program):
+    monkeypatch.setitem(schedules.SCHEDULES, "square", square)
+    argv = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--max_steps", "100", "--learning_rate", "1"]
+    argv += ["--warmup_steps", "10", "--lr_scheduler_type", "square", "--lr_scheduler_kwargs", '{"floor": 0.1}']
+    (args,) = parse((program,), argv)
+    resolve_schedule(args)
+    assert rates(args) == pytest.approx(
+        [n / 10 for n in range(10)] + [0.1 + 0.9 * (1 - n / 90) ** 2 for n in range(90)]
+    )
+    assert args.to_dict()["lr_scheduler_type"] == args.lr_scheduler_type.value == "square"
+    args.lr_scheduler_kwargs = {"flor": 0.1}
+    with pytest.raises(UserError, match=r"for square: .*unexpected keyword argument 'flor'"):
+        resolve_schedule(args)
+    with pytest.raises(UserError, match=r"found --lr_scheduler_type squared, expected one of linear, .*, square$"):
+        parse((program,), [*argv, "--lr_scheduler_type", "squared"])
+
+
+def test_a_schedule_of_our_own_follows_a_budget_of_time(tmp_path, monkeypatch):
+    monkeypatch.setitem(schedules.SCHEDULES, "square", square)
+    args = arguments(tmp_path, max_steps=-1, max_hours=1, lr_scheduler_type="square", warmup_steps=0.1)
+    resolve_schedule(args, args.max_hours)
+    found = Drive(args, 9).go()
+    assert found[40:] == pytest.approx([(1 - n / 360) ** 2 for n in range(360)])
