@@ -447,7 +447,7 @@ MUTATIONS = [
         '_SECRET_ENDINGS += ("credential", "connection_string",', '_SECRET_ENDINGS += ("credential",',
         ("tests/system/test_secrets.py",), "Azure's connection string is shown"),
     Mutation("secret-identity", "recipe/system/secrets.py",
-        "        return scheme + rest", "        return address",
+        "        return scheme + rest", "        return url",
         ("tests/system/test_secrets.py",), "a password is in a folder's hash, and a new one prepares all again"),
     Mutation("secret-console", "recipe/system/secrets.py",
         "written = write(redact(text) if isinstance(text, str) else text)", "written = write(text)",

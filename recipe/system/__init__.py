@@ -1,5 +1,5 @@
-"""Base layer: errors a user can act on, atomic files and locks, paths, secrets, the hub's reachability and the process
-itself.
+"""Base layer: errors for users, atomic file writes, locks, path checks, redaction of secrets, whether the Hugging Face
+hub is reachable, and settings of the process.
 
-Nothing of machine learning enters here, and this package imports no other one of this repository.
+Nothing here is about machine learning, and nothing is imported from other packages of this repository.
 """

@@ -1,4 +1,4 @@
-"""Errors a user can act on, and the exit codes of every program."""
+"""Errors that users can act on, and the exit codes of all programs."""
 
 import errno
 import re
@@ -7,23 +7,25 @@ from recipe.system.secrets import redact
 
 USER_ERROR_EXIT_CODE = 2
 NONFINITE_EXIT_CODE = 3
-INTERRUPTED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
+INTERRUPTED_EXIT_CODE = 75  # EX_TEMPFAIL in sysexits.h: run the same command again
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-# What torch makes of the message of an error that was raised in a DataLoader's worker: a traceback that ends with it.
-_FROM_A_WORKER = re.compile(r"\ACaught \w+ in .*^[\w.]*Error: ", re.DOTALL | re.MULTILINE)
+# torch prefixes an error from a DataLoader worker with the worker's traceback.
+_WORKER_TRACEBACK = re.compile(r"\ACaught \w+ in .*^[\w.]*Error: ", re.DOTALL | re.MULTILINE)
 
 
 class UserError(ValueError):
-    """A mistake the user can mend. Its message says what was found, what was expected and the one thing to do, also
-    where it comes out of a DataLoader's worker, and no secret."""
+    """A mistake that the user can fix. The message says what was found, what was expected and what to do.
+
+    Secrets in it are redacted, and the traceback that a DataLoader worker puts before it is removed.
+    """
 
     def __init__(self, message: str):
-        super().__init__(redact(_FROM_A_WORKER.sub("", str(message)).strip()))
+        super().__init__(redact(_WORKER_TRACEBACK.sub("", str(message)).strip()))
 
 
 class RankError(UserError):
-    """What one rank alone may have found, such as a damaged page of its data: that rank says it, whichever it is."""
+    """An error that only one rank may find, such as a damaged page of its data, so that any rank prints it."""
 
 
 class SourceBroken(UserError):
-    """Data stopped coming for a reason outside of it: what came so far is good, and the next run continues it."""
+    """Reading stopped for an external reason, such as the network. What was read is valid; the next run continues."""

@@ -1,4 +1,4 @@
-"""Files that this project writes and reads back: whole on disk before they take their name, and read with care."""
+"""Atomic writes and validated reads of the files that this project keeps."""
 
 import hashlib
 import json
@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_KINDS = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", int: "a number", float: "a number"}
+_KINDS = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
 
 
 class DamagedFile(ValueError):
-    """A file of ours that doesn't hold what it should. The message says why, as the rest of a sentence that begins with
-    the file's name."""
+    """A file written by this project whose content is invalid. The message completes a sentence that begins with the
+    file's name."""
 
 
 # ---- reading
 
 
 def read_object(path: Path) -> dict:
-    """The JSON object in a file. Raises FileNotFoundError where there is none, DamagedFile for anything else in its
-    place or in it."""
+    """The JSON object in a file. Raises FileNotFoundError where the file is missing, DamagedFile where it is unreadable
+    or holds anything else."""
     try:
         text = path.read_bytes().decode()
     except FileNotFoundError:
@@ -42,7 +42,7 @@ def read_object(path: Path) -> dict:
 
 
 def read_json(path: Path) -> dict | None:
-    """The JSON object in a file, None where there is no such file or no whole object in it."""
+    """The JSON object in a file; None where the file is missing or holds anything else."""
     try:
         return read_object(path)
     except (OSError, DamagedFile):
@@ -50,7 +50,7 @@ def read_json(path: Path) -> dict | None:
 
 
 def sha256_of(file: Path) -> str:
-    """The hex sha256 of a file's bytes."""
+    """The sha256 of a file's content, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -64,7 +64,7 @@ def verify_checksum(content: dict) -> dict:
     """What `add_checksum` was given. Raises DamagedFile if it has changed since."""
     inner = {key: value for key, value in content.items() if key != "sha256"}
     if content.get("sha256") != _digest(inner):
-        raise DamagedFile("has other content than its own sha256 says")
+        raise DamagedFile("doesn't match its own sha256")
     return inner
 
 
@@ -76,7 +76,7 @@ def _digest(content: dict) -> str:
 
 
 def flush(path: Path) -> None:
-    """Has the system write a file's content, or a folder's list of names, to the disk."""
+    """Forces a file's content, or a folder's entries, to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -86,8 +86,8 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def atomic_output(path: Path) -> Iterator[Path]:
-    """Gives the name of a file to write, which becomes `path` on leaving: whole and on disk, or not at all where it
-    could not be written. Others may write the same file at the same time."""
+    """Yields a temporary path to write to; on exit its content, synced to disk, replaces `path`. After an error `path`
+    is unchanged. Safe with concurrent writers of the same file."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield partial
@@ -100,7 +100,7 @@ def atomic_output(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` so that `path` is whole at any moment, also after a power cut."""
+    """Writes `content` atomically: `path` is never seen incomplete, even after a power failure."""
     with atomic_output(path) as partial:
         partial.write_bytes(content)
 
@@ -112,7 +112,7 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def publish_folder(staged: Path, final: Path) -> None:
-    """Gives the finished folder `staged` its name `final`, once everything in it is on disk."""
+    """Renames the finished folder `staged` to `final` once all of its files are on disk."""
     for path in staged.rglob("*"):
         flush(path)
     flush(staged)
@@ -121,7 +121,7 @@ def publish_folder(staged: Path, final: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Deletes whatever bears this name, if anything: a file, a link (not what it leads to), or a folder."""
+    """Deletes a file, a link (not its target) or a folder; does nothing where there is none."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif os.path.lexists(path):

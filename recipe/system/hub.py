@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub can be reached, asked once and quickly, so that nobody waits for a time-out."""
+"""Whether the Hugging Face hub is reachable, tested once and within seconds; checks of hub names and local paths."""
 
 import contextlib
 import importlib
@@ -19,7 +19,7 @@ CONNECT_SECONDS = 4.0
 
 @cache
 def hub_is_reachable() -> bool:
-    """Tries one TCP connection to the hub, or to the proxy in front of it; False at once in offline mode."""
+    """Whether a TCP connection to the hub or its proxy succeeds within 4 seconds; False at once in offline mode."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         return False
     endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
@@ -33,7 +33,7 @@ def hub_is_reachable() -> bool:
             socket.create_connection((target.hostname, port), timeout=CONNECT_SECONDS).close()
             reached.set()
 
-    # One deadline for looking the name up and for all of its addresses together.
+    # A thread, so that one deadline covers the DNS lookup and all addresses together.
     attempt = threading.Thread(target=connect, daemon=True)
     attempt.start()
     attempt.join(CONNECT_SECONDS)
@@ -41,7 +41,8 @@ def hub_is_reachable() -> bool:
 
 
 def go_offline_unless_reachable() -> bool:
-    """Without a hub, tells the Hugging Face libraries so: they then use their caches at once. Returns reachability."""
+    """Puts the Hugging Face libraries into offline mode where the hub is unreachable, so that they use their caches
+    without waiting for timeouts. Returns whether the hub is reachable."""
     if hub_is_reachable():
         return True
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -52,19 +53,19 @@ def go_offline_unless_reachable() -> bool:
 
 
 def is_local(name: str) -> bool:
-    """Whether a model or tokenizer name is a path rather than a hub id."""
+    """Whether the name of a model or tokenizer is a path and no hub id."""
     return path_exists(name) or name.startswith((".", "/", "~")) or name.endswith(".json")
 
 
 def require_local_path(name: str, what: str) -> None:
-    """Raises UserError where `name` can only be a path and nothing is there."""
+    """Raises UserError where `name` is a path that doesn't exist."""
     if is_local(name) and not path_exists(name):
         raise UserError(f"found no {what} at {name}: expected a folder or file that exists, or a hub id")
 
 
 def require_hub(what: str, instead: str) -> None:
-    """Prepares for loading `what` from the hub. Raises UserError, naming what to pass instead, if there is no network
-    and nothing of the hub is cached on this machine."""
+    """Prepares for loading `what` from the hub. Raises UserError, which says what to pass `instead`, where the hub is
+    unreachable and this machine has no hub cache."""
     if go_offline_unless_reachable():
         return
     cache_folder = importlib.import_module("huggingface_hub.constants").HF_HUB_CACHE

@@ -1,4 +1,4 @@
-"""A lock on work that one process does while the others that need it wait."""
+"""A file lock for work that one process does while others wait for the result."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,18 +6,18 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-SECONDS_BEFORE_SAYING_SO = 2
+SECONDS_BEFORE_MESSAGE = 2
 
 
 @contextmanager
 def exclusive_lock(lock_file: Path, doing: str) -> Iterator[None]:
-    """Holds `lock_file`, which falls with its process however it ends.
+    """Holds `lock_file`, which the system releases however the process ends.
 
-    Says once that it waits for another process that is `doing` this, then waits as long as it takes.
+    Waits without a limit; after 2 seconds it prints that another process is `doing` the work.
     """
     lock = FileLock(lock_file)
     try:
-        lock.acquire(timeout=SECONDS_BEFORE_SAYING_SO)
+        lock.acquire(timeout=SECONDS_BEFORE_MESSAGE)
     except Timeout:
         print(f"another process {doing}: waiting for it", flush=True)
         lock.acquire()

@@ -1,4 +1,4 @@
-"""Manifests: the size and sha256 of every file of a folder, and whether they still hold."""
+"""Manifests: size and sha256 of every file in a folder, written and verified."""
 
 import json
 from pathlib import Path
@@ -9,15 +9,15 @@ MANIFEST = "manifest.json"
 
 
 def manifest_of(files: dict[str, Path], ranks: int = 1) -> str:
-    """The manifest of a folder that is to hold `files`, by their names there: sizes and sha256 as JSON; and the `ranks`
-    of the run where it had several, each of which left a random state."""
+    """The manifest of `files`, {name in the folder: path}, as JSON: their sizes and sha256, and the number of `ranks`
+    that saved a random state if there are several."""
     described = {name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for name, path in files.items()}
     return json.dumps({"files": described} | ({"ranks": ranks} if ranks > 1 else {}), indent=2) + "\n"
 
 
 def damage(folder: Path, manifest: str = MANIFEST) -> str | None:
-    """What is wrong with a folder's files by its `manifest`, in a few words that name the file; None where each that is
-    listed is as it was written. A checkpoint that has no damage can be evaluated; see recipe.train.resume for more."""
+    """Why a folder fails verification against its `manifest`, in a few words that name the file; None where every
+    listed file is as it was written. An undamaged checkpoint can be evaluated; recipe.train.resume checks more."""
     try:
         files = read_object(folder / manifest)["files"]
         listed = [(name, about["bytes"], about["sha256"]) for name, about in files.items()]
@@ -35,7 +35,7 @@ def damage(folder: Path, manifest: str = MANIFEST) -> str | None:
             if path.stat().st_size != size:
                 return f"{name} has {path.stat().st_size} bytes, expected {size}"
             if sha256_of(path) != sha256:
-                return f"{name} has other content than its manifest says"
+                return f"{name} doesn't match its sha256"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
     return None

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, however it ends."""
+"""Processes that end with their parent."""
 
 import ctypes
 import signal
@@ -9,7 +9,7 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def end_with_parent() -> None:
-    """Has the system kill this process when the thread that started it is gone; survives exec, not fork. Linux only,
-    elsewhere nothing."""
+    """Has the kernel kill this process when the thread that started it ends. The setting survives exec but not fork;
+    it does nothing outside of Linux."""
     if _libc is not None:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

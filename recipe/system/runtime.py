@@ -1,4 +1,4 @@
-"""The process a program runs in: log levels of libraries, memory and instructions of the CPU, XLA devices."""
+"""Settings of the process: log levels of libraries, memory allocation, a check for slow bf16, XLA ranks."""
 
 import ctypes
 import os
@@ -9,26 +9,25 @@ import transformers
 
 
 def quiet_libraries() -> None:
-    """Leaves only errors of the libraries, and no progress bars of theirs for what takes a moment."""
+    """Lowers the log levels of third-party libraries to errors and disables transformers' progress bars."""
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found nothing else
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed warns that it found no accelerator
     warnings.filterwarnings("ignore", category=UserWarning, module=r"torch|accelerate|transformers")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
 
 
-# Parameters of mallopt(3); another C library than glibc has no such function, or passes over what it doesn't know.
+# Parameters of mallopt(3). C libraries other than glibc lack the function or ignore unknown parameters.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 TOP_PAD_BYTES = 256 << 20
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc keep large freed blocks for the next ones in place of giving them back to the system.
+    """Makes glibc reuse large freed blocks instead of returning them to the system; does nothing without glibc.
 
-    By default every tensor above 32 MB is mapped anew and the system fills its pages with zeros at first touch: 14 to
-    34 % of the CPU time of a roberta_tiny step with 50,265 words. Costs a sixth more resident memory there. Changes
-    nothing where the C library isn't glibc.
+    By default every tensor above 32 MB gets a new mapping, whose pages the kernel zeroes at first touch: 14 to 34 % of
+    the CPU time of a roberta_tiny step with a vocabulary of 50,265. It costs a sixth more resident memory there.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -37,18 +36,18 @@ def keep_freed_memory() -> None:
 
 
 def warning_of_slow_bf16() -> str | None:
-    """A sentence where this CPU has no instructions for bf16; None where it has them, or nobody knows."""
+    """A warning where this CPU lacks bf16 instructions; None where it has them or this is unknown."""
     known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     if known.get("architecture") != "x86_64" or known.get("avx512_bf16") or known.get("amx_bf16"):
         return None
     return (
-        "found --bf16 on a CPU without AVX512-BF16 and AMX, where matrix products in it can be 180 times slower than "
+        "found --bf16 on a CPU without AVX512-BF16 and AMX, where matrix products in bf16 can be 180 times slower than "
         "in fp32: leave it out"
     )
 
 
 def join_xla_ranks() -> None:
-    """Joins the ranks of a launcher where PJRT_DEVICE says that they compute through XLA; elsewhere nothing."""
+    """Joins the launcher's ranks in an XLA process group where PJRT_DEVICE is set; does nothing elsewhere."""
     if "PJRT_DEVICE" in os.environ and "TORCHELASTIC_RUN_ID" in os.environ:
         import torch_xla.distributed.xla_backend  # noqa: F401 (registers the backend)
 

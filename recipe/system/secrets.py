@@ -1,10 +1,10 @@
-"""What is secret (tokens, keys, passwords, signatures of addresses), and how every text is kept free of it.
+"""Redaction of secrets: tokens, keys, passwords and signatures in URLs.
 
-Secret are the values of flags, environment variables and query parameters whose names end as those of secrets do, and
-the user information of an address. `redact` hides them where their context shows what they are (a flag, a variable, an
-address) and, if they are long enough not to be ordinary words, wherever else they occur. Whoever writes text that could
-quote the command, an address or an error passes it through `redact` or `redact_all`; `redact_console` does it for
-everything that is printed. `url_identity` is what an address is known by: signatures expire, corpora stay.
+Secrets are the values of flags, environment variables and query parameters whose names end like those of secrets, and
+the user information of a URL. `redact` replaces them where the context shows what they are (a flag, a variable, a URL)
+and, if they are too long or too unusual for a common word, wherever else they occur. Text that could quote the command,
+a URL or an error has to pass through `redact` or `redact_all`; `redact_console` covers everything that is printed.
+`url_identity` identifies the data behind a URL: signatures expire, corpora stay.
 
     python -m recipe.system.secrets WORD ...     prints a command without its secrets, quoted for a shell
 """
@@ -20,15 +20,15 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 HIDDEN = "<hidden>"
-# Ends of the names of flags, variables, JSON keys and query parameters, in small letters.
+# Endings of the names of flags, variables, JSON keys and query parameters, in lower case.
 _SECRET_ENDINGS = ("token", "key", "secret", "password", "passwd", "passphrase", "_pass", "key_id", "signature")
 _SECRET_ENDINGS += ("credential", "connection_string", "accessid", "keyid", "pair-id")
-_SPECIAL_TOKEN = re.compile(r"(?:bos|eos|unk|sep|pad|cls|mask|special)_token$")  # names of the tokenizer's own
+_SPECIAL_TOKEN = re.compile(r"(?:bos|eos|unk|sep|pad|cls|mask|special)_token$")  # settings of tokenizers
 _SECRET_PARAMETERS = {"sig", "sas", "policy", "auth", "authorization", "jwt", "hmac", "code", "pwd"}
-# What a signature covers and what changes with it: Azure's, CloudFront's and S3's older one. All of x-amz- and x-goog-.
+# Parameters that change with a signature: those of Azure, CloudFront and S3's older scheme. x-amz- and x-goog- all do.
 _SIGNED_WITH = re.compile("expires|sv|s[eiprst]|spr|sip|srt|sk(?:e|oid|s|t|tid|v)|sdd|saoid|suoid|scid")
-_CONTAINER_SCHEMES = ("abfs", "abfss", "wasb", "wasbs", "az", "adl")  # container@account is no user information
-_ADDRESS = re.compile(r"""[a-zA-Z][a-zA-Z0-9+.-]*://(?:(?!::[a-zA-Z][\w+.-]*(?:://|::))[^\s"'<>`])+""")
+_CONTAINER_SCHEMES = ("abfs", "abfss", "wasb", "wasbs", "az", "adl")  # container@account is not user information
+_URL = re.compile(r"""[a-zA-Z][a-zA-Z0-9+.-]*://(?:(?!::[a-zA-Z][\w+.-]*(?:://|::))[^\s"'<>`])+""")
 _PARAMETER = re.compile(r"""([?&;]|%3F|%26)(?P<name>[\w.-]+)(=|%3D)(?P<value>(?:(?!%26)[^\s&;#"'<>`\\])+)""", re.I)
 _ASSIGNMENT = re.compile(r"""\b(?P<name>[A-Z][A-Z0-9_]*)=(?P<value>'[^']*'|"[^"]*"|[^\s"']+)""")
 _FLAG = re.compile(r"""(?P<name>--[\w-]+)=(?P<value>'[^']*'|"[^"]*"|[^\s"']+)""")
@@ -44,16 +44,16 @@ def is_secret_name(name: str) -> bool:
     return name.endswith(_SECRET_ENDINGS) and not _SPECIAL_TOKEN.search(name)
 
 
-# ---- addresses
+# ---- URLs
 
 
-def _parts(address: str) -> tuple[str, str, str]:
-    """(scheme://, user information or "", the rest) of an address. An unescaped slash in a password is forgiven."""
-    scheme, _, rest = address.partition("://")
-    place = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    user = place.rpartition("@")[0]
-    port = place.rpartition(":")[2]
-    if not user and ":" in place and not place.startswith("[") and not port.isdigit() and "@" in rest:
+def _parts(url: str) -> tuple[str, str, str]:
+    """(scheme://, user information or "", the rest) of a URL. Tolerates an unescaped slash in a password."""
+    scheme, _, rest = url.partition("://")
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    user = authority.rpartition("@")[0]
+    port = authority.rpartition(":")[2]
+    if not user and ":" in authority and not authority.startswith("[") and not port.isdigit() and "@" in rest:
         user = rest.rpartition("@")[0]
     if not user or (scheme.lower() in _CONTAINER_SCHEMES and ":" not in user):
         return f"{scheme}://", "", rest
@@ -64,9 +64,9 @@ def _is_secret_parameter(name: str) -> bool:
     return is_secret_name(name) or name.lower() in _SECRET_PARAMETERS
 
 
-def _redact_address(address: str) -> str:
-    end = address[len(address.rstrip(_END_OF_SENTENCE)) :]
-    scheme, user, rest = _parts(address.removesuffix(end))
+def _redact_url(url: str) -> str:
+    end = url[len(url.rstrip(_END_OF_SENTENCE)) :]
+    scheme, user, rest = _parts(url.removesuffix(end))
     return scheme + (f"{HIDDEN}@" if user and user != HIDDEN else "") + _redact_parameters(rest) + end
 
 
@@ -80,16 +80,16 @@ def _redact_parameters(text: str) -> str:
     return _PARAMETER.sub(hide, text) if "=" in text or "%3" in text else text
 
 
-def url_identity(address: str) -> str:
-    """`address` without user information, signatures and whatever changes with a signature: what data from there is
-    known by. An address that has none of them is its own identity, to the letter."""
-    pieces = re.split(r"::(?=[a-zA-Z][\w+.-]*(?:://|::))", address)
+def url_identity(url: str) -> str:
+    """`url` without user information, signatures and the parameters that change with a signature, as an identifier of
+    the data behind it. A URL without any of these is returned unchanged."""
+    pieces = re.split(r"::(?=[a-zA-Z][\w+.-]*(?:://|::))", url)
     return "::".join(_identity_of_one(piece) if "://" in piece else piece for piece in pieces)
 
 
-def _identity_of_one(address: str) -> str:
-    scheme, _, rest = _parts(address)
-    place, mark, query = rest.partition("?")
+def _identity_of_one(url: str) -> str:
+    scheme, _, rest = _parts(url)
+    path, mark, query = rest.partition("?")
     if not mark:
         return scheme + rest
     query, hashed, fragment = query.partition("#")
@@ -104,25 +104,25 @@ def _identity_of_one(address: str) -> str:
             or (signed and _SIGNED_WITH.fullmatch(name))
         )
     ]
-    return scheme + place + (mark + "&".join(kept) if kept else "") + hashed + fragment
+    return scheme + path + (mark + "&".join(kept) if kept else "") + hashed + fragment
 
 
-def _secrets_of_address(address: str) -> Iterator[str]:
-    whole = [address] if re.match(r"[a-zA-Z][\w+.-]*://\S+$", address) else []  # its password may have quotes
-    for one in [*_ADDRESS.findall(address), *whole]:
+def _secrets_in_urls(text: str) -> Iterator[str]:
+    whole = [text] if re.match(r"[a-zA-Z][\w+.-]*://\S+$", text) else []  # its password may contain quotes
+    for one in [*_URL.findall(text), *whole]:
         _, user, rest = _parts(one)
         if user:
             yield user
             yield user.partition(":")[2]
-            yield base64.b64encode(unquote(user).encode()).decode()  # as a header has it
+            yield base64.b64encode(unquote(user).encode()).decode()  # as in a header of basic authentication
         yield from (found["value"] for found in _PARAMETER.finditer(rest) if _is_secret_parameter(found["name"]))
 
 
-# ---- what is known to be secret
+# ---- known secrets
 
 
 def remember_secrets(words: Sequence[str]) -> None:
-    """Takes note of the secrets in a command line, to hide them wherever they turn up."""
+    """Registers the secrets in a command line, so that `redact` replaces them anywhere."""
     _remembered.update(_secrets_of_words(words))
 
 
@@ -131,36 +131,36 @@ def _secrets_of_words(words: Sequence[str]) -> Iterator[str]:
         flag, equals, value = word.partition("=")
         if equals and is_secret_name(flag) and flag.startswith("-"):
             yield value
-        elif _has_its_value_next(before) and not word.startswith("--"):
+        elif _takes_secret_next(before) and not word.startswith("--"):
             yield word
-        yield from _secrets_of_address(word)
+        yield from _secrets_in_urls(word)
 
 
-def _has_its_value_next(word: str) -> bool:
+def _takes_secret_next(word: str) -> bool:
     return word.startswith("--") and "=" not in word and is_secret_name(word)
 
 
 def _secrets_of_environment() -> Iterator[str]:
     for name, value in os.environ.items():
-        if value and is_secret_name(name) and not _is_place(value):
+        if value and is_secret_name(name) and not _is_path(value):
             yield value
         elif "://" in value:
-            yield from _secrets_of_address(value)
+            yield from _secrets_in_urls(value)
 
 
 @lru_cache(maxsize=256)
-def _is_place(value: str) -> bool:
-    """Whether a variable such as SSH_KEY names a file rather than holding the key."""
+def _is_path(value: str) -> bool:
+    """Whether a variable such as SSH_KEY holds the path of a file and not the key."""
     return value.startswith(("/", "~", ".")) and Path(value).expanduser().exists()
 
 
-def _is_telling(value: str) -> bool:
-    """Whether `value` is found by chance nowhere: ordinary words and short ones are hidden in their context alone."""
+def _is_distinctive(value: str) -> bool:
+    """Whether `value` can't be a common word. Common and short words are redacted in their context only."""
     return len(value) >= 16 or (len(value) >= 8 and not value.isalpha())
 
 
 def _known() -> frozenset[str]:
-    values = filter(_is_telling, {*_remembered, *_secrets_of_environment()})
+    values = filter(_is_distinctive, {*_remembered, *_secrets_of_environment()})
     return frozenset(form for value in values for form in (value, unquote(value), quote(unquote(value), safe="")))
 
 
@@ -170,7 +170,7 @@ def _any_of(values: frozenset[str]) -> re.Pattern | None:
     return re.compile("|".join(map(re.escape, longest_first))) if values else None
 
 
-# ---- hiding
+# ---- redaction
 
 
 def redact(text: str) -> str:
@@ -179,8 +179,8 @@ def redact(text: str) -> str:
 
 
 def redact_all(value):
-    """A copy of a JSON-like structure without secrets: of its texts, keys, values by the names of their keys, and lists
-    that are command lines."""
+    """A copy of a JSON-like structure without secrets: in strings, in keys, in values of keys with secret names, and in
+    lists that are command lines."""
     return _redact_all(value, _any_of(_known()))
 
 
@@ -188,8 +188,8 @@ def redact_words(words: Sequence[str]) -> list[str]:
     """A command line without its secrets."""
     shown = []
     for before, word in zip(["", *words], words, strict=False):
-        follows_its_flag = _has_its_value_next(before) and not word.startswith("--")
-        shown.append(HIDDEN if follows_its_flag else redact(word))
+        is_secret = _takes_secret_next(before) and not word.startswith("--")
+        shown.append(HIDDEN if is_secret else redact(word))
     return shown
 
 
@@ -198,7 +198,7 @@ def _redact(text: str, known: re.Pattern | None) -> str:
         return f"{found['name']}={HIDDEN}" if is_secret_name(found["name"]) else found[0]
 
     if "://" in text:
-        text = _ADDRESS.sub(lambda found: _redact_address(found[0]), text)
+        text = _URL.sub(lambda found: _redact_url(found[0]), text)
     if "=" in text:
         text = _FLAG.sub(hide, _ASSIGNMENT.sub(hide, _redact_parameters(text)))
     text = _KNOWN_SHAPES.sub(HIDDEN, text)
@@ -220,7 +220,7 @@ def _redact_all(value, known: re.Pattern | None):
             HIDDEN
             if isinstance(before, str)
             and isinstance(inner, str)
-            and _has_its_value_next(before)
+            and _takes_secret_next(before)
             and not inner.startswith("--")
             else _redact_all(inner, known)
             for before, inner in zip(["", *value], value, strict=False)
@@ -229,30 +229,33 @@ def _redact_all(value, known: re.Pattern | None):
     return value
 
 
-# ---- where a program starts
+# ---- at the start of a program
 
 
 def redact_console() -> None:
-    """From here on whatever is written to stdout and stderr is redacted: prints, warnings, tracebacks, progress bars
-    and log handlers that hold these streams. Called again, it covers what was put over it meanwhile, such as W&B's copy
-    of the console. The streams stay what they are: their buffers, descriptors and encodings don't change."""
+    """From now on redacts everything written to stdout and stderr: prints, warnings, tracebacks, progress bars and the
+    output of log handlers that hold these streams.
+
+    Call it again after another library has wrapped the streams, as W&B does. Buffers, descriptors and encodings of the
+    streams don't change.
+    """
     for stream in (sys.stdout, sys.stderr):
-        if stream is None or getattr(stream.write, "is_guard", False):
+        if stream is None or getattr(stream.write, "redacts", False):
             continue
-        stream.write = _guard_of(stream.write)
+        stream.write = _redacting(stream.write)
 
 
-def _guard_of(write):
-    def guarded(text):
+def _redacting(write):
+    def redacting_write(text):
         written = write(redact(text) if isinstance(text, str) else text)
         return len(text) if isinstance(text, str) else written
 
-    guarded.is_guard = True
-    return guarded
+    redacting_write.redacts = True
+    return redacting_write
 
 
 def redact_argv() -> None:
-    """Once the arguments are read, sys.argv holds no secret: trackers and profilers record it as they find it."""
+    """Registers the secrets in sys.argv and removes them from it, since trackers and profilers record it."""
     remember_secrets(sys.argv)
     sys.argv = redact_words(sys.argv)
 

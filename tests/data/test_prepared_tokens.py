@@ -106,10 +106,10 @@ def test_a_page_is_compared_once_also_by_the_workers_of_a_loader(prepared, monke
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("unigram.npy", "unigram.npy has other content"),
-        ("prepared.json", r"prepared.json (is not JSON|has other content)"),
-        ("train.crc32.npy", "train.crc32.npy has other content"),
-        ("checksums.json", "has other content|is not JSON|unreadable|missing|bytes"),
+        ("unigram.npy", "unigram.npy doesn't match its sha256"),
+        ("prepared.json", r"prepared.json (is not JSON|has other content|doesn't match)"),
+        ("train.crc32.npy", "train.crc32.npy doesn't match its sha256"),
+        ("checksums.json", "doesn't match|is not JSON|unreadable|missing|bytes"),
     ],
 )
 def test_every_other_file_is_compared_at_the_start(prepared, name, message):

@@ -257,7 +257,7 @@ def test_prepared_tokens_that_are_damaged_or_half_there_are_refused(bucket, prep
     address = upload_tokens(prepared, saved_bpe, "s3://bucket").removeprefix("s3://")
     good = bucket.cat_file(f"{address}/validation.npy")
     bucket.pipe_file(f"{address}/validation.npy", good[:-1] + bytes([good[-1] ^ 1]))
-    with pytest.raises(UserError, match=r"came damaged: validation\.npy has other content") as error:
+    with pytest.raises(UserError, match=r"came damaged: validation\.npy doesn't match its sha256") as error:
         open_corpus(f"s3://{address}", downloads=tmp_path / "downloads")
     assert "\n" not in str(error.value) and not (tmp_path / "downloads" / prepared.folder.name).exists()
     bucket.pipe_file(f"{address}/validation.npy", good)

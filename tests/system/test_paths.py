@@ -1,4 +1,4 @@
-"""Paths that no file system takes, and sentences that are no paths."""
+"""Invalid paths get one-line errors; URLs, JSON objects and sentences are not taken for paths."""
 
 import pytest
 
@@ -17,7 +17,7 @@ PRETRAINING = (ModelArguments, DataArguments, PretrainArguments)
 
 
 @pytest.mark.parametrize("name", ["a" * 5000, "~nobodyatall/x", "a\0b"])
-def test_what_can_be_no_path_is_no_file(name):
+def test_an_invalid_path_does_not_exist(name):
     assert not path_exists(name) and not is_local(name.replace("~", "+"))
 
 
@@ -32,17 +32,17 @@ def test_what_can_be_no_path_is_no_file(name):
         ("~nobodyatall/x", "there is no user nobodyatall"),
     ],
 )
-def test_a_path_that_cannot_exist_is_one_line(tmp_path, flag, value, message):
+def test_an_invalid_path_gets_one_line(tmp_path, flag, value, message):
     with pytest.raises(UserError, match=f"found --{flag} .*{message}"):
         parse(PRETRAINING, ["--output_dir", str(tmp_path / "run"), "--use_cpu", f"--{flag}", value])
 
 
-def test_addresses_and_objects_are_no_paths():
+def test_urls_and_json_objects_are_not_paths():
     require_paths({"dataset_name": f"https://host/x.txt?signature={'a' * 500}", "deepspeed": "{" + "1" * 500 + "}"})
 
 
 @pytest.mark.parametrize("where", ["run", "run/inside"])
-def test_an_output_folder_that_is_a_file_is_one_line(tmp_path, where):
+def test_an_output_folder_that_is_a_file_gets_one_line(tmp_path, where):
     (tmp_path / "run").write_text("a file")
     task = ["--model_name_or_path", "m", "--task_name", "rte", "--use_cpu"]
     with pytest.raises(UserError, match=r"cannot write to .*run.* is no folder we may write to"):
@@ -50,14 +50,14 @@ def test_an_output_folder_that_is_a_file_is_one_line(tmp_path, where):
 
 
 @pytest.mark.parametrize("program", [PRETRAINING, (GlueArguments, FineTuneArguments)])
-def test_no_output_folder_is_named(program):
+def test_an_empty_output_folder_is_refused(program):
     with pytest.raises(UserError, match="found no --output_dir"):
         parse(program, ["--output_dir", "", "--model_name_or_path", "m", *["--task_name", "rte"] * (len(program) == 2)])
     with pytest.raises(UserError, match="found no --output_dir"):
         train_tokenizer.TokenizerArguments(output_dir="")
 
 
-def test_a_sentence_of_ten_thousand_letters_is_a_sentence(capsys):
+def test_a_text_too_long_for_a_path_is_a_text(capsys):
     assert fill_mask.is_text("a" * 10_000 + " ___")
     assert fill_mask.is_text("~nobodyatall ___") and not fill_mask.is_text("a" * 10_000)
     assert fill_mask.readable("cut \ud83d ___") == "cut \ufffd ___"

@@ -1,4 +1,4 @@
-"""A CPU that has no instructions for bf16 is warned of, and no other."""
+"""The warning about slow bf16 appears only on CPUs known to lack the instructions."""
 
 import pytest
 
@@ -15,6 +15,6 @@ from recipe.system.runtime import warning_of_slow_bf16
         ({}, False),
     ],
 )
-def test_only_a_cpu_known_to_lack_the_instructions_is_warned_of(capabilities, slow, monkeypatch):
+def test_bf16_warning_only_where_instructions_are_known_to_be_missing(capabilities, slow, monkeypatch):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
     assert bool(warning_of_slow_bf16()) is slow

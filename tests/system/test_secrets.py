@@ -1,4 +1,4 @@
-"""Nothing secret is written: markers in every flag, variable and address, and a search in all that commands leave."""
+"""No secret is written: markers are planted in flags, variables and URLs, then searched for in all output of commands."""
 
 import base64
 import gzip
@@ -41,7 +41,7 @@ from recipe.system.secrets import is_secret_name, redact, redact_all, redact_con
 from recipe.train.callbacks import JsonLog
 from recipe.train.run_record import record_run
 
-# ---- what is secret
+# ---- what counts as secret
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ from recipe.train.run_record import record_run
         "--push_to_hub_token", "X-Amz-Signature", "client_secret",
     ],
 )  # fmt: skip
-def test_a_secret_is_known_by_its_name(name):
+def test_secret_names_are_recognised(name):
     assert is_secret_name(name)
     flag = redact_all({"words": [f"--{name}", "abc"], name: "abc", "text": f"--{name}=abc, then"})
     assert "abc" not in json.dumps(flag)
@@ -61,13 +61,13 @@ def test_a_secret_is_known_by_its_name(name):
 @pytest.mark.parametrize(
     "name", ["TOKENIZER", "--tokenizer_name", "max_tokens", "mask_token", "KEYWORDS", "PWD", "seed"]
 )
-def test_ordinary_words_are_none(name):
+def test_names_of_ordinary_settings_are_not_secret(name):
     assert not is_secret_name(name)
     assert redact(f"{name}=abc") == f"{name}=abc" and redact_all({name: "abc"}) == {name: "abc"}
 
 
 @pytest.mark.parametrize(
-    ("address", "shown", "identity"),
+    ("url", "shown", "identity"),
     [
         ("http://u:p@h:80/c.txt", "http://<hidden>@h:80/c.txt", "http://h:80/c.txt"),
         ("https://hf_abc@h/c.txt", "https://<hidden>@h/c.txt", "https://h/c.txt"),
@@ -105,10 +105,10 @@ def test_ordinary_words_are_none(name):
         ),
     ],
 )  # fmt: skip
-def test_an_address_keeps_everything_but_its_secrets(address, shown, identity):
-    assert redact(address) == shown == redact(shown) and url_identity(address) == identity
-    assert redact(f"cannot read ({address}): check it") == f"cannot read ({shown}): check it"
-    assert redact_words(["x", address, "--hub_token", "t", "--seed", "1"]) == [
+def test_a_url_keeps_everything_but_its_secrets(url, shown, identity):
+    assert redact(url) == shown == redact(shown) and url_identity(url) == identity
+    assert redact(f"cannot read ({url}): check it") == f"cannot read ({shown}): check it"
+    assert redact_words(["x", url, "--hub_token", "t", "--seed", "1"]) == [
         "x",
         shown,
         "--hub_token",
@@ -118,10 +118,10 @@ def test_an_address_keeps_everything_but_its_secrets(address, shown, identity):
     ]
 
 
-def test_a_known_secret_is_hidden_wherever_it_turns_up_and_an_ordinary_word_is_not(monkeypatch, tmp_path):
+def test_a_known_secret_is_redacted_everywhere_and_a_common_word_is_not(monkeypatch, tmp_path):
     (tmp_path / "id_rsa").write_text("")
     monkeypatch.setenv("SOME_TOKEN", "tOken-0123456789")
-    monkeypatch.setenv("OTHER_TOKEN", "training")  # a short word: only its context tells
+    monkeypatch.setenv("OTHER_TOKEN", "training")  # a common word: redacted in its context only
     monkeypatch.setenv("SSH_KEY", str(tmp_path / "id_rsa"))
     monkeypatch.setenv("MIRROR", "https://u:pass%2Fword-1@h/")
     header = base64.b64encode(b"u:pass/word-1").decode()
@@ -133,14 +133,14 @@ def test_a_known_secret_is_hidden_wherever_it_turns_up_and_an_ordinary_word_is_n
     assert "tOken" not in str(UserError("found tOken-0123456789"))
 
 
-def test_a_guarded_console_is_the_same_stream_and_hides(monkeypatch):
+def test_a_redacted_console_is_the_same_stream(monkeypatch):
     monkeypatch.setenv("SOME_TOKEN", "tOken-0123456789")
     raw = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", line_buffering=True)
     monkeypatch.setattr("sys.stdout", raw)
     monkeypatch.setattr("sys.stderr", err := io.StringIO())
-    logging.getLogger("recipe.test").addHandler(logging.StreamHandler(err))  # handlers keep the stream that they find
+    logging.getLogger("recipe.test").addHandler(logging.StreamHandler(err))  # handlers keep a reference to the stream
     redact_console()
-    redact_console()  # once more changes nothing
+    redact_console()  # a second call changes nothing
     assert sys.stdout is raw and raw.encoding == "utf-8" and raw.line_buffering and not raw.isatty()
     assert sys.stdout.write("tOken-0123456789\n") == len("tOken-0123456789\n")
     print("é", "tOken-0123456789")
@@ -149,9 +149,9 @@ def test_a_guarded_console_is_the_same_stream_and_hides(monkeypatch):
     assert (
         raw.buffer.getvalue().decode() == "<hidden>\né <hidden>\n<hidden>\n" and "http://<hidden>@h/" in err.getvalue()
     )
-    copied = []  # what W&B does: it puts itself over what is there
-    ours = raw.write
-    raw.write = lambda text: copied.append(text) or ours(text)
+    copied = []  # as W&B does, which wraps the stream's write
+    wrapped = raw.write
+    raw.write = lambda text: copied.append(text) or wrapped(text)
     redact_console()
     print("tOken-0123456789", end="")
     assert "".join(copied) == "<hidden>"
@@ -164,7 +164,7 @@ def test_an_uncaught_error_shows_no_secret():
     assert done.returncode == 1 and "KeyError: ('http://<hidden>@h/?sig=<hidden>', '<hidden>')" in done.stderr
 
 
-def test_a_run_goes_on_with_another_password_and_what_older_versions_recorded_is_mended(tmp_path, monkeypatch):
+def test_a_run_continues_with_another_password_and_an_older_record_is_redacted(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["x", "--token", "a"])
     record_run(tmp_path, {"data": "http://u:one@h/c?sig=1"}, {"hub_token": "abc", "seed": 1})
     before = json.loads((tmp_path / "run.json").read_text())
@@ -180,8 +180,8 @@ def test_a_run_goes_on_with_another_password_and_what_older_versions_recorded_is
     assert "one" not in (tmp_path / "run.json").read_text()
 
 
-def test_each_writer_hides_a_secret_that_turned_up_in_what_it_writes(run, text_file, tmp_path, monkeypatch):
-    """Folders that are named like a password, and a run, a sweep and an error that say where they read."""
+def test_each_writer_redacts_a_secret_in_what_it_writes(run, text_file, tmp_path, monkeypatch):
+    """A run, a sweep and an error that name the folders they read, which contain a secret."""
     secret = "tOken-0123456789"
     monkeypatch.setenv("SOME_TOKEN", secret)
     place = tmp_path / secret
@@ -196,7 +196,7 @@ def test_each_writer_hides_a_secret_that_turned_up_in_what_it_writes(run, text_f
     (job,) = planned([*map(str, flags), "--use_cpu", "true"])
     assert run_job(job, 0.0).state == DONE
     record = job.result.read_text()
-    job.result.write_text(record.replace("<hidden>", secret))  # as an older version would have written it
+    job.result.write_text(record.replace("<hidden>", secret))  # as older versions wrote it
     rebuild(tmp_path / "scores")
     job.result.write_text(record)
     fail(job, f"no such file: {place}")
@@ -214,11 +214,11 @@ def test_each_writer_hides_a_secret_that_turned_up_in_what_it_writes(run, text_f
         assert secret not in file.read_text() and "<hidden>" in file.read_text(), file
 
 
-# ---- a server that wants a password and a signature
+# ---- a server that requires a password and a signature
 
 
-class Shop(BaseHTTPRequestHandler):
-    """Serves `content` under any name to whoever has the user information and the signature of the moment."""
+class ProtectedServer(BaseHTTPRequestHandler):
+    """Serves `content` under any name to requests with the current user information and signature."""
 
     protocol_version = "HTTP/1.1"
     content, user, signature, got = b"", "", "", 0
@@ -253,40 +253,40 @@ class Shop(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def shop(documents):
-    """address(user, signature) sets what the server wants and returns where its corpus is for those who have it."""
+def corpus_url(documents):
+    """corpus_url(user, signature) sets what the server requires and returns the URL of its corpus with them."""
     pytest.importorskip("aiohttp", reason="pip install aiohttp")
-    handler = type("OurShop", (Shop,), {"content": "\n\n".join(documents).encode()})
+    handler = type("Server", (ProtectedServer,), {"content": "\n\n".join(documents).encode()})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
-    def address(user: str, signature: str, control: str = "seven") -> str:
+    def url(user: str, signature: str, control: str = "seven") -> str:
         handler.user, handler.signature = unquote(user), unquote(signature)
         query = f"versionId={control}&X-Amz-Date=1&X-Amz-Signature={signature}"
         return f"http://{user}@127.0.0.1:{server.server_port}/texts/corpus.txt?{query}"
 
-    address.handler = handler
-    yield address
+    url.handler = handler
+    yield url
     server.shutdown()
 
 
-def test_a_new_signature_finds_what_an_older_one_fetched(shop, tmp_path):
-    first = fetch(shop("u:one", "a%2Fb"), tmp_path)
-    again = fetch(shop("v:two", "c"), tmp_path)
-    assert first == again and shop.handler.got == 1
-    assert first.path.name == "corpus.txt" == first.name and first.path.read_bytes() == shop.handler.content
-    shop.handler.content += b" more"
-    assert fetch(shop("u:three", "d"), tmp_path).path != first.path and shop.handler.got == 2
+def test_a_new_signature_finds_the_file_fetched_with_an_older_one(corpus_url, tmp_path):
+    first = fetch(corpus_url("u:one", "a%2Fb"), tmp_path)
+    again = fetch(corpus_url("v:two", "c"), tmp_path)
+    assert first == again and corpus_url.handler.got == 1
+    assert first.path.name == "corpus.txt" == first.name and first.path.read_bytes() == corpus_url.handler.content
+    corpus_url.handler.content += b" more"
+    assert fetch(corpus_url("u:three", "d"), tmp_path).path != first.path and corpus_url.handler.got == 2
     with pytest.raises(UserError, match="401") as refused:
-        fetch(shop("u:four", "e").replace("four", "none"), tmp_path)
+        fetch(corpus_url("u:four", "e").replace("four", "none"), tmp_path)
     assert "none" not in str(refused.value) and "X-Amz-Signature=<hidden>" in str(refused.value)
 
 
-# ---- the search
+# ---- searching the output
 
 
 class Markers:
-    """Distinct values to plant; each is searched for by a part that no quoting changes."""
+    """Distinct values to plant; the search is for a part of each that no quoting changes."""
 
     def __init__(self):
         self.planted: dict[str, str] = {}
@@ -312,7 +312,7 @@ def content_of(file: Path) -> bytes:
 
 
 def found_in(folder: Path, needles: dict[bytes, str]) -> tuple[list[str], int, int]:
-    """(where needles are, number of files, bytes) of everything under `folder`, names included."""
+    """(where needles were found, number of files, bytes) for everything under `folder`, names included."""
     leaks, files, size = [], 0, 0
     for path in sorted(folder.rglob("*")):
         texts = [str(path.relative_to(folder)).encode()]
@@ -323,15 +323,15 @@ def found_in(folder: Path, needles: dict[bytes, str]) -> tuple[list[str], int, i
     return leaks, files, size
 
 
-def test_the_search_looks_into_names_texts_and_archives(tmp_path):
+def test_the_search_covers_names_contents_and_archives(tmp_path):
     (tmp_path / "a-needle").mkdir()
     (tmp_path / "b").write_bytes(b"\0needle")
     (tmp_path / "c.gz").write_bytes(gzip.compress(b"needle"))
     assert len(found_in(tmp_path, {b"needle": "it"})[0]) == 3
 
 
-def test_twenty_commands_leave_no_marker_behind(shop, tmp_path, monkeypatch, capfd, squad, no_curve):
-    """Every file, every name and the console of what a user would run, W&B's own record included."""
+def test_twenty_commands_write_no_marker(corpus_url, tmp_path, monkeypatch, capfd, squad, no_curve):
+    """Every file, file name and console line of the commands that users run, W&B's files included."""
     marker, left = Markers(), tmp_path / "left"
     (left / "home").mkdir(parents=True)
     (left / "tmp").mkdir()
@@ -349,11 +349,11 @@ def test_twenty_commands_leave_no_marker_behind(shop, tmp_path, monkeypatch, cap
         "MIRROR_URL": marker("MIRROR_URL", "https://mirror:{}@h/"),
         "WANDB_NOTES": marker("WANDB_NOTES", "on http://h/c.txt?sig={}"),
         "HOME": str(left / "home"), "TMPDIR": str(left / "tmp"), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline",
-        "PYTHON": sys.executable, "MPLCONFIGDIR": matplotlib.get_configdir(),  # looking for fonts takes seconds
+        "PYTHON": sys.executable, "MPLCONFIGDIR": matplotlib.get_configdir(),  # otherwise a search for fonts takes seconds
     }  # fmt: skip
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("WANDB_PROJECT", "toy")  # and what select_trackers sets, to be undone
+    monkeypatch.setenv("WANDB_PROJECT", "toy")  # and the variables that select_trackers sets, to be restored
     for name in ("WANDB_SILENT", "WANDB_LOG_MODEL", "WANDB_INIT_TIMEOUT", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_NAME"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -365,7 +365,7 @@ def test_twenty_commands_leave_no_marker_behind(shop, tmp_path, monkeypatch, cap
 
     def planted(place: str) -> str:
         user = f"{marker(place + ' user')}:{marker(place + ' password', '{}%2Fx')}"
-        return shop(user, marker(place + " signature", "{}%2Bx"), control)
+        return corpus_url(user, marker(place + " signature", "{}%2Bx"), control)
 
     def do(program, *argv, code=0):
         monkeypatch.setattr(sys, "argv", [f"{program.__name__}.py", *map(str, argv)])
@@ -401,10 +401,12 @@ def test_twenty_commands_leave_no_marker_behind(shop, tmp_path, monkeypatch, cap
     fine = ("--max_seq_length", 48, "--use_cpu", "true", "--disable_tqdm", "true", "--prepared_dir", "data")
     tuning = ("--do_train", "--do_eval", "--max_steps", 1, *fine)
 
-    wandb.teardown()  # or its runs go where the first one of this process went
+    wandb.teardown()  # otherwise its runs go to the folder of this process's first run
     do(run_mlm, *pretraining("train", report_to="wandb", run_name=marker("run name", "on http://h/c?token={}")))
     again = do(run_mlm, *pretraining("resume", max_steps=3), "--allow_changed", "max_steps")
-    assert "step 3/3" in again and "step 2/3" not in again and shop.handler.got == 1  # the data of another signature
+    assert (
+        "step 3/3" in again and "step 2/3" not in again and corpus_url.handler.got == 1
+    )  # the data fetched with the first signature
     done = do(run_mlm, *pretraining("once more", max_steps=3))
     assert "is done" in done
     do(run_clm, *pretraining("clm", output_dir="clm"))
@@ -435,7 +437,7 @@ def test_twenty_commands_leave_no_marker_behind(shop, tmp_path, monkeypatch, cap
     fine = ("--max_seq_length", 32, *fine[2:])
     do(sweep, *jobs, *fine, *tokens("sweep"))
     again = do(sweep, *jobs, *fine, *tokens("sweep again"))
-    assert "[1/1]" not in again  # done before: the token is none of its settings
+    assert "[1/1]" not in again  # done already: the token is not among the settings of a job
     do(scores, "run")
     do(report, "run", "--max_checkpoints", 1)
     do(publish, "run", "published")
@@ -460,7 +462,7 @@ def test_twenty_commands_leave_no_marker_behind(shop, tmp_path, monkeypatch, cap
     leaks += [f"{name} on the console of {ran[n]}" for needle, name in needles.items() for n, text in enumerate(said)
               if needle.decode() in text]  # fmt: skip
     assert not leaks, "\n".join(leaks)
-    assert found_in(left, {control.encode(): "control"})[0] and control in said[0]  # what isn't secret is there
+    assert found_in(left, {control.encode(): "control"})[0] and control in said[0]  # what isn't secret is kept
     assert list(left.rglob("*.wandb")) and list(left.rglob("report.html")) and len(ran) >= 20 and len(needles) > 60
     with capfd.disabled():
         print(f"\n{len(ran)} commands, {files} files, {size:,} bytes, {len(needles)} markers: none found")
@@ -468,8 +470,8 @@ def test_twenty_commands_leave_no_marker_behind(shop, tmp_path, monkeypatch, cap
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_shells_ranks_and_workers_leave_none_either(shop, tmp_path):
-    """The same search after real processes: two ranks with W&B, a resume by another signature, a sweep's workers."""
+def test_shells_ranks_and_workers_write_no_marker(corpus_url, tmp_path):
+    """The same search after real processes: two ranks with W&B, a resume with another signature, a sweep's workers."""
     marker, left = Markers(), tmp_path / "left"
     left.mkdir()
     data, run = write_glue(tmp_path / "glue", rows=16, dev=8), left / "run"
@@ -486,11 +488,11 @@ def test_shells_ranks_and_workers_leave_none_either(shop, tmp_path):
         assert done.returncode == 0, said[-1]
 
     for place, steps in (("first", 4), ("then", 6)):
-        address = shop(f"u:{marker(place + ' password')}", marker(place + " signature"))
+        url = corpus_url(f"u:{marker(place + ' password')}", marker(place + " signature"))
         flags = ("--token", marker(place + " token"), f"--hub_token={marker(place + ' hub_token')}")
-        finish(*pretrain_command(tmp_path, "left/run", *flags, "--allow_changed", "max_steps", DATASET=address,
+        finish(*pretrain_command(tmp_path, "left/run", *flags, "--allow_changed", "max_steps", DATASET=url,
                                  MAX_STEPS=steps, SAVE_STEPS=2, NPROC_PER_NODE=2, **environment))  # fmt: skip
-    assert shop.handler.got == 1 and "step 6/6" in said[-1] and "step 4/6" not in said[-1]
+    assert corpus_url.handler.got == 1 and "step 6/6" in said[-1] and "step 4/6" not in said[-1]
     settings = {"RUN": run, "TASKS": "rte cola", "GLUE_DATA": data, "EPOCHS": 1, "WORKERS": 2, **environment}
     command = ["bash", str(REPOSITORY / "finetune_glue.sh"), "--use_cpu", "true", "--max_seq_length", "32", "--newest",
                "true", "--prepared_dir", str(tmp_path / "data"), "--token", marker("sweep token")]  # fmt: skip
