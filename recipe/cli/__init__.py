@@ -1,4 +1,4 @@
-"""The command line: dataclasses and `sys.argv` go in, checked arguments come out.
+"""The command line: dataclasses and `sys.argv` go in, validated arguments come out.
 
-It also decides how a program ends: one line and exit code 2 for a user's mistake.
+It also ends programs: a user's mistake gives a one-line message and exit code 2.
 """

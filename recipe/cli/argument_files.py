@@ -1,4 +1,4 @@
-"""One .json, .yaml or .yml file in place of a command line: its keys become flags, so both mean the same."""
+"""A .json, .yaml or .yml file in place of a command line: its keys become flags, so that both behave the same."""
 
 import argparse
 import json
@@ -12,9 +12,9 @@ SUFFIXES = {".json", ".yaml", ".yml"}
 
 
 def argv_of(file: Path, parser: argparse.ArgumentParser) -> list[str]:
-    """The command line that says what `file` does. What is null or [] there becomes the default of `parser`.
+    """The command line equivalent to `file`. A null or [] in it is set as a default of `parser`.
 
-    Raises UserError for a file that can't be read, or that isn't one object.
+    Raises UserError where the file cannot be read or doesn't hold one object.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -41,5 +41,5 @@ def argv_of(file: Path, parser: argparse.ArgumentParser) -> list[str]:
 
 def _word(value: object) -> str:
     if value is False:
-        return "no"  # a word for "off" to every flag; YAML reads `eval_strategy: no` as a boolean, too
+        return "no"  # "off" for every flag; YAML reads `eval_strategy: no` as a boolean
     return value if isinstance(value, str) else json.dumps(value)

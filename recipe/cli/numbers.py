@@ -1,17 +1,17 @@
-"""The numbers that the scripts take: for each flag the range that makes sense, checked before anything is built."""
+"""Valid ranges of all numeric flags, checked before anything is built."""
 
 import math
 from dataclasses import dataclass
 
 from recipe.system.errors import UserError
 
-LONGEST = 40  # characters of a value that a message repeats
+MAX_SHOWN = 40  # characters of a value that a message repeats
 
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers from `least` (or above `above`) up to `most` (or below `below`), and `also`: single values with a
-    meaning of their own, each with that meaning. With `whole`, a number from 1 on has no fraction."""
+    """Finite numbers of at least `least`, more than `above`, at most `most` and less than `below`. `also` lists further
+    values with their special meanings. With `whole`, numbers of 1 or more must be whole."""
 
     least: float = -math.inf
     most: float = math.inf
@@ -23,7 +23,7 @@ class Range:
     def __contains__(self, value: float) -> bool:
         if value in [special for special, _ in self.also]:
             return True
-        if not (self.least <= value <= self.most and self.above < value < self.below):  # false for NaN, too
+        if not (self.least <= value <= self.most and self.above < value < self.below):  # also rejects NaN
             return False
         return not (self.whole and value >= 1 and value != int(value))
 
@@ -35,21 +35,21 @@ class Range:
             ("less than", self.below),
         )
         words = " and ".join(f"{word} {bound:,}" for word, bound in bounds if math.isfinite(bound))
-        words += ", and whole from 1 on" if self.whole else ""
+        words += ", and a whole number if 1 or more" if self.whole else ""
         return words + "".join(f", or {special} for {meaning}" for special, meaning in self.also)
 
 
 def at_least(least: float, most: float = 10**12) -> Range:
-    """From `least` to `most`, by default a million million."""
+    """From `least` to `most`, by default 10**12."""
     return Range(least=least, most=most)
 
 
 STEPS = 10**9
-SEQUENCES = 1 << 24  # of a global batch
+SEQUENCES = 1 << 24  # in a global batch
 SHARE = Range(least=0, most=1)
 PROPER_SHARE = Range(above=0, below=1)
-EVERY_SO_MANY_STEPS = Range(above=0, most=10**12, whole=True)  # below 1 they are a share of the run
-SEED = at_least(0, (1 << 32) - 1)  # what numpy's generator takes
+INTERVAL = Range(above=0, most=10**12, whole=True)  # in steps; below 1 as a share of the run
+SEED = at_least(0, (1 << 32) - 1)  # the range that numpy's generator accepts
 TOKENS = at_least(8, 1 << 20)
 SAMPLES = at_least(1)
 RATE = at_least(0, 1000)
@@ -66,14 +66,14 @@ NUMBERS: dict[str, Range] = {
     "weight_decay": at_least(0, 1000),
     "adam_beta1": Range(least=0, below=1),
     "adam_beta2": Range(least=0, below=1),
-    "adam_epsilon": Range(above=0, most=1),  # with 0, a weight without a gradient becomes 0 / 0
+    "adam_epsilon": Range(above=0, most=1),  # 0 makes the update of a weight without a gradient 0 / 0
     "max_grad_norm": at_least(0),  # 0: gradients are not clipped
     "label_smoothing_factor": Range(least=0, below=1),
     "neftune_noise_alpha": Range(above=0, most=1000),
     "torch_empty_cache_steps": at_least(1, STEPS),
-    "logging_steps": EVERY_SO_MANY_STEPS,
-    "eval_steps": EVERY_SO_MANY_STEPS,
-    "save_steps": EVERY_SO_MANY_STEPS,
+    "logging_steps": INTERVAL,
+    "eval_steps": INTERVAL,
+    "save_steps": INTERVAL,
     "eval_delay": at_least(0),
     "eval_accumulation_steps": at_least(1, STEPS),
     "save_total_limit": Range(least=1, most=STEPS, also=((0, "no limit"), (-1, "no limit"))),
@@ -122,14 +122,14 @@ NUMBERS: dict[str, Range] = {
     "learning_rates": RATE,
     "batch_sizes": at_least(1, 1 << 20),
     "workers": at_least(1, 1024),
-    # what is shown
+    # display
     "top_k": at_least(1, 1000),
     "max_checkpoints": at_least(0, 10**6),
 }
 
 
 def require_numbers(values: dict[str, object]) -> None:
-    """Raises UserError for the first number in `values`, {flag's name: value or list of them}, out of its range."""
+    """Raises UserError for the first number out of range in `values`, {flag: value or list of values}."""
     for name, given in values.items():
         for value in given if isinstance(given, list | tuple) else (given,):
             if isinstance(value, bool) or not isinstance(value, int | float):
@@ -141,4 +141,4 @@ def require_numbers(values: dict[str, object]) -> None:
 
 def _short(value: float) -> str:
     text = str(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -1,6 +1,6 @@
-"""Flags of older versions of transformers and of other programs: what they are called today.
+"""Flags of older transformers versions and of other programs, and what replaces them.
 
-Where the meaning is the same they are taken, with a line that says so; otherwise one line names what to write.
+A flag with the same meaning is accepted with a warning; for any other, an error names what to write instead.
 """
 
 import re
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from recipe.system.errors import UserError
 
 ANY = r".*"
-BOOLEAN = r"(?i:|true|false|yes|no|1|0)"  # of a flag that may stand alone
+BOOLEAN = r"(?i:|true|false|yes|no|1|0)"  # empty for a flag without a value
 FP32 = r"auto|float32|fp32"
 RENAMED, DROPPED, REPLACED = "renamed", "dropped", "replaced"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What becomes of an old flag whose value matches the pattern `values`: it is RENAMED to `text`, with the same
-    meaning; DROPPED, because it changes nothing, for the reason `text`; or REPLACED by `text`, which the user has to
-    write, with {} for the value."""
+    """How to treat an old flag whose value matches the pattern `values`: it is RENAMED to `text` with the same meaning,
+    DROPPED as it changes nothing, for the reason `text`, or REPLACED by `text`, which the user has to write ({} stands
+    for the value)."""
 
     kind: str
     text: str
@@ -26,43 +26,43 @@ class Answer:
 
 
 def renamed(name: str) -> tuple[Answer, ...]:
-    """The same meaning and the same values under another name."""
+    """A flag with the same meaning and values as the flag `name`."""
     return (Answer(RENAMED, name),)
 
 
 def dropped(why: str, values: str = BOOLEAN) -> tuple[Answer, ...]:
-    """A flag that changes nothing today."""
+    """A flag that changes nothing."""
     return (Answer(DROPPED, why, values),)
 
 
-def replaced(words: str) -> tuple[Answer, ...]:
-    """A flag whose name, unit or meaning differs."""
-    return (Answer(REPLACED, words),)
+def replaced(text: str) -> tuple[Answer, ...]:
+    """A flag whose successor differs in name, unit or meaning."""
+    return (Answer(REPLACED, text),)
 
 
 LEAVE_OUT = replaced("nothing: leave it out")
-SAME_WEIGHTS = dropped("weights are held in fp32", FP32) + replaced("--bf16 for mixed precision")
+SAME_WEIGHTS = dropped("weights are kept in fp32", FP32) + replaced("--bf16 for mixed precision")
 BATCH = replaced("--per_device_train_batch_size per device, or --global_batch_size {} for all devices together")
 MODEL = replaced("--model_name_or_path {} to continue its training, or --config_name {} for fresh weights")
 
 OLD_FLAGS: dict[str, tuple[Answer, ...]] = {
     # transformers.TrainingArguments of older versions
     "overwrite_output_dir": dropped(
-        "a run continues from its newest checkpoint; to begin anew, choose another --output_dir"
+        "a run continues from its newest checkpoint; to start over, choose another --output_dir"
     ),
     "evaluation_strategy": renamed("eval_strategy"),
     "evaluate_during_training": replaced("--eval_strategy steps"),
-    "warmup_ratio": renamed("warmup_steps"),  # below 1 it is a share of the run's steps
+    "warmup_ratio": renamed("warmup_steps"),  # below 1, a share of the run's steps
     "no_cuda": renamed("use_cpu"),
-    "use_mps_device": dropped("an Apple GPU is used where there is one"),
+    "use_mps_device": dropped("an Apple GPU is used where available"),
     "per_gpu_train_batch_size": renamed("per_device_train_batch_size"),
     "per_gpu_eval_batch_size": renamed("per_device_eval_batch_size"),
     "logging_dir": replaced("TENSORBOARD_LOGGING_DIR={} before the command"),
-    "group_by_length": dropped("blocks have one length, and examples of similar length share a step in any case"),
-    "save_safetensors": dropped("weights are saved as safetensors in any case"),
-    "include_tokens_per_second": dropped("tokens_per_second is logged in any case"),
+    "group_by_length": dropped("blocks have one length, and examples of similar length are always batched together"),
+    "save_safetensors": dropped("weights are always saved as safetensors"),
+    "include_tokens_per_second": dropped("tokens_per_second is always logged"),
     "adafactor": replaced("--optim adafactor"),
-    "fp16_opt_level": dropped("it is of Apex, which isn't used; --bf16 is mixed precision", ANY),
+    "fp16_opt_level": dropped("it is a setting of Apex, which isn't used; --bf16 enables mixed precision", ANY),
     "fp16_backend": dropped("mixed precision is PyTorch's own", ANY),
     "half_precision_backend": dropped("mixed precision is PyTorch's own", ANY),
     "push_to_hub_token": renamed("hub_token"),
@@ -80,11 +80,11 @@ OLD_FLAGS: dict[str, tuple[Answer, ...]] = {
     "ray_scope": LEAVE_OUT,
     "tpu_num_cores": LEAVE_OUT,
     "tpu_metrics_debug": replaced("--debug tpu_metrics_debug"),
-    # the example scripts of older versions, and those without the Trainer
-    "use_auth_token": dropped("the token of `hf auth login` is used in any case") + renamed("token"),
+    # older versions of the example scripts, and those without the Trainer
+    "use_auth_token": dropped("the token of `hf auth login` is always used") + renamed("token"),
     "torch_dtype": SAME_WEIGHTS,
     "dtype": SAME_WEIGHTS,
-    "low_cpu_mem_usage": dropped("models are loaded that way in any case"),
+    "low_cpu_mem_usage": dropped("models are always loaded that way"),
     "mlm": replaced("nothing: leave it out; run_mlm.py has this objective and run_clm.py the causal one"),
     "block_size": replaced("--max_seq_length {}"),
     "max_length": replaced("--max_seq_length {}"),
@@ -92,14 +92,14 @@ OLD_FLAGS: dict[str, tuple[Answer, ...]] = {
     "eval_data_file": renamed("validation_file"),
     "predict_file": renamed("validation_file"),
     "data_dir": renamed("glue_data"),
-    "do_lower_case": LEAVE_OUT,  # a tokenizer knows its case
+    "do_lower_case": LEAVE_OUT,  # a property of the tokenizer
     "max_query_length": LEAVE_OUT,
     "max_train_steps": renamed("max_steps"),
     "num_warmup_steps": renamed("warmup_steps"),
     "checkpointing_steps": replaced("--save_steps {}"),
     "with_tracking": replaced("--report_to wandb"),
     "early_stopping_patience": LEAVE_OUT,
-    # other programs that pre-train such models
+    # other pre-training programs
     "context_length": replaced("--max_seq_length {}"),
     "seq_length": replaced("--max_seq_length {}"),
     "sequence_length": replaced("--max_seq_length {}"),
@@ -123,7 +123,7 @@ OLD_FLAGS: dict[str, tuple[Answer, ...]] = {
     "test_split_pct": replaced("--validation_split_percentage in percent, 0.5 for a share of 0.005"),
     "masking_probability": replaced("--mlm_probability {}"),
     "masked_lm_prob": replaced("--mlm_probability {}"),
-    "max_predictions_per_seq": replaced("--mlm_probability, a share of the tokens, 0.15 for 77 of 512"),
+    "max_predictions_per_seq": replaced("--mlm_probability, a share of the tokens: 0.15 for 77 of 512"),
     "hidden_dropout_p": replaced("--dropout {}"),
     "attention_dropout_p": replaced("--dropout {}"),
     "num_transformer_blocks": replaced("--config_overrides num_hidden_layers={}"),
@@ -143,13 +143,13 @@ OLD_FLAGS: dict[str, tuple[Answer, ...]] = {
 
 
 def translate(argv: list[str], known: set[str]) -> tuple[list[str], list[str]]:
-    """(`argv` in the flags of today, a sentence for each old flag that was taken). `known` are the program's own flags
-    ("--seed"), which are left alone, as is what the table doesn't know.
+    """(`argv` with current flags, a warning for each old flag that was accepted). The program's own flags, `known`
+    ("--seed"), are left unchanged, as are flags that are not in the table.
 
-    Raises UserError, one line for all of them, where old flags need other words.
+    Raises UserError, in one line, for all flags that the user has to replace.
     """
     words: list[str] = []
-    said: list[str] = []
+    warnings: list[str] = []
     wrong: list[str] = []
     rest = list(argv)
     while rest:
@@ -163,27 +163,27 @@ def translate(argv: list[str], known: set[str]) -> tuple[list[str], list[str]]:
             words.append(word)
         elif answer.kind == RENAMED:
             if _is_given(answer.text, argv):
-                raise UserError(f"found --{name} beside --{answer.text}, its new name: leave the former out")
-            words.append(f"--{answer.text}{word[len(flag) :]}")  # its value follows in the next round
-            said.append(f"--{name} is taken as --{answer.text}, its new name")
+                raise UserError(f"found both --{name} and --{answer.text}, its new name: leave out --{name}")
+            words.append(f"--{answer.text}{word[len(flag) :]}")  # its value follows in the next iteration
+            warnings.append(f"--{name} is an old name of --{answer.text}")
         else:
             if value and not equals:
                 rest.pop(0)
             if answer.kind == DROPPED:
-                said.append(f"--{name} changes nothing: {answer.text}")
+                warnings.append(f"--{name} changes nothing: {answer.text}")
             else:
                 wrong.append(f"for --{name} write {answer.text.replace('{}', value or 'VALUE')}")
     if wrong:
         raise UserError(f"found flags of an older version or of another program: {'; '.join(wrong)}")
-    return words, said
+    return words, warnings
 
 
 def _answer(name: str, value: str, known: set[str]) -> Answer | None:
-    """The first answer that is for `value` and names a flag that the program has."""
+    """The first answer for `value` that names a flag of the program."""
     for answer in OLD_FLAGS.get(name, ()):
         needed = {
             RENAMED: [f"--{answer.text}"],
-            DROPPED: ["--per_device_train_batch_size"],  # what they were flags of
+            DROPPED: ["--per_device_train_batch_size"],  # only programs that train had them
             REPLACED: re.findall(r"--\w+", answer.text)[:1],
         }[answer.kind]
         if re.fullmatch(answer.values, value) and all(flag in known for flag in needed):

@@ -1,4 +1,4 @@
-"""How every script starts and ends: one line and exit code 2 for a user's mistake, ranks that end together."""
+"""How scripts start and end: redacted output, exit codes, one line for a user's mistake, ranks that end together."""
 
 import contextlib
 import os
@@ -12,10 +12,10 @@ from recipe.system.secrets import redact_console, remember_secrets
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:
-    """Runs `main` as a program: exits with what it returns (None is 0), or with 2 and one line for a `UserError`.
+    """Runs `main` as a program: exits with its return value (None is 0), or with 2 and one line for a `UserError`.
 
-    Under a launcher every rank finds the same mistake; only the first of a node says it. A process that is alone always
-    does, whatever LOCAL_RANK it finds. A rank ends with its launcher. Nothing that is printed shows a secret.
+    All ranks find the same mistake, so only the first of each node prints it; a single process always does, whatever
+    LOCAL_RANK says. A rank is killed when its launcher ends. Secrets in the output are redacted.
     """
     remember_secrets(sys.argv)
     redact_console()
@@ -29,43 +29,43 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
             print(f"error: {error}", file=sys.stderr)
         code = USER_ERROR_EXIT_CODE
     except KeyboardInterrupt:
-        code = 130  # as a shell says it: 128 + SIGINT, before training began; there was nothing to save
+        code = 130  # 128 + SIGINT, as shells report it; training hadn't begun, so there was nothing to save
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
         where = f" at {error.filename}" if error.filename else ""
-        print(f"error: no space left{where} ({error.strerror}): make room and run this again", file=sys.stderr)
+        print(f"error: no space left{where} ({error.strerror}): free some space and run this again", file=sys.stderr)
         code = USER_ERROR_EXIT_CODE
     except RuntimeError as error:
-        if not _is_of_the_network(error):
+        if not _is_network_failure(error):
             raise
         reason = str(error).strip().splitlines()[0]
         print(f"error: lost contact with another rank ({reason}): run the same command again", file=sys.stderr)
         sys.stdout.flush()
-        os._exit(INTERRUPTED_EXIT_CODE)  # the others cannot be waited for
-    _leave_together(code)
+        os._exit(INTERRUPTED_EXIT_CODE)  # waiting for the other ranks would hang
+    _exit_ranks_together(code)
     sys.exit(code)
 
 
-def _is_of_the_network(error: RuntimeError) -> bool:
-    """Whether a collective failed because a rank, its host or the way to it is gone."""
+def _is_network_failure(error: RuntimeError) -> bool:
+    """Whether a collective operation failed because a rank, its host or the connection to it is gone."""
     distributed = sys.modules.get("torch.distributed")
     if not (distributed and distributed.is_available() and distributed.is_initialized()):
         return False
     return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
-def _leave_together(code: int) -> None:
-    """Ends a rank of several without the interpreter's own ending, in which gloo's threads now and then abort it."""
+def _exit_ranks_together(code: int) -> None:
+    """Ends one of several ranks without interpreter shutdown, in which gloo's threads sometimes abort the process."""
     distributed = sys.modules.get("torch.distributed")
     if not (distributed and distributed.is_available() and distributed.is_initialized()):
         return
-    if code != USER_ERROR_EXIT_CODE:  # a mistake may be one rank's alone, all else is everybody's
-        with contextlib.suppress(RuntimeError):  # its work is done, whatever became of the others
+    if code != USER_ERROR_EXIT_CODE:  # a mistake may concern a single rank, other endings concern all
+        with contextlib.suppress(RuntimeError):  # this rank's work is done even if others failed
             distributed.barrier()
     distributed.destroy_process_group()
     if wandb := sys.modules.get("wandb"):
-        with contextlib.suppress(Exception):  # a tracker's end is not the run's
+        with contextlib.suppress(Exception):  # a tracker's failure must not change the exit code
             wandb.finish()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Several processes of one program, by torchrun as a library or by Ray.
+"""Launching several processes of one program, with torchrun as a library or with Ray.
 
-A command goes in; the same command runs on every rank; the first bad exit code comes out, and signals reach every rank.
+A command goes in and runs on every rank; the exit code of the first failing rank comes out. Signals reach every rank.
 """

@@ -1,4 +1,4 @@
-"""python -m recipe.launch: see recipe/launch/torchrun.py."""
+"""Entry point of python -m recipe.launch; see recipe/launch/torchrun.py."""
 
 import sys
 

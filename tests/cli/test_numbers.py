@@ -1,6 +1,6 @@
-"""Every numeric flag of every script, given numbers that make no sense: one line that names it, or it means something.
+"""Every numeric flag of every script with absurd numbers: a one-line error that names the flag, or a documented meaning.
 
-Covers the command line as far as TrainingArguments and dataclasses are made; no run begins.
+Covers parsing, up to the creation of TrainingArguments and dataclasses; no run starts.
 """
 
 import pytest
@@ -24,7 +24,7 @@ from recipe.system.errors import UserError
 from recipe.train.arguments import PretrainArguments
 
 TRAINS = ("--use_cpu", "--output_dir", "run")
-SCRIPTS = {  # what each needs to have its other flags looked at
+SCRIPTS = {  # the flags that each requires
     prepare_data: (),
     train_tokenizer: ("--output_dir", "tokenizer"),
     run_mlm: TRAINS,
@@ -38,7 +38,7 @@ SCRIPTS = {  # what each needs to have its other flags looked at
     recipe.report.publish: ("r", "f"),
 }
 ABSURD = ("nan", "inf", "-inf", "-1", "0", "1e308", "99999999999999999999")
-ACCEPTED = {  # what of them has a meaning
+ACCEPTED = {  # absurd values that have a meaning
     "0": [
         "learning_rate",
         "learning_rates",
@@ -70,12 +70,12 @@ ACCEPTED = {  # what of them has a meaning
 
 
 class Captured(Exception):
-    """Carries what a script gives to `parse`."""
+    """Carries the arguments that a script passes to `parse`."""
 
 
 @pytest.fixture
 def parser_of(monkeypatch):
-    """A script's parser, as its main() asks for it."""
+    """The parser that a script's main() uses."""
 
     def captured(dataclasses, *_, positional=(), **__):
         raise Captured(dataclasses, positional)
@@ -100,12 +100,12 @@ def numeric(parser) -> list[str]:
     return list(dict.fromkeys(action.dest for action in parser._actions if action.type in (int, float)))
 
 
-def test_each_absurd_number_gets_one_line_or_has_a_meaning(parser_of, monkeypatch, tmp_path):
+def test_an_absurd_number_gets_one_line_or_has_a_meaning(parser_of, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     tried, accepted = 0, {}
     parsers = {script: parser_of(script) for script in SCRIPTS}
     for script, parser in parsers.items():
-        monkeypatch.setattr(command_line, "Parser", lambda *_, parser=parser, **__: parser)  # making one takes 50 ms
+        monkeypatch.setattr(command_line, "Parser", lambda *_, parser=parser, **__: parser)  # creating one takes 50 ms
         monkeypatch.setattr(recipe.sweep.plan, "Parser", command_line.Parser)
         for name in numeric(parser):
             for value in ABSURD:
@@ -133,10 +133,10 @@ def read(script, argv):
     return command_line.parse((), argv)
 
 
-def test_each_numeric_flag_has_its_range(parser_of):
+def test_every_numeric_flag_has_a_range(parser_of):
     known = {name for script in SCRIPTS for name in numeric(parser_of(script))}
-    assert known - set(NUMBERS) == set()  # decide on the range of a new one
-    assert set(NUMBERS) - known == set()  # and forget those of old ones
+    assert known - set(NUMBERS) == set()  # a new flag: add its range
+    assert set(NUMBERS) - known == set()  # a removed flag: delete its range
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_each_numeric_flag_has_its_range(parser_of):
             ["--max_steps", "-5"],
             "found --max_steps -5, expected at least 1 .*, or -1 for as many as --num_train_epochs",
         ),
-        (["--save_steps", "2.5"], "found --save_steps 2.5, expected more than 0 and .* whole from 1 on$"),
+        (["--save_steps", "2.5"], "found --save_steps 2.5, expected more than 0 and .* a whole number if 1 or more$"),
         (["--seed", "4294967296"], "found --seed 4294967296, expected at least 0 and at most 4,294,967,295$"),
         (["--save_at", "5", "0"], "found --save_at 0"),
         (
@@ -161,6 +161,6 @@ def test_each_numeric_flag_has_its_range(parser_of):
         (["--output_dir", ""], "found no --output_dir"),
     ],
 )
-def test_the_line_says_what_was_found_and_expected(argv, message):
+def test_the_message_names_what_was_found_and_expected(argv, message):
     with pytest.raises(UserError, match=message):
         command_line.parse((ModelArguments, DataArguments, PretrainArguments), [*TRAINS, *argv])

@@ -1,4 +1,4 @@
-"""Flags of older versions and of other programs: taken where they mean the same, else answered with what to write."""
+"""Flags of older versions and other programs: accepted if they mean the same, otherwise the error names the new flag."""
 
 import json
 
@@ -26,7 +26,7 @@ def settings(dataclasses, argv, tmp_path) -> dict:
 
 
 @pytest.mark.parametrize("written", ["apart", "with =", "dashes", "json", "yaml"])
-def test_the_same_meaning_under_another_name_is_taken_and_said(tmp_path, capsys, monkeypatch, written):
+def test_an_old_name_of_the_same_flag_is_accepted_with_a_warning(tmp_path, capsys, monkeypatch, written):
     monkeypatch.setattr("recipe.cli.parser._warn_once", print)
     old = {"evaluation_strategy": "epoch", "warmup_ratio": 0.1, "overwrite_output_dir": True, "torch_dtype": "float32"}
     old |= {"per_gpu_train_batch_size": 3, "use_auth_token": "hf_planted", "half_precision_backend": "auto"}
@@ -46,10 +46,10 @@ def test_the_same_meaning_under_another_name_is_taken_and_said(tmp_path, capsys,
     said = capsys.readouterr().out
     assert "hf_planted" not in said
     for name, what in (
-        ("evaluation_strategy", "is taken as --eval_strategy"),
-        ("warmup_ratio", "is taken as --warmup_steps"),
+        ("evaluation_strategy", "is an old name of --eval_strategy"),
+        ("warmup_ratio", "is an old name of --warmup_steps"),
         ("overwrite_output_dir", "changes nothing: a run continues"),
-        ("torch_dtype", "changes nothing: weights are held in fp32"),
+        ("torch_dtype", "changes nothing: weights are kept in fp32"),
         ("half_precision_backend", "changes nothing"),
     ):
         assert f"--{name} {what}" in said
@@ -71,26 +71,26 @@ def test_the_same_meaning_under_another_name_is_taken_and_said(tmp_path, capsys,
         (["--torch_dtype", "bfloat16"], "write --bf16 for mixed precision$"),
         (
             ["--warmup_ratio", "0.1", "--warmup_steps", "10"],
-            "--warmup_ratio beside --warmup_steps, its new name: leave",
+            "both --warmup_ratio and --warmup_steps, its new name: leave out --warmup_ratio",
         ),
         (
             ["--epochs", "3", "--lr", "1e-3"],
             "for --epochs write --num_train_epochs 3; for --lr write --learning_rate 1e-3",
         ),
-        # What the table doesn't know is not answered with what only sounds alike.
+        # Flags that aren't in the table get no suggestion that only sounds alike.
         (["--evaluation_period", "50"], "unknown flag --evaluation_period: see --help$"),
         (["--num_checkpoints", "50"], "unknown flag --num_checkpoints: see --help$"),
         (["--warmup_stepps", "50"], "unknown flag --warmup_stepps: did you mean --warmup_steps"),
         (["--overwrite_output_dir", "maybe"], "unknown flag --overwrite_output_dir: see --help$"),
     ],
 )
-def test_what_differs_is_answered_with_what_to_write(tmp_path, argv, message):
+def test_a_flag_with_another_meaning_gets_its_replacement(tmp_path, argv, message):
     with pytest.raises(UserError, match=message) as error:
         settings(MLM, argv, tmp_path)
     assert "\n" not in str(error.value)
 
 
-def test_a_flag_that_a_script_has_is_its_own(tmp_path):
+def test_a_flag_that_the_script_has_is_not_translated(tmp_path):
     assert settings(CLM, ["--block_size", "64"], tmp_path)["block_size"] == 64
     with pytest.raises(UserError, match="for --block_size write --max_seq_length 64"):
         settings(MLM, ["--block_size", "64"], tmp_path)
@@ -100,12 +100,12 @@ def test_a_flag_that_a_script_has_is_its_own(tmp_path):
         settings(MLM, ["--data_dir", "glue"], tmp_path)
 
 
-def test_a_sweep_passes_todays_names_on():
+def test_a_sweep_passes_current_names_on():
     _, rest = parse_sweep(["--runs", "x", "--tasks", "rte", "--warmup_ratio", "0.1", "--overwrite_output_dir"])
     assert rest == ["--warmup_steps", "0.1"]
 
 
-def test_every_entry_names_flags_that_some_script_has():
+def test_every_entry_names_flags_of_a_script():
     known = Parser(MLM).flags | Parser(CLM).flags | Parser(GLUE).flags
     for name, answers in OLD_FLAGS.items():
         for answer in answers:
@@ -116,10 +116,10 @@ def test_every_entry_names_flags_that_some_script_has():
 
 
 @pytest.mark.parametrize("value", [[], ["true"], ["False"]])
-def test_the_word_after_a_switch_stays_if_it_is_another_flag(value):
+def test_a_flag_after_a_dropped_switch_is_kept(value):
     known = {"--seed", "--per_device_train_batch_size"}
-    words, said = translate(["--overwrite_output_dir", *value, "--seed", "1"], known)
-    assert words == ["--seed", "1"] and len(said) == 1
+    words, warnings = translate(["--overwrite_output_dir", *value, "--seed", "1"], known)
+    assert words == ["--seed", "1"] and len(warnings) == 1
 
 
 def test_a_run_with_old_flags_is_the_same_run(run, tmp_path):

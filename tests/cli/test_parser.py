@@ -1,4 +1,4 @@
-"""What the scripts can be told: the flags people know, one-line answers to the wrong ones, batch arithmetic."""
+"""Command-line arguments: well-known flags, one-line errors for mistakes, batch arithmetic."""
 
 import json
 
@@ -21,14 +21,14 @@ KNOWN_FLAGS = """
 """
 
 
-def test_the_flags_people_know_are_there(tmp_path):
+def test_well_known_flags_exist(tmp_path):
     parsed = parse(ALL, ["--output_dir", str(tmp_path), "--use_cpu", "true"])
     names = {name for group in parsed for name in vars(group)}
     assert set(KNOWN_FLAGS.split()) <= names
 
 
 @pytest.mark.parametrize("suffix", ["json", "yaml"])
-def test_a_single_file_says_it_all(tmp_path, suffix):
+def test_one_file_can_replace_the_command_line(tmp_path, suffix):
     path = tmp_path / f"run.{suffix}"
     path.write_text(json.dumps({"output_dir": str(tmp_path), "max_seq_length": 64, "seed": 7, "use_cpu": True}))
     _, data, _, args = parse(ALL, [str(path)])
@@ -71,7 +71,7 @@ def test_mistakes_get_one_line(tmp_path, argv, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_file_with_an_unknown_key_or_none_at_all(tmp_path):
+def test_invalid_or_missing_argument_files(tmp_path):
     path = tmp_path / "run.json"
     with pytest.raises(UserError, match="No such file"):
         parse(ALL, [str(path)])
@@ -104,7 +104,7 @@ def test_accumulation_is_derived(batch, micro, devices, accumulation):
         (4, 8, 1, "micro-batches that do are 1, 2, 4"),
     ],
 )
-def test_sizes_that_would_do_are_named(batch, micro, devices, message):
+def test_an_indivisible_batch_is_answered_with_sizes_that_work(batch, micro, devices, message):
     with pytest.raises(UserError, match=message):
         derive_accumulation(batch, micro, devices)
 

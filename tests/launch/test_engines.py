@@ -1,5 +1,5 @@
-"""bash pretrain.sh with each of ds_config/ and with DDP, on two CPU processes, as a user starts it: trains, stops at a
-signal, continues, reports, and is evaluated by itself."""
+"""bash pretrain.sh with every file of ds_config/ and with DDP, on two CPU processes: it trains, stops at a signal,
+resumes, reports, and evaluates without training."""
 
 import json
 import signal
@@ -32,7 +32,7 @@ def curve_of(run):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_as_a_user_starts_it(pretrain, tmp_path, engine):
+def test_an_engine_trains_stops_resumes_and_evaluates(pretrain, tmp_path, engine):
     def finish(process):
         said, _ = process.communicate(timeout=400)
         return process.returncode, said

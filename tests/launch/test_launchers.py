@@ -1,4 +1,4 @@
-"""Every launcher's DRY_RUN, and what it says where its engine isn't there."""
+"""The DRY_RUN of every launcher, and its message where SLURM or Ray is missing."""
 
 import os
 import shlex
@@ -12,7 +12,7 @@ import pytest
 from toy import REPOSITORY
 
 from recipe.launch import ray_cluster
-from recipe.launch.ray_train import settings_of
+from recipe.launch.ray_train import forwarded_variables
 from recipe.system.errors import UserError
 
 
@@ -28,7 +28,7 @@ def flags_of(printed: str) -> dict[str, str]:
     return {word: after for word, after in zip(words, [*words[1:], ""], strict=True) if word.startswith("--")}
 
 
-def test_slurm_asks_for_nodes_a_warning_and_a_requeue():
+def test_slurm_requests_nodes_an_early_signal_and_requeueing():
     exports = {"DRY_RUN": "1", "NODES": "4", "GPUS_PER_NODE": "8"}
     done = launch("slurm.sh", "pretrain.sh", "--mlm_probability", "0.3 ", **exports)
     assert done.returncode == 0, done.stderr
@@ -46,21 +46,21 @@ def test_slurm_asks_for_nodes_a_warning_and_a_requeue():
     ]
 
 
-def test_a_slurm_array_has_one_node_a_task():
+def test_a_slurm_array_has_one_node_per_task():
     done = launch("slurm.sh", "finetune_glue.sh", DRY_RUN="1", ARRAY="8")
     assert flags_of(done.stdout)["--array"] == "0-7" and flags_of(done.stdout)["--output"].endswith("%A_%a.log")
     done = launch("slurm.sh", "finetune_glue.sh", DRY_RUN="1", ARRAY="8", NODES="2")
     assert done.returncode == 2 and "one node each" in done.stderr
 
 
-def test_ray_alone_has_workers_of_this_machine():
+def test_ray_without_an_address_uses_this_machine():
     done = launch("ray.sh", "pretrain.sh", "--seed", "7", DRY_RUN="1", NUM_WORKERS="2")
     assert done.returncode == 0, done.stderr
     assert "of this machine" in done.stdout and "2 x {'CPU': 1, 'GPU': 0}" in done.stdout
     assert done.stdout.rstrip().endswith("bash pretrain.sh --seed 7")
 
 
-def test_ray_submits_the_same_command_with_the_scripts_own_exports_and_no_others():
+def test_ray_submits_the_command_with_the_variables_of_the_script_only():
     exports = {"RAY_ADDRESS": "http://head:8265", "NUM_WORKERS": "4", "OUTPUT_DIR": "/mnt/runs/first", "DRY_RUN": "1"}
     more = {"MAX_STEPS": "10", "WANDB_API_KEY": "hidden1", "HF_TOKEN": "hidden2", "AWS_SECRET_ACCESS_KEY": "hidden3"}
     done = launch("ray.sh", "pretrain.sh", "--run_name", "a b", **exports, **more)
@@ -68,48 +68,48 @@ def test_ray_submits_the_same_command_with_the_scripts_own_exports_and_no_others
     assert "bash launch/ray.sh pretrain.sh --run_name 'a b'" in done.stdout
     for export in ("NUM_WORKERS=4", "OUTPUT_DIR=/mnt/runs/first", "MAX_STEPS=10"):
         assert f" {export} " in done.stdout
-    assert " DS_CONFIG='' " in launch("ray.sh", "pretrain.sh", **exports, DS_CONFIG="").stdout  # empty: plain DDP
+    assert " DS_CONFIG='' " in launch("ray.sh", "pretrain.sh", **exports, DS_CONFIG="").stdout  # empty means plain DDP
     assert "hidden" not in done.stdout and "DRY_RUN" not in done.stdout and "PYTHON=" not in done.stdout
     done = launch("ray.sh", "pretrain.sh", **exports | {"OUTPUT_DIR": "runs/first"})
     assert done.returncode == 2 and "expected an absolute path" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_settings_that_travel_are_those_the_scripts_read(monkeypatch):
+def test_forwarded_variables_are_those_the_script_reads(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    names = set(settings_of("pretrain.sh"))
+    names = set(forwarded_variables("pretrain.sh"))
     assert {"MODEL", "TOKENIZER", "DATASET", "MAX_STEPS", "PREPARED_DIR", "OUTPUT_DIR", "DS_CONFIG"} <= names
     assert not names & {"PATH", "HOME", "PYTHON", "MASTER_ADDR", "DRY_RUN", "WANDB_API_KEY"}
-    assert {"RUN", "TASKS", "SEEDS", "GLUE_DATA"} <= set(settings_of("finetune_glue.sh"))
-    assert {"RUN", "REFERENCE", "SEEDS", "SQUAD_DATA"} <= set(settings_of("finetune_qa.sh"))
+    assert {"RUN", "TASKS", "SEEDS", "GLUE_DATA"} <= set(forwarded_variables("finetune_glue.sh"))
+    assert {"RUN", "REFERENCE", "SEEDS", "SQUAD_DATA"} <= set(forwarded_variables("finetune_qa.sh"))
 
 
-def test_a_ray_that_does_not_answer_is_found_in_time(monkeypatch):
+def test_an_unreachable_ray_is_reported_within_seconds(monkeypatch):
     monkeypatch.setattr(ray_cluster, "CONNECT_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
         port = server.getsockname()[1]
         for address in (f"127.0.0.1:{port}", f"http://127.0.0.1:{port}"):
-            held = [socket.create_connection(("127.0.0.1", port)) for _ in range(1)]  # the backlog is full now
+            held = [socket.create_connection(("127.0.0.1", port)) for _ in range(1)]  # fills the backlog
             with pytest.raises(UserError, match=f"no Ray answers at RAY_ADDRESS={address} .*timed out"):
-                ray_cluster.require_answer(address)
+                ray_cluster.require_reachable(address)
             for one in held:
                 one.close()
             server.accept()
     for address in (f"127.0.0.1:{port}", f"http://127.0.0.1:{port}"):
         with pytest.raises(UserError, match="Connection refused"):
-            ray_cluster.require_answer(address)
-    with socket.create_server(("127.0.0.1", 0)) as server:  # a server of another kind
+            ray_cluster.require_reachable(address)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # a server that isn't Ray
         port = server.getsockname()[1]
         threading.Thread(
             target=lambda: server.accept()[0].sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n"), daemon=True
         ).start()
-        with pytest.raises(UserError, match="something else than Ray listens"):
-            ray_cluster.require_answer(f"127.0.0.1:{port}")
+        with pytest.raises(UserError, match="a server other than Ray listens"):
+            ray_cluster.require_reachable(f"127.0.0.1:{port}")
     for address in ("ray://127.0.0.1:1", "head", "http://head", "127.0.0.1:port"):
         with pytest.raises(UserError, match="expected http://HOST:8265"):
-            ray_cluster.require_answer(address)
+            ray_cluster.require_reachable(address)
 
 
-def test_a_launcher_without_ray_names_the_command_that_installs_it(monkeypatch):
+def test_missing_ray_is_answered_with_the_install_command(monkeypatch):
     monkeypatch.setattr(ray_cluster.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'ray\[train,default\]"):
         ray_cluster.require_ray()
@@ -124,13 +124,13 @@ def test_a_launcher_without_ray_names_the_command_that_installs_it(monkeypatch):
         ("ray.sh", ("run_mlm.py",), "found run_mlm.py, expected the script to run"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, launcher, arguments, message):
+def test_mistakes_get_one_line(tmp_path, launcher, arguments, message):
     done = launch(launcher, *arguments, PATH=path_without(tmp_path, "sbatch", "sky"))
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
 
 
 def path_without(folder, *programs) -> str:
-    """A PATH with the system's programs but these."""
+    """A PATH with all of the system's programs except `programs`."""
     for program in (*Path("/usr/bin").iterdir(), *Path("/bin").iterdir()):
         if program.name not in programs and not (folder / program.name).is_symlink():
             (folder / program.name).symlink_to(program)

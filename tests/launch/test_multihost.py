@@ -1,5 +1,5 @@
-"""Two hosts, as two network namespaces with a cable between them: bash pretrain.sh on each makes the run that one host
-makes; when one dies or the cable is cut, the other stops in a stated time, and the same command continues."""
+"""Two hosts, simulated by two network namespaces joined by a virtual cable: bash pretrain.sh on both gives the same run as
+on one host; when a host dies or the cable is cut, the other stops within a known time, and the same command resumes."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from recipe.system.errors import INTERRUPTED_EXIT_CODE
 from recipe.system.manifest import damage
 
 HOSTS = {"recipe-a": "10.77.0.1", "recipe-b": "10.77.0.2"}
-TIMEOUT = 20  # seconds, --ddp_timeout
+TIMEOUT = 20  # seconds, for --ddp_timeout
 STEPS = 60
 
 
@@ -37,13 +37,13 @@ def can_make_hosts() -> bool:
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(not can_make_hosts(), reason="needs root and ip netns, to make two hosts"),
+    pytest.mark.skipif(not can_make_hosts(), reason="needs root and ip netns to simulate two hosts"),
 ]
 
 
 @pytest.fixture
 def hosts():
-    """Two network namespaces that see each other and nothing else."""
+    """Two network namespaces that reach only each other."""
     names = list(HOSTS)
     for name in names:
         ip("netns", "del", name, check=False)
@@ -96,7 +96,7 @@ def both(pretrain, run: str) -> list[subprocess.Popen]:
     return [pretrain(run, "recipe-a", "recipe-va"), pretrain(run, "recipe-b", "recipe-vb")]
 
 
-def test_two_hosts_make_the_run_of_one_and_survive_each_other(hosts, pretrain, tmp_path, capsys):
+def test_two_hosts_give_the_run_of_one_and_resume_after_losing_one(hosts, pretrain, tmp_path, capsys):
     one = pretrain("one", processes=2)
     assert one.wait(timeout=300) == 0, (tmp_path / "one-None.log").read_text()[-3000:]
     assert [process.wait(timeout=300) for process in both(pretrain, "two")] == [0, 0], (
@@ -128,5 +128,5 @@ def test_two_hosts_make_the_run_of_one_and_survive_each_other(hosts, pretrain, t
         assert curve_of(run) == whole
     with capsys.disabled():
         print(
-            f"\nother host stopped after: killed {waits['killed']:.1f} s, cable cut {waits['cut off']:.1f} s (--ddp_timeout {TIMEOUT})"
+            f"\nthe other host stopped after: killed {waits['killed']:.1f} s, cable cut {waits['cut off']:.1f} s (--ddp_timeout {TIMEOUT})"
         )

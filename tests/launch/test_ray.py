@@ -1,4 +1,4 @@
-"""launch/ray.sh on a real Ray cluster of two nodes on loopback: a submitted run, a worker killed, the sweep."""
+"""launch/ray.sh on a real Ray cluster of two nodes on loopback: a submitted run, a killed worker, a sweep."""
 
 import json
 import os
@@ -32,10 +32,10 @@ SETTINGS = {
 
 
 class Cluster:
-    """Two nodes with a CPU each, their own token, their own home."""
+    """Two nodes with one CPU each, with their own token and home folder."""
 
     def __init__(self, folder: Path):
-        self.home = Path(tempfile.mkdtemp(prefix="ray"))  # a socket's path has room for 107 characters
+        self.home = Path(tempfile.mkdtemp(prefix="ray"))  # the path of a socket has at most 107 characters
         (self.home / "token").write_text(secrets.token_hex(32))
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "WANDB_"))}
         self.environment |= {
@@ -84,7 +84,7 @@ class Cluster:
         )  # fmt: skip
 
     def workers(self) -> list[psutil.Process]:
-        """The processes of Ray Train's workers."""
+        """The worker processes of Ray Train."""
         found = [child for node in self.nodes for child in psutil.Process(node.pid).children(recursive=True)]
         return [process for process in found if "ray::RayTrainWorker" in " ".join(command_of(process))]
 
@@ -127,22 +127,24 @@ def toys(tmp_path, text_file):
     return SETTINGS | {"MODEL": str(config), "DATASET": str(text_file), "PREPARED_DIR": str(tmp_path / "data")}
 
 
-def test_a_submitted_run_whose_worker_is_killed_ends_with_the_same_bits(cluster, toys, tmp_path):
+def test_a_submitted_run_whose_worker_is_killed_is_bit_identical(cluster, toys, tmp_path):
     whole, run = tmp_path / "whole", tmp_path / "run"
     exports = toys | {"OUTPUT_DIR": str(whole), "NPROC_PER_NODE": "2"}
-    command = ["bash", "pretrain.sh", "--use_cpu", "true"]  # one host, no Ray; it prepares the tokens, too
+    command = ["bash", "pretrain.sh", "--use_cpu", "true"]  # one host, no Ray; also prepares the tokens
     subprocess.run(command, env=cluster.environment | exports, cwd=REPOSITORY, check=True, timeout=280)
     home = a_checkout(tmp_path / "checkout")
     job = cluster.launch("pretrain.sh", "--use_cpu", "true", cwd=home, **toys, OUTPUT_DIR=str(run), NUM_WORKERS="2")
     until(lambda: len(log_of(run)) > 8)
     workers = cluster.workers()
     ranks = [child for worker in workers for child in worker.children(recursive=True)]
-    assert len(workers) == 2 and len(ranks) >= 4  # each a launcher and its rank
+    assert len(workers) == 2 and len(ranks) >= 4  # a launcher and its rank each
     workers[0].send_signal(signal.SIGKILL)
     said, _ = job.communicate(timeout=900)
     assert job.returncode == 0, said[-5000:]
-    starts = {line for line in said.splitlines() if "steps      300" in line}  # two nodes on one disk: lines come twice
-    assert len(starts) == 2, starts  # each with the number of its process
+    starts = {
+        line for line in said.splitlines() if "steps      300" in line
+    }  # both nodes write to one log folder: lines appear twice
+    assert len(starts) == 2, starts  # each with its process id
     assert not [rank for rank in ranks if rank.is_running()]
     saved = "checkpoint-300/model.safetensors", "checkpoint-300/optimizer.pt", "model.safetensors"
     assert [(run / name).read_bytes() == (whole / name).read_bytes() for name in saved] == [True] * 3
@@ -150,12 +152,12 @@ def test_a_submitted_run_whose_worker_is_killed_ends_with_the_same_bits(cluster,
         [(line["step"], line.get("loss"), line.get("eval_loss")) for line in log_of(folder)] for folder in (whole, run)
     ]
     assert curves[0] == curves[1]
-    what_travelled(cluster)
+    check_uploaded_files(cluster)
     assert "WANDB_API_KEY" not in said and "a" * 40 not in (run / "run.json").read_text()
 
 
 def a_checkout(folder: Path) -> Path:
-    """The repository's files with a user's data, checkpoints and secrets beside them, and no .gitignore to help."""
+    """The repository's files plus a user's data, checkpoints and secrets, without a .gitignore."""
     files = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=REPOSITORY, capture_output=True, check=True
     ).stdout.decode()  # fmt: skip
@@ -166,23 +168,23 @@ def a_checkout(folder: Path) -> Path:
     for name in ("data/x/train.npy", "runs/a/model.safetensors", "wandb/log", ".env", "deploy.pem", "gcp-credentials.json",
                  "out/checkpoint-5/config.json", ".git/config"):  # fmt: skip
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("stays at home")
+        (folder / name).write_text("not uploaded")
     (folder / "configs" / "mine.json").write_text("{}")
     return folder
 
 
-def what_travelled(cluster) -> None:
+def check_uploaded_files(cluster) -> None:
     copies = [
         path.parent for path in cluster.home.glob("r/session_*/runtime_resources/working_dir_files/*/pretrain.sh")
     ]
     assert copies
     for copy in copies:
-        assert (copy / "configs" / "mine.json").exists() and (copy / "recipe" / "tokens.py").exists()
-        assert not [path for path in copy.rglob("*") if path.is_file() and path.read_bytes() == b"stays at home"]
+        assert (copy / "configs" / "mine.json").exists() and (copy / "recipe" / "data" / "tokenizer.py").exists()
+        assert not [path for path in copy.rglob("*") if path.is_file() and path.read_bytes() == b"not uploaded"]
 
 
-def test_an_address_where_no_ray_answers_is_refused(cluster):
-    with socket.create_server(("127.0.0.1", 0)) as server:  # it takes connections and says nothing
+def test_an_unreachable_address_is_refused(cluster):
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts connections and never answers
         address = f"127.0.0.1:{server.getsockname()[1]}"
         for exports in ({"RAY_ADDRESS": address}, {"RAY_ADDRESS": f"http://{address}"}, {"RAY_ADDRESS": "127.0.0.1:1"}):
             program = [sys.executable, "-m", "recipe.launch.ray_train", "pretrain.sh"]
@@ -191,14 +193,14 @@ def test_an_address_where_no_ray_answers_is_refused(cluster):
             assert done.returncode == 2 and done.stderr.startswith("error: no Ray answers at RAY_ADDRESS="), done.stderr
 
 
-def test_exit_codes_come_back(cluster, toys, tmp_path):
+def test_exit_codes_are_returned(cluster, toys, tmp_path):
     job = cluster.launch("pretrain.sh", "--mlm_probability", "2", **toys, OUTPUT_DIR=str(tmp_path / "run"))
     said, _ = job.communicate(timeout=200)
     assert job.returncode == 2 and "expected between 0 and 1" in said
-    assert len({line for line in said.splitlines() if "found --mlm_probability" in line}) == 1  # it was not tried again
+    assert len({line for line in said.splitlines() if "found --mlm_probability" in line}) == 1  # not retried
 
 
-def test_the_sweep_uses_the_same_cluster(cluster, tmp_path):
+def test_a_glue_sweep_runs_on_the_cluster(cluster, tmp_path):
     run = toy_run(tmp_path / "run")
     exports = {"RUN": str(run), "GLUE_DATA": str(write_glue(tmp_path / "glue")), "TASKS": "cola rte", "SEEDS": "1"}
     flags = ("--max_steps", "4", "--max_seq_length", "32")
@@ -226,13 +228,13 @@ def test_the_sweep_uses_the_same_cluster(cluster, tmp_path):
     assert values[0] == values[1]
 
 
-def test_squad_uses_it_too(cluster, tmp_path):
+def test_a_squad_sweep_runs_on_the_cluster(cluster, tmp_path):
     run = toy_run(tmp_path / "run")
     exports = {"RUN": str(run), "SQUAD_DATA": str(write_squad(tmp_path / "squad")), "SEQ_LENGTH": "32"}
     job = cluster.launch("finetune_qa.sh", "--max_steps", "3", **exports, DOC_STRIDE="8", REPORT_TO="none")
     said, _ = job.communicate(timeout=600)
     assert job.returncode == 0, said[-4000:]
-    assert len(list((run / "qa" / "jobs").rglob("*-seed?.json"))) == 2  # the newest checkpoint, and random
+    assert len(list((run / "qa" / "jobs").rglob("*-seed?.json"))) == 2  # the newest checkpoint and random weights
 
 
 def score_of(folder: Path) -> dict:

@@ -1,4 +1,4 @@
-"""launch/gpu.yaml and launch/tpu.yaml: what their hosts run, and (slow) that SkyPilot itself takes them."""
+"""launch/gpu.yaml and launch/tpu.yaml: the commands of their hosts, and (slow) that SkyPilot accepts the files."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def task(name: str) -> dict:
 
 
 def on_a_host(name: str, **more) -> list[str]:
-    """The words of the command that a host of the task would end in, as DRY_RUN prints it."""
+    """The command that a host of the task would run, as DRY_RUN prints it, split into words."""
     settings = {key: str(value) for key, value in task(name)["envs"].items() if value is not None}
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PYTHON": sys.executable}
     environment |= settings | HOST | {"DRY_RUN": "1"} | more
@@ -42,7 +42,7 @@ def on_a_host(name: str, **more) -> list[str]:
     return shlex.split(done.stdout)
 
 
-def test_gpu_hosts_meet_at_the_first_and_share_the_bucket():
+def test_gpu_hosts_use_the_first_as_master_and_share_the_bucket():
     words = on_a_host("gpu.yaml")
     pairs = set(pairwise(words))
     expected = {
@@ -52,7 +52,7 @@ def test_gpu_hosts_meet_at_the_first_and_share_the_bucket():
     assert expected <= pairs
 
 
-def test_tpu_hosts_start_a_process_a_chip():
+def test_tpu_hosts_start_one_process_per_chip():
     words = on_a_host("tpu.yaml")
     pairs = set(pairwise(words))
     expected = {
@@ -65,7 +65,7 @@ def test_tpu_hosts_start_a_process_a_chip():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", FILES)
-def test_skypilot_reads_the_task(name, sky, tmp_path):
+def test_skypilot_accepts_the_task(name, sky, tmp_path):
     checkout = tmp_path / "checkout"
     secret = ("data/x/train.npy", "runs/a/model.safetensors", ".env", "deploy.pem", "gcp-credentials.json")
     for file in (*secret, "recipe/data/preparation.py"):
@@ -86,7 +86,7 @@ def test_skypilot_reads_the_task(name, sky, tmp_path):
 
 @pytest.fixture(scope="session")
 def sky(tmp_path_factory) -> str:
-    """A Python with SkyPilot: SKY_PYTHON, or one made here."""
+    """A Python interpreter with SkyPilot: SKY_PYTHON, or a new virtual environment."""
     if os.environ.get("SKY_PYTHON"):
         return os.environ["SKY_PYTHON"]
     folder = tmp_path_factory.mktemp("sky")

@@ -1,4 +1,4 @@
-"""launch/slurm.sh on a real SLURM: two nodes on loopback (tests/launch/slurm/cluster.sh), real preemption, real cancelling."""
+"""launch/slurm.sh on a real SLURM cluster of two nodes on loopback (tests/launch/slurm/cluster.sh), preempted and cancelled."""
 
 import json
 import os
@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)}: apt-get install slurm-wlm munge"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="the daemons of a test cluster want root"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="the daemons of a test cluster need root"),
 ]
 SETTINGS = {
     "RECIPE": "demo", "VOCAB_SIZE": "300", "SEQ_LENGTH": "64", "GLOBAL_BATCH_SIZE": "32", "MICRO_BATCH_SIZE": "16",
@@ -49,7 +49,7 @@ class Cluster:
         return self.call("bash", "launch/slurm.sh", *command, **exports).split()[-1]
 
     def preempt(self, seconds: int) -> None:
-        """A job that takes both nodes away from the others for that long."""
+        """Runs an urgent job that occupies both nodes for `seconds`."""
         wrap = ("--wrap", f"sleep {seconds}")
         self.call(
             "sbatch", "--partition", "urgent", "--nodes", "2", "--cpus-per-task", "2", "--output", "/dev/null", *wrap
@@ -85,7 +85,7 @@ def toys(tmp_path, text_file):
     return exports, ("pretrain.sh", "--use_cpu", "true")
 
 
-def test_preempted_on_two_nodes_it_comes_back_and_ends_with_the_same_bits(cluster, toys, tmp_path):
+def test_a_run_preempted_on_two_nodes_is_requeued_and_bit_identical(cluster, toys, tmp_path):
     exports, command = toys
     whole, run = tmp_path / "whole", tmp_path / "run"
     cluster.call("bash", *command, **exports, OUTPUT_DIR=str(whole), NPROC_PER_NODE="2")  # one host, no SLURM
@@ -96,15 +96,15 @@ def test_preempted_on_two_nodes_it_comes_back_and_ends_with_the_same_bits(cluste
     said = cluster.log(f"{job}.log")
     assert "ended with 75 (restarts so far: 0)" in said and "ended with 0 (restarts so far: 1)" in said
     assert "stopped by SIGTERM" in cluster.log(f"{job}-node0.log")
-    assert len(list((cluster.folder / "logs" / f"{job}-node1").rglob("stdout.log"))) == 2  # a rank, twice started
+    assert len(list((cluster.folder / "logs" / f"{job}-node1").rglob("stdout.log"))) == 2  # one rank, started twice
     saved = "checkpoint-300/model.safetensors", "checkpoint-300/optimizer.pt", "model.safetensors"
     assert [(run / name).read_bytes() == (whole / name).read_bytes() for name in saved] == [True] * 3
     losses = [[line["loss"] for line in map(json.loads, lines_of(folder)) if "loss" in line] for folder in (whole, run)]
-    # A mean over the ranks is what a checkpoint keeps of a loss that is not logged yet: it rounds.
+    # A checkpoint keeps the mean over ranks of the loss since the last log, which rounds it.
     assert losses[0] == pytest.approx(losses[1], rel=1e-6) and len(losses[0]) == 30
 
 
-def test_cancelled_it_saves_and_stays_cancelled(cluster, toys, tmp_path):
+def test_a_cancelled_run_saves_and_is_not_requeued(cluster, toys, tmp_path):
     exports, command = toys
     run = tmp_path / "run"
     job = cluster.launch(*command, **exports, OUTPUT_DIR=str(run), NODES="2")
@@ -116,7 +116,7 @@ def test_cancelled_it_saves_and_stays_cancelled(cluster, toys, tmp_path):
     assert len(list(run.glob("checkpoint-*"))) == 1
 
 
-def test_a_mistake_is_not_tried_again(cluster, toys):
+def test_a_mistake_is_not_retried(cluster, toys):
     exports, command = toys
     job = cluster.launch(*command, "--mlm_probability", "2", **exports, NODES="2")
     until(lambda: cluster.state(job) == "FAILED")
@@ -124,7 +124,7 @@ def test_a_mistake_is_not_tried_again(cluster, toys):
     assert "expected between 0 and 1" in cluster.log(f"{job}-node0.log")
 
 
-def test_array_tasks_share_a_sweep_and_a_preempted_one_comes_back(cluster, tmp_path):
+def test_array_tasks_share_a_sweep_and_a_preempted_one_is_requeued(cluster, tmp_path):
     run = toy_run(tmp_path / "run")
     exports = {"RUN": str(run), "GLUE_DATA": str(write_glue(tmp_path / "glue")), "TASKS": "cola rte", "SEEDS": "1 2 3"}
     flags = ("--max_steps", "30", "--max_seq_length", "32")

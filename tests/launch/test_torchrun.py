@@ -1,4 +1,4 @@
-"""The launcher of several processes: exit codes and signals of the ranks come through."""
+"""python -m recipe.launch passes exit codes and signals between the shell and the ranks."""
 
 import json
 import os
@@ -18,7 +18,7 @@ import os, signal, sys, time
 from pathlib import Path
 folder = Path(sys.argv[1])
 def stop(number, frame):
-    time.sleep(0.3)  # what a save takes
+    time.sleep(0.3)  # the duration of a save
     (folder / f"{os.environ['RANK']}-{signal.Signals(number).name}").touch()
     sys.exit(75)
 signal.signal(signal.SIGTERM, stop)
@@ -44,14 +44,14 @@ def launch(tmp_path, what):
 
 
 @pytest.mark.parametrize("code", ["0", "2", "3"])
-def test_exit_codes_come_through_without_a_traceback(tmp_path, code):
+def test_exit_codes_are_passed_on_without_a_traceback(tmp_path, code):
     process = launch(tmp_path, code)
     _, said = process.communicate(timeout=60)
     assert process.returncode == int(code) and "Traceback" not in said and "ChildFailedError" not in said
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_signals_reach_every_rank_and_75_comes_back(tmp_path, name):
+def test_signals_reach_every_rank_and_exit_code_75_is_passed_on(tmp_path, name):
     process = launch(tmp_path, "wait")
     while len(list(tmp_path.glob("*-ready"))) < 2:
         assert process.poll() is None
@@ -62,7 +62,7 @@ def test_signals_reach_every_rank_and_75_comes_back(tmp_path, name):
     assert {f"{rank}-{name}" for rank in (0, 1)} <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_ranks_end_with_a_launcher_that_is_killed(tmp_path):
+def test_ranks_end_when_their_launcher_is_killed(tmp_path):
     process = launch(tmp_path, "script")
     while len(ready := list(tmp_path.glob("*-ready"))) < 2:
         assert process.poll() is None
@@ -77,14 +77,14 @@ TWO = {
     "torchrun": ["torchrun", "--standalone", "--nproc_per_node", "2"],
     "recipe.launch": ["python", "-m", "recipe.launch", "--standalone", "--nproc_per_node", "2"],
     "deepspeed": ["deepspeed", "--num_accelerators", "2", "--master_port", "29611"],
-    "accelerate": ["accelerate", "launch", "--num_processes", "2"],  # without a GPU it starts one process
+    "accelerate": ["accelerate", "launch", "--num_processes", "2"],  # starts one process without a GPU
 }
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="CPU processes are asked for")
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without an accelerator")
 @pytest.mark.parametrize("launcher", list(TWO))
-def test_whatever_starts_it_a_run_takes_its_whole_batch(tmp_path, launcher):
+def test_a_run_trains_on_the_whole_global_batch_under_any_launcher(tmp_path, launcher):
     (tmp_path / "corpus.txt").write_text("\n\n".join(toy_documents(220)))
     (tmp_path / "roberta.json").write_text(json.dumps(config_settings("roberta", 400)))
     flags = {

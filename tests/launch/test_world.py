@@ -1,4 +1,4 @@
-"""The processes of a run: what the environment announces, and that the Trainer sees the same."""
+"""World size and rank: what the environment variables say, and that the Trainer agrees."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ LAUNCHED = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "1
 
 @pytest.fixture
 def environment(monkeypatch):
-    """Sets the launcher's variables to exactly those given."""
+    """Sets exactly the given launcher variables and no others."""
     kept = dict(os.environ)
     clear_launcher_variables()
     yield lambda **variables: [monkeypatch.setenv(name, value) for name, value in variables.items()]
@@ -28,9 +28,9 @@ def environment(monkeypatch):
     os.environ.update(kept)
 
 
-def test_what_launchers_set_is_a_world(environment):
+def test_world_from_launcher_variables(environment):
     assert announced_world() == World(1, 0)
-    environment(WORLD_SIZE="1", RANK="0", MASTER_ADDR="head")  # a container of one
+    environment(WORLD_SIZE="1", RANK="0", MASTER_ADDR="head")  # a container with one process
     assert announced_world() == World(1, 0)
     environment(**LAUNCHED)
     assert announced_world() == World(2, 1)
@@ -53,16 +53,16 @@ def test_what_launchers_set_is_a_world(environment):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("arguments", [PretrainArguments, FineTuneArguments])
-def test_half_a_world_is_refused_at_once(environment, tmp_path, variables, message, arguments):
+def test_incomplete_launcher_variables_are_refused(environment, tmp_path, variables, message, arguments):
     environment(**variables)
     with pytest.raises(UserError, match=message) as refused:
         arguments(output_dir=str(tmp_path / "run"))
     assert "\n" not in str(refused.value) and not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator here")
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without an accelerator")
 @pytest.mark.parametrize("arguments", [PretrainArguments, FineTuneArguments])
-def test_processes_without_an_accelerator_are_a_group_of_the_cpu(tmp_path, arguments):
+def test_processes_without_an_accelerator_form_a_cpu_group(tmp_path, arguments):
     def work(rank):
         more = {"global_batch_size": 12, "per_device_train_batch_size": 3} if arguments is PretrainArguments else {}
         args = arguments(output_dir=str(tmp_path), **more)
@@ -72,21 +72,21 @@ def test_processes_without_an_accelerator_are_a_group_of_the_cpu(tmp_path, argum
     assert run_ranks(2, work, tmp_path / "ranks") == [[2, rank, "cpu", accumulation] for rank in (0, 1)]
 
 
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator here")
-def test_bf16_on_a_cpu_is_asked_for_in_words(tmp_path):
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without an accelerator")
+def test_bf16_on_a_cpu_requires_use_cpu(tmp_path):
     with pytest.raises(ValueError, match="use_cpu"):
         PretrainArguments(output_dir=str(tmp_path), bf16=True)
     assert PretrainArguments(output_dir=str(tmp_path), bf16=True, use_cpu=True).bf16
 
 
-def test_another_world_than_the_launchers_is_refused():
+def test_a_world_that_differs_from_the_launchers_is_refused():
     for seen in (SimpleNamespace(world_size=1, process_index=0), SimpleNamespace(world_size=2, process_index=0)):
         with pytest.raises(UserError, match=r"announces rank 1 of 2 processes, but the Trainer sees rank 0 of"):
             require_world(seen, World(2, 1))
     require_world(SimpleNamespace(world_size=2, process_index=1), World(2, 1))
 
 
-def test_a_mistake_is_said_by_the_first_of_a_node_and_by_who_is_alone(environment, capsys):
+def test_a_mistake_is_printed_by_the_first_rank_of_a_node_and_by_a_single_process(environment, capsys):
     def mistaken():
         raise UserError("what was found")
 
@@ -100,7 +100,7 @@ def test_a_mistake_is_said_by_the_first_of_a_node_and_by_who_is_alone(environmen
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize("before", [(), ("notes.txt",)])
-def test_a_signal_before_the_first_step_leaves_the_folder_as_it_was(tmp_path, number, before):
+def test_a_signal_before_the_first_step_leaves_the_folder_unchanged(tmp_path, number, before):
     run = tmp_path / "runs" / "first"
     for name in before:
         run.mkdir(parents=True)
@@ -119,6 +119,6 @@ def test_a_signal_before_the_first_step_leaves_the_folder_as_it_was(tmp_path, nu
         raise ZeroDivisionError
     assert sorted(tmp_path.rglob("*")) == found
     with pytest.raises(ZeroDivisionError), run_lock(run):
-        (run / "run.json").touch()  # what was written stays, and so does the lock
+        (run / "run.json").touch()  # written files stay, and so does the lock
         raise ZeroDivisionError
     assert {path.name for path in run.iterdir()} == {"run.json", ".lock", *before}

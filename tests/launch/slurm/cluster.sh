@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A SLURM cluster of two nodes on this machine's loopback, for tests: its own munged, slurmctld and two slurmd, all of
-# them in one folder. Needs root and Debian's packages: apt-get install slurm-wlm munge
+# A SLURM cluster of two nodes on loopback for tests: its own munged, slurmctld and two slurmd, with all files in one
+# folder. Needs root and two packages: apt-get install slurm-wlm munge
 #
 #   bash tests/launch/slurm/cluster.sh start FOLDER     then: export SLURM_CONF=FOLDER/slurm.conf
 #   bash tests/launch/slurm/cluster.sh stop FOLDER      ends the daemons and every job
 #
-# A job in the partition `urgent` preempts one in `batch`, which gets SIGTERM and a minute before it is ended and
+# A job in the partition `urgent` preempts one in `batch`, which gets SIGTERM and one minute until it is killed and
 # requeued.
 set -euo pipefail
 what=${1:?start or stop} folder=$(realpath -m "${2:?the cluster\'s folder}")
@@ -43,7 +43,7 @@ SelectTypeParameters=CR_CPU
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=1,requeue_delay=1
-# a requeued job waits until its old credential is over, by default two minutes
+# a requeued job waits until its old credential expires, by default after two minutes
 KillWait=30
 MpiDefault=none
 ReturnToService=2
@@ -56,7 +56,7 @@ CONF
 
 start() {
     mkdir -p "$folder"/{state,n1,n2}
-    chmod 755 "$folder" # munge trusts no folder that others may write to
+    chmod 755 "$folder" # munge refuses folders that others may write to
     configure
     head -c 1024 /dev/urandom >"$folder/munge.key" && chmod 400 "$folder/munge.key"
     munged --force --key-file "$folder/munge.key" --socket "$folder/munge.socket" --pid-file "$folder/munged.pid" \
