@@ -1,5 +1,5 @@
-"""The model: a JSON config goes in; a transformers model comes out, checked against tokenizer and sequence length.
+"""The model: a JSON config goes in; a transformers model comes out, validated against tokenizer and sequence length.
 
-Here too: training forwards that project predicted positions alone, whole checkpoints, and what a model costs in FLOPs,
-memory and traffic.
+Also here: forward passes for training that compute logits at predicted positions only, atomic checkpoints, and
+estimates of FLOPs, memory and network traffic.
 """

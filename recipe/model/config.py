@@ -1,4 +1,4 @@
-"""Model configs: read, checked against tokenizer and sequence length, made causal."""
+"""Model configs: loading, validation against tokenizer and sequence length, conversion to causal models."""
 
 import json
 import re
@@ -18,20 +18,20 @@ from recipe.system.errors import UserError
 from recipe.system.hub import is_local, require_hub, require_local_path
 
 HEAD_DROPOUT = re.compile(r"classif|^qa_")  # classifier_dropout; DistilBERT's seq_classif_dropout and qa_dropout
-EMBEDDING_MULTIPLE = 64  # rows of the vocabulary projection: a multiple keeps GPU matrix kernels on their fast path
+EMBEDDING_MULTIPLE = 64  # of rows in the vocabulary projection, for the fast path of GPU matrix kernels
 
 
 def require_family(model_type: str) -> None:
     """Raises UserError for a --model_type that isn't in FAMILIES."""
     if model_type not in FAMILIES:
-        raise UserError(f"found --model_type {model_type}, expected one of {', '.join(FAMILIES)}, the families here")
+        raise UserError(f"found --model_type {model_type}, expected one of {', '.join(FAMILIES)}")
 
 
 def load_config(name: str, overrides: str | None = None, **hub_options) -> PreTrainedConfig:
     """Reads a model config from a JSON file, a folder or the hub, and applies `overrides` ("key=value,key=value").
 
-    Raises UserError for a file that isn't JSON, a key the config class doesn't know, a head count that doesn't divide
-    the width, or a family that isn't in FAMILIES.
+    Raises UserError for invalid JSON, a key unknown to the config class, a value out of range, a number of attention
+    heads that doesn't divide the width, and a family that isn't in FAMILIES.
     """
     require_local_path(name, "model config")
     path = Path(name).expanduser()
@@ -54,13 +54,13 @@ def load_config(name: str, overrides: str | None = None, **hub_options) -> PreTr
     if kinds is not None and len(kinds) != config.num_hidden_layers:
         raise UserError(
             f"{name} has {config.num_hidden_layers} layers and {len(kinds)} layer_types: change num_hidden_layers in a "
-            "config file, without layer_types, which follow from it"
+            "config file, without layer_types, which are derived from it"
         )
     return config
 
 
 def _overridden(config: PreTrainedConfig, overrides: str, name: str) -> PreTrainedConfig:
-    """`config` with "key=value,key=value" applied. The kinds of layers follow their number where they did before."""
+    """`config` with "key=value,key=value" applied. layer_types are derived again if they had their default values."""
 
     def without_kinds() -> PreTrainedConfig:
         return type(config).from_dict({key: value for key, value in config.to_dict().items() if key != "layer_types"})
@@ -76,14 +76,14 @@ def _overridden(config: PreTrainedConfig, overrides: str, name: str) -> PreTrain
 
 
 def _config_from_file(file: Path, strict: bool) -> PreTrainedConfig:
-    """`strict` refuses unknown keys: in a file that a user edits they are typing mistakes, in a model's folder they are
-    other versions' settings."""
+    """Reads `file`. `strict` refuses unknown keys: in a file that a user edits they are typing mistakes, in a model's
+    folder settings of other versions."""
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the model config {file}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not JSON: {error}: mend it, or start from a file of configs/") from error
+        raise UserError(f"{file} is not JSON: {error}: correct it, or start from a file of configs/") from error
     if not isinstance(settings, dict) or settings.get("model_type") not in CONFIG_MAPPING:
         found = settings.get("model_type") if isinstance(settings, dict) else type(settings).__name__
         raise UserError(f"{file} has model_type {found!r}, expected one of {', '.join(FAMILIES)}")
@@ -95,23 +95,23 @@ def _config_from_file(file: Path, strict: bool) -> PreTrainedConfig:
     check_numbers(settings, str(file))
     try:
         return config_class.from_dict(settings)
-    except Exception as error:  # the strict config classes raise errors of several libraries
+    except Exception as error:  # config classes raise errors of several libraries
         raise UserError(
-            f"{file} is no valid {config_class.__name__}: {str(error).strip().splitlines()[-1].strip()}"
+            f"{file} is not a valid {config_class.__name__}: {str(error).strip().splitlines()[-1].strip()}"
         ) from error
 
 
 def set_dropout(config: PreTrainedConfig, probability: float) -> None:
-    """Sets every dropout of the encoder, whatever its family calls it; those of fine-tuning heads stay."""
+    """Sets every dropout of the encoder, whatever its name in the family; those of fine-tuning heads are kept."""
     for name in config.to_dict():
         if "dropout" in name and not HEAD_DROPOUT.search(name):
             setattr(config, name, probability)
 
 
 def fit_to_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, name: str) -> str | None:
-    """Makes `config` agree with `tokenizer`: one embedding row a token, padded to a multiple of EMBEDDING_MULTIPLE.
+    """Sets the vocabulary size of `config` to that of `tokenizer`, padded to a multiple of EMBEDDING_MULTIPLE.
 
-    Returns a sentence on what was changed, or None. Raises UserError as `check_tokenizer` does.
+    Returns a log line about the change, None without one. Raises UserError as `check_tokenizer` does.
     """
     check_tokenizer(config, tokenizer, name)
     rows = -(-len(tokenizer) // EMBEDDING_MULTIPLE) * EMBEDDING_MULTIPLE
@@ -122,7 +122,7 @@ def fit_to_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFas
 
 
 def check_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
-    """Raises UserError, with both values, where the tokenizer has more tokens than the config has room for or their
+    """Raises UserError, naming both values, where the tokenizer has more tokens than the config's vocabulary or their
     special tokens differ."""
     if len(tokenizer) > config.vocab_size:
         raise UserError(
@@ -139,24 +139,24 @@ def check_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast
 
 
 def positions(config: PreTrainedConfig) -> int:
-    """The tokens that a sequence can have, its begin and end included."""
+    """The longest sequence that the position table allows, in tokens, including begin and end tokens."""
     return config.max_position_embeddings - first_position(config)
 
 
 def check_length(config: PreTrainedConfig, length: int, name: str) -> None:
-    """Raises UserError where sequences of `length` tokens don't fit the position table, or are too short to mask."""
-    if length > (room := positions(config)):
+    """Raises UserError where `length` tokens exceed the position table or are fewer than 8."""
+    if length > (longest := positions(config)):
         raise UserError(
-            f"--max_seq_length is {length}, {name} has positions for {room} tokens "
-            f"(max_position_embeddings {config.max_position_embeddings}): shorten the one or raise the other"
+            f"--max_seq_length is {length}, {name} has positions for {longest} tokens "
+            f"(max_position_embeddings {config.max_position_embeddings}): lower the former or raise the latter"
         )
     if length < 8:
         raise UserError(f"--max_seq_length is {length}, expected at least 8 tokens")
 
 
 def make_causal(config: PreTrainedConfig, name: str) -> None:
-    """Turns the config of an encoder into that of a decoder, whose tokens see none after them. Raises UserError for a
-    family that has no such form."""
+    """Turns an encoder's config into that of a decoder with causal attention (in place). Raises UserError for a family
+    without a causal model."""
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         known = ", ".join(family for family in FAMILIES if CONFIG_MAPPING[family] in MODEL_FOR_CAUSAL_LM_MAPPING)
         raise UserError(f"{name} is a {config.model_type} model, which has no causal form: expected one of {known}")
@@ -165,25 +165,26 @@ def make_causal(config: PreTrainedConfig, name: str) -> None:
 
 
 def is_causal(config: PreTrainedConfig) -> bool:
-    """Whether tokens see none after them."""
+    """Whether attention is causal."""
     named = (name for name in config.architectures or () if name.endswith(("CausalLM", "LMHeadModel")))
     return bool(getattr(config, "is_decoder", False) or any(named))
 
 
 def require_masked(config: PreTrainedConfig, name: str) -> None:
-    """Raises UserError for a causal model: its tokens see none after them, so it has nothing to fill blanks with."""
+    """Raises UserError for a causal model, which cannot predict masked positions from the text after them."""
     if is_causal(config):
         raise UserError(f"{name} is a causal model, expected a masked one: use run_clm.py, or another model")
 
 
 def require_causal(config: PreTrainedConfig, name: str) -> None:
-    """Raises UserError for a checkpoint of a masked model: its tokens have learned from those after them."""
+    """Raises UserError for a masked model, which was trained to attend to later tokens."""
     if not is_causal(config):
         raise UserError(
-            f"{name} is a masked model, expected a causal one: use run_mlm.py, or begin anew with --config_name {name}"
+            f"{name} is a masked model, expected a causal one: use run_mlm.py, or train from scratch with "
+            f"--config_name {name}"
         )
 
 
 def first_position(config: PreTrainedConfig) -> int:
-    """The number of the first token's position."""
+    """The position id of the first token."""
     return FAMILIES[config.model_type].first_position(config)

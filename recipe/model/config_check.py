@@ -1,4 +1,4 @@
-"""A model config's values, checked before a model is made of them."""
+"""Validation of a model config's values before the model is built."""
 
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -28,7 +28,7 @@ ACTIVATIONS = ("hidden_act", "hidden_activation", "classifier_activation")
 
 
 def check_config(config: PreTrainedConfig, name: str) -> None:
-    """Raises UserError, which names the key, for a value that no model can be built with or trained."""
+    """Raises UserError, naming the key, for a value with which a model cannot be built or trained."""
     settings = config.to_dict()
     check_numbers(settings, name)
     for key in settings:
@@ -37,16 +37,16 @@ def check_config(config: PreTrainedConfig, name: str) -> None:
     if config.hidden_size % config.num_attention_heads:
         raise UserError(
             f"{name} has hidden_size {config.hidden_size} and {config.num_attention_heads} attention heads, "
-            "expected a width that the heads divide: change one of them"
+            "expected a width divisible by the number of heads: change one of them"
         )
     pad = settings.get("pad_token_id")
     if pad is not None and not 0 <= pad < config.vocab_size:
-        raise UserError(f"{name} has pad_token_id {pad}, expected one of the {config.vocab_size:,} of vocab_size")
+        raise UserError(f"{name} has pad_token_id {pad}, expected an id below vocab_size {config.vocab_size:,}")
 
 
 def check_numbers(settings: dict[str, object], name: str) -> None:
-    """Raises UserError for a number among a config's `settings` that is out of its range; other types are left to the
-    config's class."""
+    """Raises UserError for a number out of range in a config's `settings`. Other types are validated by the config's
+    class."""
     for key, value in settings.items():
         expected = DROPOUT if "dropout" in key else RANGES.get(usual_key(settings.get("model_type"), key))
         is_number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""The model families: one record each, with all that this recipe must know of a family beyond transformers' classes."""
+"""Model families: one record each, with what this project needs to know beyond transformers' classes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,16 +9,16 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 @dataclass(frozen=True)
 class Family:
-    """A model family, whose key in FAMILIES is its model_type."""
+    """A model family; its key in FAMILIES is its model_type."""
 
-    # The layers of its head between hidden states [n, width] and the vocabulary projection.
+    # The head's layers between hidden states [n, width] and the vocabulary projection.
     head: Callable[[PreTrainedModel], nn.Module]
-    tokenizer: str = "bpe"  # the kind that --tokenizer_name train makes for it: bpe or wordpiece
-    # The position of the first token: what its position table loses.
+    tokenizer: str = "bpe"  # the kind that --tokenizer_name train trains: bpe or wordpiece
+    # The position id of the first token; the rows of the position table before it are unused.
     first_position: Callable[[PreTrainedConfig], int] = lambda config: 0
-    # Linear layers that keep several matrices in one weight, below each other, by name, with their number.
+    # {name of a linear layer: number of matrices stacked in its weight}.
     fused: Mapping[str, int] = field(default_factory=dict)
-    # What its config calls otherwise than the others do, beyond its class's attribute_map: {its name: their name}.
+    # {config key of this family: the usual key}, beyond the attribute_map of its config class.
     config_keys: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -36,7 +36,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def usual_key(model_type: str | None, key: str) -> str:
-    """The name that most families have for a config's `key`: hidden_size for DistilBERT's dim."""
+    """The usual name of a family's config `key`: hidden_size for DistilBERT's dim."""
     if model_type not in FAMILIES:
         return key
     of_class = {own: usual for usual, own in CONFIG_MAPPING[model_type].attribute_map.items()}

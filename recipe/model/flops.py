@@ -1,14 +1,14 @@
-"""Floating-point operations of a training step per token."""
+"""Floating-point operations per token in a training step."""
 
 from torch import nn
 
 
 def flops_per_token(model: nn.Module, length: int, predicted_per_block: int) -> float:
-    """Floating-point operations of one training step a token of input, forward and backward.
+    """Floating-point operations per input token of a training step, forward and backward.
 
-    Six a weight of every matrix a token passes (Kaplan et al., 2020), where the head's count only for the predicted
-    share of tokens, and twelve a layer for each of span x width in attention, where the span is what a token may look
-    at: the length, or a layer's window. Embedding look-ups cost nothing.
+    Six per weight of every matrix (Kaplan et al., 2020), counting those of the head only for the share of predicted
+    tokens, plus 12 x span x width per layer for attention, where the span is the number of tokens that one attends to:
+    the sequence length, or the window of a local layer. Embedding lookups are not counted.
     """
     config = model.config
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers

@@ -1,4 +1,4 @@
-"""Models with fresh weights, and models loaded from checkpoints."""
+"""New models with random weights, and models loaded from checkpoints."""
 
 from collections.abc import Callable
 
@@ -15,20 +15,23 @@ from recipe.system.errors import UserError
 
 
 def build_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """A new model with freshly drawn weights, in fp32; seed torch's generator before."""
+    """A new model with random weights in fp32. Seed torch's generator first."""
     return _auto_class(config).from_config(config)
 
 
 def load_model(
     name: str,
     config: PreTrainedConfig,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     *,
     new_head: bool = False,
     **hub_options,
 ) -> PreTrainedModel:
-    """The model of a checkpoint folder or hub id, in fp32. Where it has no head at all, `new_head` has one drawn, which
-    is said, as is what was left out. Raises UserError as `load_weights` does, and for a head that is not whole."""
+    """Loads a model in fp32 from a checkpoint folder or the hub.
+
+    With `new_head`, a checkpoint without a head gets a random one. This and unused weights are reported through `log`.
+    Raises UserError as `load_weights` does, and for an incomplete head.
+    """
     model, drawn, left_over = load_weights(_auto_class(config), name, config, **hub_options)
     headless = has_no_head(model, drawn)
     if drawn and not (new_head and headless):
@@ -37,9 +40,9 @@ def load_model(
             f"{name} has {what}, which would be drawn at random: expected a whole checkpoint of a language model"
         )
     if drawn:
-        say(f"warning: {name} has no language-model head: {describe_weights(drawn)} are drawn afresh from --seed")
+        log(f"warning: {name} has no language-model head: {describe_weights(drawn)} are drawn at random from --seed")
     if left_over:
-        say(f"left out   {describe_weights(left_over)} of {name}, which this model has no use for")
+        log(f"left out   {describe_weights(left_over)} of {name}, which this model doesn't use")
     return model
 
 

@@ -1,9 +1,9 @@
-"""What a run takes of its devices, on paper: memory a device, bytes over the network a step, tokens a second.
+"""Estimates for planning a run: memory per device, network traffic per step, tokens per second.
 
     python -m recipe.model.scale configs/roberta_large.json            the tables of docs/scale.md for a config
 
-Memory follows Rajbhandari et al., 2020 (ZeRO); a ring moves 2 (N - 1) / N of a buffer to reduce it to all, half of that
-to reduce-scatter or to gather it (Patarasuk and Yuan, 2009). Estimates, with what they assume beside them.
+Memory follows Rajbhandari et al., 2020 (ZeRO). A ring sends 2 (N - 1) / N of a buffer per device for an all-reduce, and
+half of that for a reduce-scatter or all-gather (Patarasuk and Yuan, 2009). Assumptions are stated with each formula.
 """
 
 import sys
@@ -17,28 +17,28 @@ from recipe.system.errors import UserError
 
 FAMILIES = ("roberta", "bert")
 STAGES = {0: "DDP", 1: "ZeRO-1", 2: "ZeRO-2", 3: "ZeRO-3"}
-ADAM_BYTES = 8  # two fp32 moments a parameter
-OVERLAP = 0.5  # share of the communication that backward hides
+ADAM_BYTES = 8  # per parameter: two fp32 moments
+OVERLAP = 0.5  # share of the communication that overlaps with the backward pass
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device and its links: the rate of its matrix products in FLOP/s as training reaches it, and
-    bytes a second it sends to its neighbour of the ring, within a node and between nodes."""
+    """A device and its links: FLOP/s that training achieves, and bytes per second sent to the next device of a ring,
+    within a node and between nodes."""
 
     name: str
     flops: float
     in_node: float
     between_nodes: float
-    a_node: int = 8
+    per_node: int = 8
 
 
-H100 = Device("H100 80 GB, NVLink, 400 Gb/s a GPU", 0.40 * 989e12, 300e9, 40e9)
-PCIE = Device("RTX 6000 Ada 48 GB, PCIe, 25 Gb/s a node", 0.35 * 364e12, 20e9, 0.4e9)
+H100 = Device("H100 80 GB, NVLink, 400 Gb/s per GPU", 0.40 * 989e12, 300e9, 40e9)
+PCIE = Device("RTX 6000 Ada 48 GB, PCIe, 25 Gb/s per node", 0.35 * 364e12, 20e9, 0.4e9)
 
 
 def parameters(config: PreTrainedConfig) -> int:
-    """Weights of a RoBERTa or BERT masked language model, its tied vocabulary matrix counted once."""
+    """Number of parameters of a RoBERTa or BERT masked language model; the tied vocabulary matrix counts once."""
     width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     embeddings = (config.vocab_size + config.max_position_embeddings + config.type_vocab_size + 2) * width
     layer = 4 * (width + 1) * width + (width + 1) * inner + (inner + 1) * width + 4 * width
@@ -47,11 +47,11 @@ def parameters(config: PreTrainedConfig) -> int:
 
 
 def model_bytes(config: PreTrainedConfig, stage: int, devices: int, bf16: bool = True) -> float:
-    """Weights, gradients and optimizer state a device, in bytes.
+    """Weights, gradients and optimizer state per device, in bytes.
 
-    fp32 and DDP with bf16 autocast hold fp32 weights and gradients (and, with bf16, a bf16 copy of the weights while a
-    step runs). ZeRO in bf16 holds bf16 weights and gradients, and an fp32 copy beside the moments; stage 1 splits
-    copy and moments over the devices, stage 2 the gradients, stage 3 the weights, too.
+    fp32 and DDP with bf16 autocast keep weights and gradients in fp32 (with bf16, plus a bf16 copy of the weights
+    during a step). ZeRO in bf16 keeps bf16 weights and gradients, and fp32 master weights beside the moments. Stage 1
+    partitions master weights and moments over the devices, stage 2 also the gradients, stage 3 also the weights.
     """
     count = parameters(config)
     half = bf16 and stage > 0
@@ -70,30 +70,30 @@ def model_bytes(config: PreTrainedConfig, stage: int, devices: int, bf16: bool =
 def activation_bytes(
     config: PreTrainedConfig, micro_batch: int, length: int, bf16: bool = True, mlm_probability: float = 0.15
 ) -> float:
-    """What a micro-batch leaves for its backward, in bytes.
+    """Activations that a micro-batch keeps for the backward pass, in bytes.
 
-    A layer keeps, a token, its input, query, key, value, attention's output, the normalised sum, and both sides of the
-    GELU: 8 widths and 2 inner widths (attention keeps no length x length matrix: SDPA recomputes it). The head keeps a
-    masked token's logits, their log-softmax and their gradient in fp32 (less on a CPU). LayerNorm's are fp32 under
-    autocast. Dropout's masks are not counted.
+    Per token a layer keeps its input, query, key, value, the attention's output, the normalised sum, and input and
+    output of the GELU: 8 x width + 2 x inner width (no length x length matrix, which SDPA recomputes). Per masked token
+    the head keeps logits, log-softmax and gradient in fp32 (less on a CPU). Activations of LayerNorm are fp32 under
+    autocast. Dropout masks are not counted.
     """
-    bytes_a_number = 2 if bf16 else 4
+    number_bytes = 2 if bf16 else 4
     tokens = micro_batch * length
-    layer = (6 * config.hidden_size + 2 * config.intermediate_size) * bytes_a_number + 2 * 4 * config.hidden_size
+    layer = (6 * config.hidden_size + 2 * config.intermediate_size) * number_bytes + 2 * 4 * config.hidden_size
     masked = tokens * mlm_probability
-    head = masked * (3 * 4 * config.vocab_size + 4 * bytes_a_number * config.hidden_size)
+    head = masked * (3 * 4 * config.vocab_size + 4 * number_bytes * config.hidden_size)
     return tokens * (config.num_hidden_layers * layer + 3 * 4 * config.hidden_size) + head
 
 
 def network_bytes(
     config: PreTrainedConfig, stage: int, devices: int, accumulation: int = 1, bf16: bool = True
 ) -> float:
-    """What a device sends over the network in an optimizer step, in bytes.
+    """Bytes that a device sends per optimizer step.
 
-    DDP reduces fp32 gradients once a step. DeepSpeed's ZeRO-1 and 2 reduce them to all devices, too, each of which
-    keeps its part (its default, use_multi_rank_bucket_allreduce), and gather the weights once a step; ZeRO-1 reduces
-    once a step, ZeRO-2 in every micro-batch. ZeRO-3 scatters gradients, and gathers the weights for forward and for
-    backward, in every micro-batch.
+    DDP all-reduces fp32 gradients once per step. DeepSpeed's ZeRO-1 and 2 also all-reduce gradients, of which each
+    device keeps its part (the default, use_multi_rank_bucket_allreduce), and all-gather the weights once per step;
+    ZeRO-1 reduces once per step, ZeRO-2 once per micro-batch. ZeRO-3 reduce-scatters gradients and gathers the weights
+    for the forward and the backward pass of every micro-batch.
     """
     share = (devices - 1) / devices
     buffer = parameters(config) * (2 if bf16 and stage > 0 else 4) * share
@@ -107,7 +107,7 @@ def network_bytes(
 
 
 def step_flops(config: PreTrainedConfig, tokens: int, length: int, mlm_probability: float = 0.15) -> float:
-    """FLOP of a training step over `tokens` with the masked-only head (as recipe.model.flops.flops_per_token)."""
+    """FLOPs of a training step over `tokens` with the masked-only head (as in recipe.model.flops.flops_per_token)."""
     width = config.hidden_size
     encoder = config.num_hidden_layers * (4 * width**2 + 2 * width * config.intermediate_size)
     head = (config.vocab_size * width + width**2) * mlm_probability
@@ -124,20 +124,20 @@ def step_seconds(
     device: Device = H100,
     bf16: bool = True,
 ) -> float:
-    """Seconds a step: compute at the device's rate, and the part of the communication that backward doesn't hide.
+    """Seconds per step: computation at the device's rate plus the communication that doesn't overlap with it.
 
-    A ring is as fast as its slowest link. Data loading, logging and saving are not in it.
+    A ring is as fast as its slowest link. Data loading, logging and saving are not included.
     """
     accumulation = max(1, global_batch // (micro_batch * devices))
     compute = step_flops(config, global_batch * length // devices, length) / device.flops
     if devices == 1:
         return compute
-    link = device.in_node if devices <= device.a_node else device.between_nodes
+    link = device.in_node if devices <= device.per_node else device.between_nodes
     return compute + (1 - OVERLAP) * network_bytes(config, stage, devices, accumulation, bf16) / link
 
 
 def tables(name: str) -> str:
-    """The tables of docs/scale.md for a config file, as markdown."""
+    """The tables of docs/scale.md for a config file, in Markdown."""
     config, length, micro_batch, global_batch = load_config(name), 512, 32, 8192
     if config.model_type not in FAMILIES:
         raise UserError(f"{name} is a {config.model_type} model, the formulas are for {' and '.join(FAMILIES)}")
@@ -145,7 +145,7 @@ def tables(name: str) -> str:
     lines = [
         f"## {name}: {parameters(config) / 1e6:.1f} M parameters, length {length}",
         "",
-        f"Memory a device, GB: model and optimizer, plus {activations / 1e9:.1f} GB for a micro-batch of {micro_batch}",
+        f"Memory per device in GB: model, optimizer, and {activations / 1e9:.1f} GB for a micro-batch of {micro_batch}",
         "",
         "| | 1 device | 8 | 64 | 512 |",
         "|---|---|---|---|---|",
@@ -154,7 +154,7 @@ def tables(name: str) -> str:
     for stage, label in STAGES.items():
         cells = [f"{model_bytes(config, stage, n) / 1e9:.2f}" for n in worlds]
         lines.append(f"| {label}, bf16 | {' | '.join(cells)} |")
-    lines += ["", f"Sent a device and step, GB, global batch {global_batch}, micro-batch {micro_batch}", ""]
+    lines += ["", f"Traffic per device and step in GB: global batch {global_batch}, micro-batch {micro_batch}", ""]
     lines += ["| | 1 device | 8 | 64 | 512 |", "|---|---|---|---|---|"]
     for stage, label in STAGES.items():
         cells = []
@@ -163,7 +163,7 @@ def tables(name: str) -> str:
             cells.append(f"{network_bytes(config, stage, n, accumulation) / 1e9:.2f}")
         lines.append(f"| {label} | {' | '.join(cells)} |")
     for device in (H100, PCIE):
-        lines += ["", f"Million tokens a second (share of {device.name} at its own rate)", ""]
+        lines += ["", f"Million tokens per second (scaling efficiency), {device.name}", ""]
         lines += ["| | 1 device | 8 | 64 | 512 |", "|---|---|---|---|---|"]
         for stage, label in STAGES.items():
             alone = step_seconds(config, stage, 1, global_batch, micro_batch, length, device)

@@ -1,5 +1,5 @@
-"""Weights loaded from a checkpoint, each accounted for: transformers itself draws missing ones at random, and says so
-in a log that nobody reads."""
+"""Loading of weights with every tensor accounted for: transformers itself initialises missing ones at random and only
+logs a warning."""
 
 import re
 from collections import defaultdict
@@ -16,7 +16,7 @@ from recipe.system.files import DamagedFile, read_object
 from recipe.system.manifest import MANIFEST, damage
 
 _LAYER = re.compile(r"\.layers?\.(\d+)\.")
-_NAMED = 3  # tensors called by name; the rest are counted
+_NAMED = 3  # tensors named in a message; further ones are counted
 
 
 def load_weights(
@@ -29,9 +29,9 @@ def load_weights(
     damage_of: Callable[[Path], str | None] = damage,
     **hub_options,
 ) -> tuple[PreTrainedModel, list[str], list[str]]:
-    """(the model in fp32, its weights outside of the encoder that `source` lacks, what `source` has beyond the model).
+    """(the model in fp32, names of weights that `source` lacks, names of weights that the model lacks).
 
-    Weights of another shape are drawn afresh outside of the encoder with `new_head`, everywhere with
+    Weights of another shape are initialised at random: outside of the encoder with `new_head`, everywhere with
     `ignore_mismatched_sizes`. Raises UserError where `source` is a damaged checkpoint or cannot be loaded, and where
     weights of the encoder are missing, left over or of another shape.
     """
@@ -47,18 +47,18 @@ def load_weights(
             ignore_mismatched_sizes=new_head or ignore_mismatched_sizes,
             **hub_options,
         )
-    except Exception as error:  # safetensors, torch, the hub and transformers each have their own
+    except Exception as error:  # safetensors, torch, the hub and transformers raise their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"cannot load the model {source}: {reason}: choose another checkpoint") from error
     other_shape = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
     drawn, left_over = sorted({*report["missing_keys"], *other_shape}), sorted(report["unexpected_keys"])
     needed = report["missing_keys"] if ignore_mismatched_sizes else drawn
-    if missing := sorted(name for name in needed if _is_of_encoder(name, model)):
+    if missing := sorted(name for name in needed if _is_in_encoder(name, model)):
         raise UserError(
             f"{source} has no weights for {describe_weights(missing)} of a {config.model_type} model, which would be "
             "drawn at random: expected a whole checkpoint of this architecture"
         )
-    if more := [name for name in left_over if _is_of_encoder(name, model)]:
+    if more := [name for name in left_over if _is_in_encoder(name, model)]:
         raise UserError(
             f"{source} has weights for {describe_weights(more)}, which its config lacks: expected the one it was "
             "trained with"
@@ -66,20 +66,20 @@ def load_weights(
     return model, drawn, left_over
 
 
-def _is_of_encoder(name: str, model: PreTrainedModel) -> bool:
-    """Whether a weight decides what the encoder computes: all but poolers, and buffers that are always the same."""
+def _is_in_encoder(name: str, model: PreTrainedModel) -> bool:
+    """Whether a weight affects the encoder's output: all except poolers and constant buffers."""
     inside = name.startswith(f"{model.base_model_prefix}.") or _LAYER.search(f".{name}") is not None
     return inside and "pooler." not in name and not name.endswith("position_ids")
 
 
 def has_no_head(model: PreTrainedModel, drawn: list[str]) -> bool:
-    """Whether all weights of the head are among the `drawn` ones, as with the folder of a plain BertModel."""
+    """Whether the head's weights are all in `drawn`, as for the folder of a plain BertModel."""
     head = {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
     return bool(head) and head <= set(drawn)
 
 
 def describe_weights(names: list[str]) -> str:
-    """Weights in words: numbers of layers, and the names of others."""
+    """A short description of weights for messages: the numbers of layers, and names of other weights."""
     layers = sorted({int(found[1]) for name in names if (found := _LAYER.search(name))})
     others = [name for name in names if not _LAYER.search(name)]
     parts = [f"encoder layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"] if layers else []
@@ -89,30 +89,30 @@ def describe_weights(names: list[str]) -> str:
 
 
 def weights_fault(folder: Path, model: PreTrainedModel) -> str | None:
-    """Why the weights in `folder` are not all of `model`'s and no others, in a few words; None where they are.
+    """How the weights in `folder` differ from those of `model`, in a few words; None where they match.
 
-    Looks at names and shapes alone: what is in the tensors is for the manifest to vouch for.
+    Compares names and shapes only; the manifest covers the contents.
     """
     try:
         found = _shapes_of(folder)
-    except Exception as error:  # safetensors and the system each have their own
+    except Exception as error:  # safetensors and the system raise their own
         return f"its weights cannot be read ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
-    tied = defaultdict(dict)  # by tensor, its names: one of them is saved
+    tied = defaultdict(dict)  # {id of a tensor: its names}, of which one is saved
     for name, tensor in model.state_dict(keep_vars=True).items():
-        tied[id(tensor)][name] = tuple(getattr(tensor, "ds_shape", tensor.shape))  # ZeRO-3 has a part of it here
+        tied[id(tensor)][name] = tuple(getattr(tensor, "ds_shape", tensor.shape))  # ZeRO-3 partitions it
     if missing := [next(iter(names)) for names in tied.values() if not names.keys() & found.keys()]:
         return f"it has no weights for {describe_weights(missing)}"
     expected = {name: shape for names in tied.values() for name, shape in names.items()}
     if more := sorted(found.keys() - expected.keys()):
-        return f"it has weights for {describe_weights(more)}, which the model has no place for"
+        return f"it has weights for {describe_weights(more)}, which the model lacks"
     for name, shape in found.items():
         if shape != expected[name]:
-            return f"its {name} is of shape {list(shape)}, the model's of {list(expected[name])}"
+            return f"its {name} has shape {list(shape)}, the model's has {list(expected[name])}"
     return None
 
 
 def _shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor in a model's folder, by name."""
+    """{name: shape} of the tensors in a model's folder."""
     index = folder / "model.safetensors.index.json"
     files = [folder / "model.safetensors"]
     if index.exists():

@@ -1,4 +1,4 @@
-"""Law 7: a checkpoint is whole or it isn't one, and there is always one."""
+"""Invariant 7: checkpoints are written atomically, verified by their manifests, and rotation never deletes the last one."""
 
 import json
 import subprocess
@@ -44,7 +44,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over_with_one_warning(tmp_path, kind):
+def test_a_damaged_checkpoint_is_skipped_with_one_warning(tmp_path, kind):
     good, newest = make(tmp_path, 5), make(tmp_path, 10)
     assert newest_whole(tmp_path) == newest and damage(newest) is None
     DAMAGES[kind](newest)
@@ -55,7 +55,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_warning(tmp_path, kind):
     assert any(name in warning for name in ("model.safetensors", "rank_0.pt", MANIFEST))
 
 
-def test_empty_and_stray_folders_are_no_checkpoints(tmp_path):
+def test_empty_and_stray_folders_are_not_checkpoints(tmp_path):
     good = make(tmp_path, 5)
     for name in ("checkpoint-99", "checkpoint-final", "checkpoint-7.bak", "old-checkpoint-8"):
         (tmp_path / name).mkdir()
@@ -64,29 +64,29 @@ def test_empty_and_stray_folders_are_no_checkpoints(tmp_path):
     assert [step_of(folder) for folder in checkpoints(tmp_path)] == [5, 99]
 
 
-def test_a_run_without_checkpoints_has_no_newest(tmp_path):
+def test_a_run_without_checkpoints_has_no_newest_one(tmp_path):
     assert newest_whole(tmp_path) is None
 
 
-def test_files_that_were_added_later_do_no_harm(tmp_path):
+def test_files_added_later_are_not_damage(tmp_path):
     folder = make(tmp_path, 5)
     (folder / "README.md").write_text("a model card")
     assert damage(folder) is None
 
 
-def test_a_step_saved_again_replaces_the_former(tmp_path):
+def test_a_step_saved_again_replaces_the_earlier_checkpoint(tmp_path):
     make(tmp_path, 5, "old")
     folder = make(tmp_path, 5, "new")
     assert damage(folder) is None and "new" in (folder / "model.safetensors").read_text()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["_staging", "checkpoint-5"]
 
 
-def test_the_manifest_names_every_file(tmp_path):
+def test_the_manifest_lists_every_file(tmp_path):
     files = json.loads((make(tmp_path, 5) / MANIFEST).read_text())["files"]
     assert set(files) == {"model.safetensors", "global_step/rank_0.pt"}
 
 
-def test_the_manifest_of_several_ranks_says_how_many(tmp_path):
+def test_the_manifest_records_the_number_of_ranks(tmp_path):
     (tmp_path / "staged").mkdir()
     commit(tmp_path / "staged", tmp_path / "checkpoint-1", ranks=3)
     assert json.loads((tmp_path / "checkpoint-1" / MANIFEST).read_text())["ranks"] == 3
@@ -100,15 +100,15 @@ def test_rotation_keeps_the_newest(tmp_path, limit, left):
     assert [step_of(folder) for folder in checkpoints(tmp_path)] == left
 
 
-def test_rotation_leaves_the_steps_that_are_to_stay_and_does_not_count_them(tmp_path):
+def test_rotation_keeps_the_listed_steps_and_does_not_count_them(tmp_path):
     for step in range(1, 7):
         make(tmp_path, step)
         rotate(tmp_path, 2, newest=tmp_path / f"checkpoint-{step}", to_keep=[1, 2, 4, 8])
     assert [step_of(folder) for folder in checkpoints(tmp_path)] == [1, 2, 4, 5, 6]
 
 
-def test_rotation_never_takes_the_checkpoint_that_was_just_saved(tmp_path):
-    """A damaged newest one was passed over, the run went on from the one before, and saves with a limit of one."""
+def test_rotation_never_deletes_the_checkpoint_just_saved(tmp_path):
+    """The newest checkpoint was damaged, the run resumed from the one before, and saves with a limit of one."""
     make(tmp_path, 500)
     damaged = make(tmp_path, 1000)
     flip(damaged / "model.safetensors")
@@ -117,7 +117,7 @@ def test_rotation_never_takes_the_checkpoint_that_was_just_saved(tmp_path):
     assert newest_whole(tmp_path) == saved and checkpoints(tmp_path) == [saved]
 
 
-def test_a_second_training_in_one_folder_is_refused_and_a_dead_ones_lock_is_free(tmp_path):
+def test_a_second_training_in_a_folder_is_refused_until_the_first_has_died(tmp_path):
     holder = (
         "import sys, time; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path; from recipe.train.run_folder import run_lock\n"
@@ -135,17 +135,17 @@ def test_a_second_training_in_one_folder_is_refused_and_a_dead_ones_lock_is_free
         assert not (tmp_path / "_staging").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+def test_a_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to"), run_lock(tmp_path / "file" / "run"):
         pass
 
 
-def test_room_is_asked_for_before_anything_is_written(tmp_path):
+def test_disk_space_is_checked_before_anything_is_written(tmp_path):
     require_disk_space(tmp_path / "a" / "run", needed=1)
     with pytest.raises(UserError, match=r"GB free, one checkpoint takes 1000000000.0 GB"):
         require_disk_space(tmp_path / "a" / "run", needed=10**18)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="is no folder we may write to"):
+    with pytest.raises(UserError, match="is not a writable folder"):
         require_disk_space(tmp_path / "file" / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,4 +1,4 @@
-"""A model config whose values no model can be built with: one line that names the key, from a file and by overrides."""
+"""Invalid values in a model config, from a file or by overrides, get a one-line error that names the key."""
 
 import pytest
 
@@ -12,10 +12,14 @@ WRONG = [
     ("intermediate_size", 0, "intermediate_size 0, expected at least 1"),
     ("num_hidden_layers", -1, "num_hidden_layers -1, expected at least 1"),
     ("num_attention_heads", 0, "num_attention_heads 0, expected at least 1"),
-    ("num_attention_heads", 3, "hidden_size 16 and 3 attention heads, expected a width that the heads divide"),
+    (
+        "num_attention_heads",
+        3,
+        "hidden_size 16 and 3 attention heads, expected a width divisible by the number of heads",
+    ),
     ("vocab_size", 0, "vocab_size 0, expected at least 1"),
     ("max_position_embeddings", 0, "max_position_embeddings 0, expected at least 1"),
-    ("pad_token_id", 5000, "pad_token_id 5000, expected one of the 320 of vocab_size"),
+    ("pad_token_id", 5000, "pad_token_id 5000, expected an id below vocab_size 320"),
 ]
 OF_BERT_AND_ROBERTA = [
     ("hidden_act", "nope", "hidden_act 'nope', expected one of gelu, "),
@@ -34,7 +38,7 @@ CASES += [
 
 
 @pytest.mark.parametrize(("family", "key", "value", "message"), CASES)
-def test_it_names_the_key_and_what_is_expected(write_config, family, key, value, message):
+def test_the_error_names_the_key_and_the_expected_range(write_config, family, key, value, message):
     for read in (
         lambda: load_config(str(write_config(family, **{key: value}))),
         lambda: load_config(str(write_config(family)), f"{key}={value}"),
@@ -44,7 +48,7 @@ def test_it_names_the_key_and_what_is_expected(write_config, family, key, value,
         assert f"{family}.json" in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_value_of_the_wrong_type_is_one_line(write_config):
+def test_a_value_of_the_wrong_type_gets_one_line(write_config):
     with pytest.raises(UserError, match="hidden_size' expected int, got str") as error:
         load_config(str(write_config("roberta", hidden_size="x")))
     assert "\n" not in str(error.value)

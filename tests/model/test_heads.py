@@ -1,4 +1,4 @@
-"""Law 2: the masked-only head computes what the dense head does; model, tokenizer and length fit or are refused."""
+"""Invariant 2: the masked-only head is equivalent to the dense head. Also model configs that don't fit."""
 
 import copy
 import json
@@ -53,7 +53,7 @@ def test_loss_and_every_gradient_equal_the_dense_heads(
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_what_is_saved_is_the_plain_class(family, write_config, tmp_path):
+def test_the_saved_model_is_the_plain_class(family, write_config, tmp_path):
     model = use_masked_only_head(toy_model(write_config, family, 320))
     model.save_pretrained(tmp_path / "saved")
     loaded = AutoModelForMaskedLM.from_pretrained(tmp_path / "saved")
@@ -64,7 +64,7 @@ def test_what_is_saved_is_the_plain_class(family, write_config, tmp_path):
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_the_head_runs_on_masked_positions_alone(family, write_config, documents, request, monkeypatch):
+def test_the_head_runs_on_masked_positions_only(family, write_config, documents, request, monkeypatch):
     tokenizer = request.getfixturevalue(TOKENIZERS[family])
     model = use_masked_only_head(toy_model(write_config, family, len(tokenizer)))
     batch = sequences_of(tokenizer, documents).__getitems__(range(4))
@@ -75,7 +75,7 @@ def test_the_head_runs_on_masked_positions_alone(family, write_config, documents
         projected.append(features.shape)
         return project(features, *args, **kwargs)
 
-    if project:  # torch 2.13; older ones compute the loss from the module's logits, as evaluation does
+    if project:  # torch 2.13; older versions compute the loss from the module's logits, as in evaluation
         monkeypatch.setattr(functional, "linear_cross_entropy", projecting)
     model.get_output_embeddings().register_forward_hook(lambda module, args, output: projected.append(args[0].shape))
     model(**batch)
@@ -84,15 +84,15 @@ def test_the_head_runs_on_masked_positions_alone(family, write_config, documents
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_a_block_without_padding_is_what_it_is_under_a_mask_of_ones(family, write_config):
-    """The attention mask is left out of packed blocks; layers with a window must keep theirs."""
+def test_no_attention_mask_equals_a_mask_of_ones(family, write_config):
+    """Packed blocks have no attention mask; layers with local attention must still apply their window."""
     model = toy_model(write_config, family, 320).eval()
     ids = torch.randint(5, 300, (2, 32))
     with torch.no_grad():
         torch.testing.assert_close(model(ids).logits, model(ids, attention_mask=torch.ones_like(ids)).logits)
 
 
-def test_embedding_gets_a_row_a_token_in_multiples_of_64(write_config, bpe):
+def test_the_embedding_has_a_row_per_token_padded_to_64(write_config, bpe):
     config = load_config(str(write_config(vocab_size=1000)))
     assert "320 rows for the tokenizer's 320 tokens (toy says 1,000)" in fit_to_tokenizer(config, bpe, "toy")
     assert config.vocab_size == 320
@@ -122,14 +122,14 @@ def test_a_tokenizer_that_does_not_fit_is_refused_with_both_values(write_config,
         fit_to_tokenizer(load_config(str(write_config(**settings))), bpe, "toy")
 
 
-@pytest.mark.parametrize(("family", "room"), [("roberta", 64), ("bert", 66), ("modernbert", 66)])
-def test_length_must_fit_the_positions(write_config, family, room):
+@pytest.mark.parametrize(("family", "longest"), [("roberta", 64), ("bert", 66), ("modernbert", 66)])
+def test_length_must_fit_the_position_table(write_config, family, longest):
     config = load_config(str(write_config(family)))
-    check_length(config, room, "toy")
-    with pytest.raises(UserError, match=f"is {room + 1}, toy has positions for {room} tokens"):
-        check_length(config, room + 1, "toy")
+    check_length(config, longest, "toy")
+    with pytest.raises(UserError, match=f"is {longest + 1}, toy has positions for {longest} tokens"):
+        check_length(config, longest + 1, "toy")
     model = build_model(config)
-    model(torch.full((1, room), 7))  # the table really has that room
+    model(torch.full((1, longest), 7))  # the position table has that many rows
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_length_must_fit_the_positions(write_config, family, room):
         (json.dumps({"model_type": "gpt2"}), "is a gpt2 model, expected one of roberta, bert"),
         (json.dumps(config_settings("roberta", hiden_size=5)), "unknown key hiden_size"),
         (json.dumps(config_settings("roberta", num_attention_heads=3)), "hidden_size 16 and 3 attention heads"),
-        (json.dumps(config_settings("roberta", hidden_size="wide")), "no valid RobertaConfig"),
+        (json.dumps(config_settings("roberta", hidden_size="wide")), "not a valid RobertaConfig"),
     ],
 )
 def test_bad_configs(tmp_path, content, message):
@@ -177,7 +177,7 @@ def test_overrides(write_config):
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_dropout_off_is_off_whatever_the_family_calls_it(family, write_config):
+def test_set_dropout_covers_every_family(family, write_config):
     config = load_config(str(write_config(family)))
     set_dropout(config, 0.5)
     model, ids = build_model(config), torch.full((1, 16), 7)
@@ -189,12 +189,14 @@ def test_dropout_off_is_off_whatever_the_family_calls_it(family, write_config):
     assert torch.equal(model(ids).logits, model(ids).logits)
 
 
-def test_flops_are_those_of_the_matrices(write_config):
+def test_flops_count_the_matrices_and_attention(write_config):
     model = toy_model(write_config, "roberta", 320)
     length, masked = 64, 10
     encoder = 2 * (4 * 16 * 16 + 2 * 16 * 32)
     head = (320 * 16 + 16 * 16) * masked / length
     assert flops_per_token(model, length, masked) == pytest.approx(6 * (encoder + head) + 12 * 2 * length * 16)
-    model = toy_model(write_config, "modernbert", 320)  # a gated MLP of three matrices; the second layer sees 4 + 1 + 4
+    model = toy_model(
+        write_config, "modernbert", 320
+    )  # a gated MLP of three matrices; the second layer attends to 4 + 1 + 4
     encoder = 2 * (4 * 16 * 16 + 3 * 16 * 32)
     assert flops_per_token(model, length, masked) == pytest.approx(6 * (encoder + head) + 12 * (length + 9) * 16)

@@ -1,4 +1,4 @@
-"""Every weight of a loaded checkpoint is accounted for: none is drawn at random in silence."""
+"""Every weight of a loaded checkpoint is accounted for: none is silently initialised at random."""
 
 import json
 
@@ -20,7 +20,7 @@ from recipe.system.manifest import MANIFEST
 
 
 def saved(folder, tokenizer, family="roberta", change=lambda weights: None, bare=False):
-    """A model's folder; with `bare`, of one without a language-model head."""
+    """A model's folder; with `bare`, without a language-model head."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(**config_settings(family, len(tokenizer), num_hidden_layers=3))
     (AutoModel.from_config(config) if bare else build_model(config)).save_pretrained(folder)
@@ -43,7 +43,7 @@ LAYERS = {"roberta": "encoder.layer", "bert": "encoder.layer", "modernbert": "la
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_missing_layers_are_refused_by_number(family, request, tmp_path):
+def test_missing_layers_are_refused_and_named_by_number(family, request, tmp_path):
     tokenizer = request.getfixturevalue(TOKENIZERS[family])
     folder = saved(tmp_path / "model", tokenizer, family, without(f"{LAYERS[family]}.1.", f"{LAYERS[family]}.2."))
     for new_head in (True, False):
@@ -59,7 +59,7 @@ def test_missing_layers_are_refused_by_number(family, request, tmp_path):
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_a_model_without_a_head_gets_one_of_the_seed_and_says_so(family, request, tmp_path):
+def test_a_model_without_a_head_gets_one_from_the_seed_with_a_warning(family, request, tmp_path):
     folder = saved(tmp_path / "model", request.getfixturevalue(TOKENIZERS[family]), family, bare=True)
     config, said, heads = load_config(str(folder)), [], []
     for seed in (1, 1, 2):
@@ -67,19 +67,19 @@ def test_a_model_without_a_head_gets_one_of_the_seed_and_says_so(family, request
         model = load_model(str(folder), config, said.append, new_head=True)
         heads.append(torch.cat([parameter.flatten() for parameter in FAMILIES[family].head(model).parameters()]))
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
-    assert "has no language-model head: " in said[0] and "drawn afresh from --seed" in said[0]
+    assert "has no language-model head: " in said[0] and "drawn at random from --seed" in said[0]
     assert any("pooler" in line for line in said) == (family != "modernbert")
     with pytest.raises(UserError, match="has no language-model head, which would be drawn at random"):
         load_model(str(folder), config)
 
 
-def test_part_of_a_head_is_damage(bpe, tmp_path):
+def test_an_incomplete_head_is_refused(bpe, tmp_path):
     folder = saved(tmp_path / "model", bpe, change=without("lm_head.dense"))
     with pytest.raises(UserError, match=r"has no weights for lm_head.dense.bias, lm_head.dense.weight, which would be"):
         load_model(str(folder), load_config(str(folder)), new_head=True)
 
 
-def test_a_config_of_fewer_layers_is_refused_and_other_heads_are_left_out(bpe, wordpiece, tmp_path):
+def test_a_config_with_fewer_layers_is_refused_and_unused_heads_are_left_out(bpe, wordpiece, tmp_path):
     folder = saved(tmp_path / "model", bpe)
     config = load_config(str(folder), "num_hidden_layers=1")
     with pytest.raises(UserError, match="has weights for encoder layers 1, 2, which its config lacks"):
@@ -92,18 +92,18 @@ def test_a_config_of_fewer_layers_is_refused_and_other_heads_are_left_out(bpe, w
     folder, said = saved(tmp_path / "bert", wordpiece, "bert", more), []
     load_model(str(folder), load_config(str(folder)), said.append)
     assert said == [
-        f"left out   bert.pooler.dense.weight, cls.seq_relationship.weight of {folder}, which this model has no use for"
+        f"left out   bert.pooler.dense.weight, cls.seq_relationship.weight of {folder}, which this model doesn't use"
     ]
 
 
-def test_weights_of_another_shape_are_one_line(bpe, tmp_path):
+def test_weights_of_another_shape_get_one_line(bpe, tmp_path):
     folder = saved(tmp_path / "model", bpe, change=lambda w: w.update({"lm_head.layer_norm.bias": torch.zeros(7)}))
     with pytest.raises(UserError, match="cannot load the model") as error:
         load_model(str(folder), load_config(str(folder)))
     assert "\n" not in str(error.value)
 
 
-def test_weights_in_words():
+def test_description_of_weights():
     names = ["a.encoder.layer.11.x", "a.encoder.layer.2.y", "a.layers.2.z", "b", "c", "d", "e"]
     assert describe_weights(names) == "encoder layers 2, 11 and b, c, d and 1 more"
     assert describe_weights(["b"]) == "b" and describe_weights(["a.layers.0.z"]) == "encoder layer 0"
@@ -129,7 +129,7 @@ def test_every_script_that_loads_a_checkpoint_refuses(run, bpe, tmp_path, monkey
 
 
 @pytest.mark.parametrize("manifest", [True, False])
-def test_a_damaged_file_of_weights_is_one_line(bpe, tmp_path, monkeypatch, manifest):
+def test_a_damaged_weights_file_gets_one_line(bpe, tmp_path, monkeypatch, manifest):
     folder = tmp_path / "model"
     if manifest:
         commit(saved(tmp_path / "staged", bpe), folder)

@@ -45,7 +45,7 @@ def test_urls_and_json_objects_are_not_paths():
 def test_an_output_folder_that_is_a_file_gets_one_line(tmp_path, where):
     (tmp_path / "run").write_text("a file")
     task = ["--model_name_or_path", "m", "--task_name", "rte", "--use_cpu"]
-    with pytest.raises(UserError, match=r"cannot write to .*run.* is no folder we may write to"):
+    with pytest.raises(UserError, match=r"cannot write to .*run.* is not a writable folder"):
         parse((GlueArguments, FineTuneArguments), ["--output_dir", str(tmp_path / where), *task])
 
 

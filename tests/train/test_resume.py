@@ -54,7 +54,7 @@ DENSE = "roberta.encoder.layer.1.output.dense.weight"
 HARMS = {
     "a tensor missing": (weights(lambda t: t.pop(DENSE)), "no weights for encoder layer 1", False),
     "a tensor too many": (weights(lambda t: t.update(more=t[DENSE].clone())), "has weights for more, which", False),
-    "a tensor cut": (weights(lambda t: t.update({DENSE: t[DENSE][:3].clone()})), r"is of shape \[3, 32\]", False),
+    "a tensor cut": (weights(lambda t: t.update({DENSE: t[DENSE][:3].clone()})), r"has shape \[3, 32\]", False),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "its weights cannot be read", False),
     "weights of zero length": (lambda f: (f / "model.safetensors").write_bytes(b""), "weights cannot be read", False),
     "an index of nothing": (
