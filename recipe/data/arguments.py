@@ -6,6 +6,7 @@ from pathlib import Path
 
 from recipe.cli.numbers import require_numbers
 from recipe.cli.parser import option
+from recipe.data.compression import COMPRESSIONS
 from recipe.data.encodings import check_encoding
 from recipe.data.tables import QUOTING, check_delimiter
 from recipe.system.errors import UserError
@@ -21,7 +22,9 @@ class DataArguments:
     )
     dataset_config_name: str | None = option(None, "Config of a hub dataset.")
     train_file: str | None = option(
-        None, "Training text: .txt .jsonl .json .csv .tsv .parquet .arrow .py .md .html ...; text also .gz or .zst."
+        None,
+        "Training text: .txt .jsonl .json .csv .tsv .parquet .arrow .py .md .html ...; text also "
+        f"{' or '.join(COMPRESSIONS)}.",
     )
     validation_file: str | None = option(None, "Validation text; without one, documents are split off.")
     text_column: str = option("text", "Column or JSON field that holds the text; a.b is the field b inside of a.")

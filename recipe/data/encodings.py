@@ -1,20 +1,18 @@
 """The bytes of a text file as lines of text: compressed or not, in which encoding; what isn't text is named."""
 
 import codecs
-import gzip
 import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import charset_normalizer
-import pyarrow
 
+from recipe.data.compression import BUFFER, COMPRESSIONS
 from recipe.system.errors import UserError
 
-COMPRESSIONS = (".gz", ".zst")
 # A line of more characters than this comes in pieces, so that memory stays bounded whatever a file holds.
 MAX_TEXT_CHARACTERS = 1_000_000
-HEAD = 1 << 16  # bytes that are looked at before a file is read
+HEAD = BUFFER  # bytes that are looked at before a file is read: more cannot be peeked at
 # So many letters beyond ASCII that are valid UTF-8 are no chance: a byte pair of GBK is valid one time in four.
 CERTAIN_LETTERS = 10
 WESTERN = "windows-1252"
@@ -32,8 +30,7 @@ _RENAME = "give the file the ending {}"
 _KINDS = (
     (b"%PDF-", "a PDF", "extract its text first, for example with pdftotext"),
     (b"PK\x03\x04", "a zip archive (or a .docx, .xlsx, .odt or .epub, which are such)", f"unpack it, or {_EXPORT}"),
-    (b"\x1f\x8b", "a gzip file", _RENAME.format(".gz after the one of its text")),
-    (b"\x28\xb5\x2f\xfd", "a Zstandard file", _RENAME.format(".zst after the one of its text")),
+    *((c.magic, c.title, _RENAME.format(f"{suffix} after the one of its text")) for suffix, c in COMPRESSIONS.items()),
     (b"BZh", "a bzip2 file", "unpack it first, with bunzip2"),
     (b"\xfd7zXZ\0", "an xz file", "unpack it first, with unxz"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first"),
@@ -53,16 +50,6 @@ _KINDS = (
     (b"\0\x05\x16\x07", "what macOS keeps of a file beside its content (AppleDouble)", "leave the file out"),
 )
 _TAR = slice(257, 262)  # where a tar archive says that it is one
-
-
-def open_binary(path: Path) -> io.BufferedReader:
-    """The bytes of a file, unpacked if its name ends in .gz or .zst."""
-    ending = path.suffix.lower()
-    if ending == ".gz":
-        return io.BufferedReader(gzip.open(path, "rb"), HEAD)
-    if ending == ".zst":
-        return io.BufferedReader(pyarrow.input_stream(path, compression="zstd"), HEAD)
-    return path.open("rb", buffering=HEAD)
 
 
 def check_encoding(name: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recipe.data.columnar import saved_dataset
-from recipe.data.encodings import COMPRESSIONS
+from recipe.data.compression import COMPRESSIONS, PLAIN_OR_COMPRESSED
 from recipe.data.text_files import EXPECTED_FORMATS, RECORDS, WHOLE_FILES, format_of
 from recipe.system.errors import UserError
 
@@ -66,7 +66,7 @@ def find_splits(path: str, keep_all: bool = False) -> Splits:
         return _of_saved(root, saved, keep_all)
     if root.is_file():
         if format_of(root) is None:
-            raise UserError(f"{path} has an unknown format: expected one of {EXPECTED_FORMATS}, plain or .gz or .zst")
+            raise UserError(f"{path} has an unknown format: expected one of {EXPECTED_FORMATS}, {PLAIN_OR_COMPRESSED}")
         return Splits([root])
     passed: Counter[str] = Counter()
     base, candidates = _candidates(root)
@@ -76,7 +76,7 @@ def find_splits(path: str, keep_all: bool = False) -> Splits:
         found = f" ({_counted(passed)})" if passed else ""
         raise UserError(
             f"found no text at {path}{found}: expected a file, a folder or a glob of "
-            f"{EXPECTED_FORMATS}, plain or .gz or .zst"
+            f"{EXPECTED_FORMATS}, {PLAIN_OR_COMPRESSED}"
         )
     if keep_all or len(files) == 1:
         return Splits(files, [], passed)

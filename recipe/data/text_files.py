@@ -12,12 +12,12 @@ empty line between its strings. White space at either end of a field is dropped.
 
 import csv
 import json
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from recipe.data.columnar import COLUMNAR, columns_of, read_column
-from recipe.data.encodings import COMPRESSIONS, MAX_TEXT_CHARACTERS, lines, open_binary, whole_lines
+from recipe.data.compression import COMPRESSIONS, READ_ERRORS, format_suffix, open_binary
+from recipe.data.encodings import MAX_TEXT_CHARACTERS, lines, whole_lines
 from recipe.data.tables import DELIMITERS, column_of, read_rows
 from recipe.system.errors import UserError
 
@@ -33,10 +33,8 @@ _MISSING = object()
 
 def format_of(path: Path) -> str | None:
     """The suffix of FORMATS that a file's name has, compressed or not, in lower case; None for any other."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in COMPRESSIONS:
-        suffixes = suffixes[:-1]
-    return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else None
+    suffix = format_suffix(path)
+    return suffix if suffix in FORMATS else None
 
 
 def read_documents(
@@ -70,7 +68,7 @@ def read_documents(
                 yield from _read_json_lines(path, pieces, text_column)
     except (csv.Error, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}: mend the file") from error
-    except (EOFError, OSError, zlib.error) as error:
+    except READ_ERRORS as error:
         if path.suffix.lower() in COMPRESSIONS and getattr(error, "errno", None) is None:
             raise UserError(f"{path} is not a whole compressed file ({error}): make or download it again") from error
         raise UserError(f"cannot read {path}: {error.strerror if isinstance(error, OSError) else error}") from error

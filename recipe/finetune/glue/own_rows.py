@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipe.data.encodings import lines, open_binary, whole_lines
+from recipe.data.compression import READ_ERRORS, format_suffix, open_binary
+from recipe.data.encodings import lines, whole_lines
 from recipe.data.surrogates import without_surrogates
 from recipe.data.tables import DELIMITERS, read_rows
 from recipe.finetune.glue.labels import Labelling, SavedLabels, as_label, labelling_of
@@ -190,13 +191,13 @@ def _require_no_swallowed_rows(
 
 def read_table(file: Path, options: OwnOptions = OwnOptions()) -> Table:
     """The rows of one file. Raises UserError for what cannot be read, for no rows, and for columns of one name."""
-    kind = file.suffixes[-2] if file.suffix in (".gz", ".zst") and len(file.suffixes) > 1 else file.suffix
+    kind = format_suffix(file)
     try:
         if kind in DELIMITERS:
             return _read_delimited(file, kind, options)
         if kind in (".json", ".jsonl"):
             return _read_json(file, kind, options)
-    except (OSError, EOFError) as error:
+    except READ_ERRORS as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"cannot read {file}: {reason}: expected a table with a column {LABEL!r}") from error
     raise UserError(f"found the file {file}, expected .csv, .tsv, .json or .jsonl")

@@ -1,5 +1,6 @@
 """recipe.finetune.glue.own_rows and recipe.finetune.glue.labels: files of one's own, which columns are text, and what their labels are."""
 
+import gzip
 import json
 
 import pandas as pd
@@ -276,3 +277,13 @@ def test_outputs_are_matched_by_name():
         with pytest.raises(UserError, match=r"^m has .*, the data .*: expected the same"):
             order_of(SavedLabels("m", saved), wanted, False)
         assert order_of(SavedLabels("m", saved), wanted, True) == (None, True, "")
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:40], lambda content: content[:40] + b"\xff" * 40])
+def test_a_damaged_compressed_file_is_one_line(tmp_path, damage):
+    """Cut short, gzip raises EOFError; with other bytes in its middle, zlib.error."""
+    rows = "text,label\n" + "".join(f"{n * n},{n % 2}\n" for n in range(300))
+    (tmp_path / "t.csv.gz").write_bytes(damage(gzip.compress(rows.encode(), mtime=0)))
+    with pytest.raises(UserError, match=r"cannot read .*t\.csv\.gz") as error:
+        read_files({"train": str(tmp_path / "t.csv.gz")})
+    assert "\n" not in str(error.value)

@@ -1,0 +1,46 @@
+"""Compressed files: one record per format says how it is recognised, opened and found to be damaged."""
+
+import gzip
+import io
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow
+
+BUFFER = 1 << 16  # bytes
+
+
+@dataclass(frozen=True)
+class Compression:
+    """A format of compressed files, whose key in COMPRESSIONS is the suffix of their names."""
+
+    title: str  # for messages
+    magic: bytes  # the first bytes of every such file
+    open: Callable[[Path], BinaryIO]
+    errors: tuple[type[Exception], ...] = ()  # what reading a damaged file raises, apart from OSError and EOFError
+
+
+COMPRESSIONS: dict[str, Compression] = {
+    ".gz": Compression("a gzip file", b"\x1f\x8b", gzip.open, errors=(zlib.error,)),
+    ".zst": Compression("a Zstandard file", b"\x28\xb5\x2f\xfd", partial(pyarrow.input_stream, compression="zstd")),
+}
+READ_ERRORS = (OSError, EOFError, *(error for compression in COMPRESSIONS.values() for error in compression.errors))
+PLAIN_OR_COMPRESSED = f"plain or {' or '.join(COMPRESSIONS)}"
+
+
+def format_suffix(path: Path) -> str:
+    """The suffix of a file's name in lower case, without that of its compression: .jsonl for a.jsonl.gz."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def open_binary(path: Path) -> io.BufferedReader:
+    """Opens a file for reading bytes, decompressed if its suffix is in COMPRESSIONS."""
+    compression = COMPRESSIONS.get(path.suffix.lower())
+    return io.BufferedReader(compression.open(path), BUFFER) if compression else path.open("rb", buffering=BUFFER)
