@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
-"""Changes one line of the code at a time and says which test notices: whether the suite is awake.
+"""Mutation testing: changes one line of code at a time and reports the test that detects it.
 
-    python tests/mutations.py                       all of tests/mutation_list.py, some 15 minutes on one core
+    python tests/mutations.py                       all mutations of tests/mutation_list.py, about 15 minutes on one core
     python tests/mutations.py --only mask-seed ...  some of them
-    python tests/mutations.py --list                their names, and what each would do to a user
-    python tests/mutations.py --markdown            all of them, and tests/MUTATIONS.md is written anew
+    python tests/mutations.py --list                their names, and the harm that each would do
+    python tests/mutations.py --markdown            all of them, and writes tests/MUTATIONS.md
 
-A mutation is made in a temporary copy of the checkout, on which the test files named with it are run until the first
-failure; in the end the tests that failed are run on the unchanged copy, where all have to pass. Exit code 1 if a
-mutation was not noticed.
-PyTorch, transformers and pytest are imported once: each mutation is a fork of this process.
+A mutation is applied to a temporary copy of the checkout, where its test files run until the first failure. At the end
+the failed tests run on the unchanged copy, where all must pass. Exit code 1 if a mutation was not detected.
+PyTorch, transformers and pytest are imported once: each mutation runs in a fork of this process.
 """
 
 import argparse
@@ -26,13 +25,13 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 TABLE = REPOSITORY / "tests" / "MUTATIONS.md"
 SECONDS = 600  # for the tests of one mutation
-NOT_NOTICED = "NOT NOTICED"
+NOT_DETECTED = "NOT DETECTED"
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """One change of one line: `before`, which occurs once in `file`, becomes `after`. `tests` are the files that should
-    notice; `harm` says what a user would suffer; `slept` whether no test noticed when it was first tried."""
+    """A change of one line: `before`, which occurs once in `file`, becomes `after`. `tests` are the files that should
+    detect it, `harm` is the consequence for users, and `missed` says that no test detected it when it was first tried."""
 
     name: str
     file: str
@@ -40,10 +39,10 @@ class Mutation:
     after: str
     tests: tuple[str, ...]
     harm: str
-    slept: bool = False
+    missed: bool = False
 
     def apply(self, text: str) -> str:
-        """The file's text with the change. Raises ValueError where the line isn't there, or is there twice."""
+        """The file's text with the change. Raises ValueError unless the line occurs exactly once."""
         if (found := text.count(self.before)) != 1:
             raise ValueError(f"{self.name}: found {self.before!r} {found} times in {self.file}, expected once")
         if "\n" in self.before + self.after or self.before == self.after:
@@ -52,7 +51,7 @@ class Mutation:
 
 
 class FirstFailure:
-    """A pytest plugin that remembers the first test that failed, and what could not be collected."""
+    """A pytest plugin that records the first failed test and the first file that could not be collected."""
 
     def __init__(self):
         self.test = self.broken = None
@@ -67,7 +66,7 @@ class FirstFailure:
 
 
 def copy_checkout(folder: Path) -> Path:
-    """A copy of the checkout's files, tracked or new but not ignored, in `folder`, and a link to ../shared beside it."""
+    """Copies the checkout's files, except ignored ones, into `folder` and links ../shared beside the copy."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     copy = folder / "checkout"
     for name in subprocess.check_output(listing, cwd=REPOSITORY, text=True).split("\0"):
@@ -80,7 +79,7 @@ def copy_checkout(folder: Path) -> Path:
 
 
 def import_libraries() -> None:
-    """Imports, once for all forks, what the tests would import one after another: 10 to 40 seconds."""
+    """Imports the libraries that the tests need, once for all forks, which saves each 10 to 40 seconds."""
     import accelerate
     import datasets
     import evaluate
@@ -92,12 +91,12 @@ def import_libraries() -> None:
     import transformers.models.roberta.modeling_roberta
     import transformers.trainer
 
-    torch.set_num_threads(1)  # no thread may run when the process forks
+    torch.set_num_threads(1)  # no thread may be running when the process forks
     assert accelerate and datasets and evaluate and matplotlib and sklearn and transformers
 
 
 def first_failure(copy: Path, tests: tuple[str, ...], log: Path) -> str:
-    """The first test of `tests` that fails in `copy`, or "" if all pass. Raises RuntimeError where none could run."""
+    """The first test of `tests` that fails in `copy`, "" if all pass. Raises RuntimeError where they could not run."""
     read, write = os.pipe()
     if (child := os.fork()) == 0:
         os.setsid()
@@ -109,11 +108,11 @@ def first_failure(copy: Path, tests: tuple[str, ...], log: Path) -> str:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
             os.close(read)
-            return f"{tests[0]} (not done after {SECONDS} s)"
+            return f"{tests[0]} (timed out after {SECONDS} s)"
         time.sleep(0.05)
     with os.fdopen(read) as stream:
         verdict = stream.read()
-    if os.WIFSIGNALED(ended[1]):  # such as a stop signal that nothing handles any more
+    if os.WIFSIGNALED(ended[1]):  # such as a stop signal without its handler
         return f"{tests[0]} (ended by {signal.Signals(os.WTERMSIG(ended[1])).name})"
     if not verdict.startswith("ran "):
         raise RuntimeError(f"{verdict or 'the process died'}\n{log.read_text(errors='replace')[-3000:]}")
@@ -121,7 +120,7 @@ def first_failure(copy: Path, tests: tuple[str, ...], log: Path) -> str:
 
 
 def _run_tests(copy: Path, tests: tuple[str, ...], log: Path, write: int) -> None:
-    """The child's part: runs pytest, and writes "ran <test>" to the pipe."""
+    """Runs pytest in the child and writes "ran <failed test>" to the pipe."""
     code = 1
     try:
         with log.open("w") as stream:
@@ -151,43 +150,42 @@ def _run_tests(copy: Path, tests: tuple[str, ...], log: Path, write: int) -> Non
 
 
 def try_out(mutation: Mutation, copy: Path) -> str:
-    """The test that notices `mutation`, or NOT_NOTICED."""
+    """The test that detects `mutation`, or NOT_DETECTED."""
     file = copy / mutation.file
     before = file.read_text()
     try:
         file.write_text(mutation.apply(before))
-        return first_failure(copy, mutation.tests, copy.parent / f"{mutation.name}.log") or NOT_NOTICED
+        return first_failure(copy, mutation.tests, copy.parent / f"{mutation.name}.log") or NOT_DETECTED
     finally:
         file.write_text(before)
 
 
 def require_passing(copy: Path, tests: list[str]) -> None:
-    """Raises RuntimeError where one of the tests fails on the unchanged code, too: it notices nothing."""
+    """Raises RuntimeError where a test also fails on the unchanged code, so that it detected nothing."""
     log = copy.parent / "unchanged.log"
     if tests and (failed := first_failure(copy, tuple(tests), log)):
-        raise RuntimeError(f"{failed} fails on the unchanged code, too:\n{log.read_text()[-3000:]}")
+        raise RuntimeError(f"{failed} also fails on the unchanged code:\n{log.read_text()[-3000:]}")
 
 
-def table_of(mutations: list[Mutation], noticed: dict[str, str]) -> str:
-    """tests/MUTATIONS.md: what was changed, and `noticed`, by mutation, which test notices."""
-    asleep = [mutation for mutation in mutations if mutation.slept]
+def table_of(mutations: list[Mutation], detected: dict[str, str]) -> str:
+    """tests/MUTATIONS.md, with `detected` {name of a mutation: the test that detects it}."""
+    missed = [mutation for mutation in mutations if mutation.missed]
     lines = [
-        "# Mutations: one line changed, and the test that notices",
+        "# Mutation testing: the change of one line, and the test that detects it",
         "",
-        "Written by `python tests/mutations.py --markdown`, which makes each of these changes in a copy of the checkout",
-        "and runs the tests; without the flag it only says what it finds. `tests/repository/test_mutations.py` sees to it that the",
-        "lines are still there and that this table is the list's.",
+        "Written by `python tests/mutations.py --markdown`, which applies each change to a copy of the checkout and runs",
+        "the tests. `tests/repository/test_mutations.py` checks that the lines still exist and that this table is complete.",
         "",
-        f"{len(mutations)} mutations, {sum(test == NOT_NOTICED for test in noticed.values())} of them not noticed. "
-        f"{len(asleep)} were not noticed when they were first tried, and got a test:",
-        f"{', '.join(mutation.name for mutation in asleep)}.",
+        f"{len(mutations)} mutations, {sum(test == NOT_DETECTED for test in detected.values())} of them not detected. "
+        f"{len(missed)} were missed when first tried, and got a test:",
+        f"{', '.join(mutation.name for mutation in missed)}.",
         "",
-        "| name | file | line, before → after | what it would do | noticed by |",
+        "| name | file | line, before → after | consequence | detected by |",
         "| --- | --- | --- | --- | --- |",
     ]
     for mutation in mutations:
         change = f"{_code(mutation.before)} → {_code(mutation.after)}"
-        test = noticed[mutation.name].removeprefix("tests/").partition("[")[0]
+        test = detected[mutation.name].removeprefix("tests/").partition("[")[0]
         lines.append(f"| {mutation.name} | {mutation.file} | {change} | {mutation.harm} | {test} |")
     return "\n".join(lines) + "\n"
 
@@ -200,38 +198,40 @@ def main(arguments: list[str] | None = None) -> int:
     from mutation_list import MUTATIONS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="Mutations to try, by name; all of them by default.")
-    parser.add_argument("--list", action="store_true", help="Print the mutations' names and harms.")
-    parser.add_argument("--markdown", action="store_true", help="Try all, and write tests/MUTATIONS.md.")
-    told = parser.parse_args(arguments)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="Names of mutations to try (default: all).")
+    parser.add_argument("--list", action="store_true", help="Print names and consequences.")
+    parser.add_argument("--markdown", action="store_true", help="Try all and write tests/MUTATIONS.md.")
+    options = parser.parse_args(arguments)
     by_name = {mutation.name: mutation for mutation in MUTATIONS}
-    if unknown := sorted(set(told.only or ()) - set(by_name)):
-        parser.error(f"found no mutation {', '.join(unknown)}: --list has the names")
-    if told.markdown and told.only:
-        parser.error("found --only beside --markdown, whose table is of all mutations: pass one of the two")
-    chosen = [by_name[name] for name in told.only or by_name]
-    if told.list:
+    if unknown := sorted(set(options.only or ()) - set(by_name)):
+        parser.error(f"found no mutation {', '.join(unknown)}: --list prints the names")
+    if options.markdown and options.only:
+        parser.error("found both --only and --markdown, whose table needs all mutations: pass one of the two")
+    chosen = [by_name[name] for name in options.only or by_name]
+    if options.list:
         for mutation in chosen:
             print(f"{mutation.name:28} {mutation.file}: {mutation.harm}")
         return 0
 
-    sys.dont_write_bytecode = True  # a .pyc of the line before would be taken for that of the line after
+    sys.dont_write_bytecode = True  # Python could take the .pyc of the unchanged file for that of the mutated one
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     import_libraries()
-    noticed = {}
+    detected = {}
     with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
         copy = copy_checkout(Path(folder))
         for mutation in chosen:
             start = time.monotonic()
-            test = noticed[mutation.name] = try_out(mutation, copy)
-            verdict = NOT_NOTICED if test == NOT_NOTICED else f"noticed by {test}"
+            test = detected[mutation.name] = try_out(mutation, copy)
+            verdict = NOT_DETECTED if test == NOT_DETECTED else f"detected by {test}"
             print(f"{mutation.name:28} {verdict} ({time.monotonic() - start:.0f} s)", flush=True)
-        require_passing(copy, sorted({test for test in noticed.values() if "::" in test}))
-    asleep = [name for name, test in noticed.items() if test == NOT_NOTICED]
-    print(f"{len(noticed)} mutations, {len(asleep)} not noticed" + (f": {', '.join(asleep)}" if asleep else ""))
-    if told.markdown:
-        TABLE.write_text(table_of(chosen, noticed))
-    return 1 if asleep else 0
+        require_passing(copy, sorted({test for test in detected.values() if "::" in test}))
+    survivors = [name for name, test in detected.items() if test == NOT_DETECTED]
+    print(
+        f"{len(detected)} mutations, {len(survivors)} not detected" + (f": {', '.join(survivors)}" if survivors else "")
+    )
+    if options.markdown:
+        TABLE.write_text(table_of(chosen, detected))
+    return 1 if survivors else 0
 
 
 if __name__ == "__main__":

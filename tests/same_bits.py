@@ -1,17 +1,16 @@
-"""Whether a change of the code changed what it computes: four short runs, and the hashes of what they leave.
+"""Tests whether a code change alters results: hashes of the outputs of four short runs, before and after.
 
-    python tests/same_bits.py > before.json                 on the code as it was, three minutes of two cores
+    python tests/same_bits.py > before.json                 on the original code; three minutes on two cores
     python tests/same_bits.py --compare before.json         on the changed code: exit code 1 at the first difference
 
-The runs are started as a user starts them and nothing is imported from this repository, so the same file works before
-and after code has been moved: RoBERTa on two DDP processes with accumulation and a falling mask rate, BERT with
-whole-word masking and short sequences first, ModernBERT with span masking and Muon, each on its own tokenizer, and a
-fine-tuning on SST-2 from the RoBERTa run. Text: docstrings of Python's standard library. For each run there are sha256
-of the weights' tensors, of the optimizer's state and of the logged losses; the last loss is there for people to read.
+The runs are started from the command line and nothing is imported from this repository, so that this file works before
+and after code moves: RoBERTa on two DDP processes with accumulation and a decaying masking rate, BERT with whole-word
+masking and an initial stage of short sequences, ModernBERT with span masking and Muon, each with its own tokenizer, and
+fine-tuning on SST-2 from the RoBERTa run. The text is docstrings of Python's standard library. Each run gives sha256
+hashes of weights, optimizer state and logged losses, and its last loss for human readers.
 
-The hashes hold for one machine, one Python and one set of packages; another one is refused with exit code 2. What
-isn't covered: GPUs, DeepSpeed, the causal model, question answering, resuming (tests/chaos), prepared tokens of
-other formats than text.
+Hashes are comparable on the same machine, Python and packages only; others are refused with exit code 2. Not covered:
+GPUs, DeepSpeed, causal models, question answering, resuming (tests/chaos), corpora other than text files.
 """
 
 import argparse
@@ -34,10 +33,10 @@ from safetensors.torch import load_file
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "datasets", "numpy")
-CHARACTERS = 400_000  # of English: some 120,000 tokens at a vocabulary of 1,024
+CHARACTERS = 400_000  # of English: about 120,000 tokens with a vocabulary of 1,024
 STEPS = 24
 
-# Variables of pretrain.sh, and flags after it.
+# Environment variables of pretrain.sh, and flags.
 PRETRAINING = {
     "roberta": (
         {"NPROC_PER_NODE": 2, "DROPOUT": ""},
@@ -56,16 +55,16 @@ PRETRAINING = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--compare", type=Path, help="an earlier output, which this one must equal")
-    parser.add_argument("--output", type=Path, help="write the JSON there, too")
+    parser.add_argument("--compare", type=Path, help="an earlier output to compare with")
+    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     options = parser.parse_args()
-    here = environment()
+    current = environment()
     before = json.loads(options.compare.read_text()) if options.compare else None
-    if before and before["environment"] != here:
-        print(f"{options.compare} was made with {before['environment']}, this is {here}: make it anew here")
+    if before and before["environment"] != current:
+        print(f"{options.compare} was made with {before['environment']}, this is {current}: create it again here")
         return 2
 
-    found: dict = {"environment": here}
+    found: dict = {"environment": current}
     with tempfile.TemporaryDirectory(prefix="same_bits-") as folder:
         for name, hashes in runs(Path(folder)):
             found[name] = hashes
@@ -82,14 +81,14 @@ def main() -> int:
 
 
 def environment() -> dict[str, str]:
-    """What decides the bits beside the code."""
+    """Versions and hardware that determine the results besides the code."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     processor = torch.backends.cpu.get_cpu_capability()
     return {"machine": f"{platform.machine()} {processor}", "python": platform.python_version()} | versions
 
 
 def runs(folder: Path) -> Iterator[tuple[str, dict]]:
-    """(name, hashes) of each run, made in `folder`."""
+    """Runs the four commands in `folder` and yields (name, hashes) of each."""
     paragraphs = prose()
     text, glue = folder / "corpus.txt", folder / "glue"
     text.write_text("\n\n".join(paragraphs) + "\n")
@@ -117,7 +116,7 @@ def runs(folder: Path) -> Iterator[tuple[str, dict]]:
 
 
 def prose() -> list[str]:
-    """Docstrings of the standard library's top-level modules, each once and as one paragraph, CHARACTERS in all."""
+    """Distinct docstrings of the standard library's top-level modules, one per paragraph, CHARACTERS in total."""
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     found: dict[str, None] = {}
     total = 0
@@ -133,7 +132,7 @@ def prose() -> list[str]:
 
 
 def write_sst2(folder: Path, paragraphs: list[str]) -> None:
-    """A task in SST-2's layout: whether a text says "return", a word that some encoder can learn to look for."""
+    """A task in the layout of SST-2: whether a text contains the word "return"."""
     folder.mkdir(parents=True)
     for name, rows in (("train", paragraphs[:96]), ("dev", paragraphs[96:144])):
         with (folder / f"{name}.tsv").open("w", newline="") as file:
@@ -143,7 +142,7 @@ def write_sst2(folder: Path, paragraphs: list[str]) -> None:
 
 
 def start(command: list, settings: dict) -> None:
-    """Runs `command` in the repository, on the CPU, with none of this shell's settings of pretrain.sh."""
+    """Runs `command` in the repository on the CPU, with a clean environment and the given `settings`."""
     kept = {
         name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH") if name in os.environ
     }
@@ -162,7 +161,7 @@ def start(command: list, settings: dict) -> None:
 
 
 def hashes_of(run: Path) -> dict:
-    """Of the weights that a run ends with, its newest checkpoint's optimizer, and the losses that were logged."""
+    """Hashes of a run's final weights, its newest checkpoint's optimizer state and its logged losses."""
     checkpoint = max(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     log = run / "log.jsonl"
     if log.exists():
@@ -181,7 +180,7 @@ def hashes_of(run: Path) -> dict:
 
 
 def digest(value) -> str:
-    """sha256 of nested dicts and lists of tensors and plain values; keys, shapes, types and bytes count."""
+    """sha256 of nested dicts and lists of tensors and plain values, including keys, shapes and dtypes."""
     total = hashlib.sha256()
     for part in parts(value):
         total.update(part)

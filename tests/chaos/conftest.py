@@ -1,4 +1,4 @@
-"""One bench for the suite, and the table of figures that it ends with."""
+"""The test bench that the suite shares, and the table of results that it prints at the end."""
 
 import datetime
 import json
@@ -37,7 +37,7 @@ def pytest_terminal_summary(terminalreporter):
     if not ROWS:
         return
     lines = [f"| {number} | {what} | {figure} |" for number, (what, figure) in sorted(ROWS.items(), key=_by_number)]
-    table = "\n".join(["| # | what was done | outcome |", "|---|---|---|", *lines])
+    table = "\n".join(["| # | test | result |", "|---|---|---|", *lines])
     terminalreporter.write_line(table)
     if target := os.environ.get("RELIABILITY_TABLE"):
         head = (

@@ -1,7 +1,7 @@
-"""Runs of run_mlm.py in forked children that can be killed anywhere, cheaply: the libraries are imported once.
+"""Runs run_mlm.py in forked children that tests can kill at any moment.
 
-A child is a real process with a real run folder; only the ten seconds of imports are shared. It says where it is (in a
-step, in accumulation, evaluating, saving ...) through a shared byte, so that a kill's moment is known.
+A child is a real process with a real run folder; only the ten seconds of imports are shared. It reports its phase (in a
+step, in accumulation, evaluating, saving ...) in a byte of shared memory, so that the phase of each kill is known.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ SETTINGS = {
 
 @dataclass
 class Bench:
-    """A folder with a corpus and a config, and the runs made in it."""
+    """A folder with a corpus, a config and the runs made from them."""
 
     folder: Path
     text: Path
@@ -51,7 +51,7 @@ class Bench:
         return ["run_mlm.py", *(part for pair in flags.items() for part in pair), "--do_train", "--do_eval"]
 
     def start(self, run: str, before=None, **settings) -> int:
-        """Forks a child that runs run_mlm.py into the folder `run`; `before` is called in it first. Returns its pid."""
+        """Forks a child that calls `before`, then runs run_mlm.py with the output folder `run`. Returns its pid."""
         self.phase[0] = 0
         pid = os.fork()
         if pid:
@@ -61,7 +61,7 @@ class Bench:
             log = os.open(self.folder / f"{run}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
-            sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)  # pytest's are gone
+            sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)  # replace pytest's
             for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             torch.set_num_threads(1)
@@ -83,11 +83,11 @@ class Bench:
         return wait(self.start(run, **settings))
 
     def now(self) -> str:
-        """Where the child is."""
+        """The current phase of the child."""
         return PHASES[self.phase[0]]
 
     def _watch(self) -> None:
-        """Marks the phases of the child's trainer in the shared byte."""
+        """Has the child's trainer write its phase to the shared byte."""
 
         def marked(name: str, phase: str, after: str):
             original = getattr(PretrainTrainer, name)
@@ -114,12 +114,12 @@ def wait(pid: int) -> int:
 
 
 def alive(pid: int) -> bool:
-    """Whether the child is still running; leaves its exit code to `wait`."""
+    """Whether the child is still running. Its exit code remains available to `wait`."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
 def kill_after(pid: int, seconds: float, number: int = signal.SIGKILL) -> bool:
-    """Sends a signal after `seconds` unless the child has ended; whether it was sent."""
+    """Sends a signal after `seconds` unless the child ends before. Returns whether it was sent."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if not alive(pid):
@@ -130,7 +130,7 @@ def kill_after(pid: int, seconds: float, number: int = signal.SIGKILL) -> bool:
 
 
 def state_of(run: Path) -> str:
-    """sha256 over weights and optimizer state of the newest checkpoint and over the final model."""
+    """sha256 of the newest checkpoint's weights and optimizer state and of the final model."""
     newest = checkpoints(run)[-1]
     digest = hashlib.sha256((newest / "model.safetensors").read_bytes())
     digest.update((run / "model.safetensors").read_bytes())
@@ -142,12 +142,12 @@ def state_of(run: Path) -> str:
 
 
 def curve_of(run: Path) -> list[tuple]:
-    """(step, loss, eval loss) of every line of log.jsonl, in order; two lines of one kind at a step show as two."""
+    """(step, loss, eval loss) of every line of log.jsonl in order, duplicates included."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [(line["step"], line.get("loss"), line.get("eval_loss")) for line in lines if "train_loss" not in line]
 
 
 def moments(count: int, whole: dict, seed: int) -> list[float]:
-    """`count` seeded random moments, in seconds after the start, of a run like `whole`."""
+    """`count` random times, in seconds after the start, of a run like `whole`."""
     generator = random.Random(seed)
     return [generator.uniform(whole["from"], whole["seconds"]) for _ in range(count)]

@@ -51,13 +51,13 @@ def test_r7_damaged_newest_checkpoint(bench, record):
         harm(run / "checkpoint-35")
         assert bench.finish("damaged") == 0, kind
         warnings = [line for line in (bench.folder / "damaged.log").read_text().splitlines() if "is damaged" in line]
-        # One for the empty stray checkpoint-99, one for the damage; then the run goes on from checkpoint-30.
+        # One for the empty checkpoint-99, one for the damage; then the run resumes from checkpoint-30.
         assert len(warnings) == 2 and "checkpoint-35 is damaged (" in warnings[1], (kind, warnings)
         shutil.rmtree(run / "checkpoint-99")
         sound += state_of(run) == expected
     record(
         "R7",
-        f"{len(DAMAGES)} damages to the newest checkpoint, beside stray folders",
+        f"{len(DAMAGES)} kinds of damage to the newest checkpoint, next to stray folders",
         f"{sound}/{len(DAMAGES)} same bits, one warning names the file",
     )
     assert sound == len(DAMAGES)
@@ -90,7 +90,7 @@ def test_r8_disk_full(bench, record):
             subprocess.run(["umount", str(disk)])
     record(
         "R8",
-        f"disk full at {points} points of a save (tmpfs), then room made",
-        f"{sound}/{points} one line, old checkpoints whole, same bits",
+        f"disk full at {points} points of a save (tmpfs), then space freed",
+        f"{sound}/{points} one-line error, earlier checkpoints whole, same bits",
     )
     assert sound == points

@@ -1,4 +1,4 @@
-"""R1 to R6, R9 and R16: a run that is killed, signalled or started twice ends as if nothing had happened."""
+"""R1 to R6, R9 and R16: a run that is killed, signalled or started twice ends bit-identical to an undisturbed one."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ KILLS = int(os.environ.get("KILLS", "50"))
 
 @pytest.fixture(scope="module")
 def whole(bench):
-    """An uninterrupted run, timed; the data it prepared serves all others."""
+    """An uninterrupted run, timed. The other runs use its prepared tokens."""
     assert bench.finish("prepare") == 0
     began = time.monotonic()
     pid = bench.start("whole")
@@ -26,7 +26,7 @@ def whole(bench):
         time.sleep(0.005)
     set_up = time.monotonic() - began
     assert wait(pid) == 0
-    # Set-up is half of so short a run; most kills are wanted after it.
+    # Set-up is half of such a short run; most kills should come after it.
     return {"from": 0.8 * set_up, "seconds": time.monotonic() - began, "state": state_of(bench.folder / "whole")}
 
 
@@ -47,7 +47,7 @@ def test_r2_r4_r5_killed_at_random_moments(bench, whole, record):
         pid = bench.start("killed")
         killed = kill_after(pid, moment)
         wait(pid)
-        if not killed:  # the run was over: no kill
+        if not killed:  # the run had ended
             continue
         phases[bench.now()] += 1
         reached = max((step for step, _, _ in curve_of(run)), default=0) if (run / "log.jsonl").exists() else 0
@@ -60,10 +60,10 @@ def test_r2_r4_r5_killed_at_random_moments(bench, whole, record):
     record("R2", f"kill -9 at {KILLS} random moments ({where}), the same command again", f"{equal}/{KILLS} same bits")
     record(
         "R4",
-        "log.jsonl of each of those runs against the uninterrupted one",
+        "log.jsonl of each of these runs compared with the uninterrupted one",
         f"{curves_equal}/{KILLS} equal, line by line",
     )
-    record("R5", "steps redone after a kill, save_steps 5", f"at most {max(redone)}")
+    record("R5", "steps repeated after a kill, save_steps 5", f"at most {max(redone)}")
     assert sum(phases.values()) == equal == curves_equal == KILLS and max(redone) <= 5
 
 
@@ -97,7 +97,7 @@ def test_r6_stop_signals(bench, whole, record, name):
         run = bench.folder / "stopped"
         shutil.rmtree(run, ignore_errors=True)
         pid = bench.start("stopped")
-        # Before step 1 nothing is there to save: those die of the signal. After it, 75, and the newest save is whole.
+        # Before step 1 there is nothing to save and the signal kills the run. Later it saves and exits with 75.
         if not kill_after(pid, moment, getattr(signal, name)):  # the run was over
             wait(pid)
             continue
@@ -108,7 +108,7 @@ def test_r6_stop_signals(bench, whole, record, name):
         code = wait(pid)
         codes[code] += 1
         if phase not in ("set-up", "end"):
-            # In a step, in accumulation, evaluating or saving alike; 0 if its last step was taken already.
+            # In a step, in accumulation, in evaluation or in a save alike; 0 if the last step was done already.
             assert code in (75, 0), (phase, code)
         whole_saves += all(damage(folder) is None for folder in checkpoints(run))
         while code != 0:
@@ -134,7 +134,7 @@ def test_r9_killed_while_rotating(bench, whole, record):
             time.sleep(0.0005)
         while bench.now() != "saving" and alive(pid):
             time.sleep(0.0005)
-        kill_after(pid, 0.0015 * number)  # a save takes some 15 ms
+        kill_after(pid, 0.0015 * number)  # a save takes about 15 ms
         wait(pid)
         sound = [folder for folder in checkpoints(run) if damage(folder) is None]
         worst = min(worst, len(sound))
@@ -158,7 +158,7 @@ def test_r16_two_at_once(bench, whole, record):
     after = bench.finish("first", max_steps=400)
     record(
         "R16",
-        "a second run in the folder; then the first killed, and again",
-        f"refused in a line: {refused}; then exit {after}",
+        "a second run in the same folder, then the first killed and started again",
+        f"refused with one line: {refused}; then exit code {after}",
     )
     assert refused and after == 0

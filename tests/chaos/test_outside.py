@@ -1,4 +1,4 @@
-"""R14, R15, R21 and R22: trackers, launcher, and whether the tests would notice; and the default suite's rows."""
+"""R14, R21 and R22: trackers, launcher, mutation testing; and the rows that the default suite covers."""
 
 import os
 import re
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.chaos
 
 @pytest.fixture
 def hanging_server():
-    """Accepts connections on loopback and never answers."""
+    """A server on loopback that accepts connections and never answers."""
     listener = socket.create_server(("127.0.0.1", 0))
     held = []
 
@@ -107,7 +107,7 @@ def test_r21_signals_through_the_launcher(bench, record, processes):
     assert "stopped by SIGTERM" in printed
 
 
-# Guards of tests/mutation_list.py whose loss would make a run lose or falsify something without a word.
+# Mutations of tests/mutation_list.py that would silently lose or falsify results.
 GUARDS = [
     "loader-generator",
     "seek",
@@ -126,16 +126,16 @@ GUARDS = [
 
 
 @pytest.mark.timeout(1800)
-def test_r22_the_tests_notice(record):
+def test_r22_the_tests_detect_mutations(record):
     command = [sys.executable, str(REPOSITORY / "tests" / "mutations.py"), "--only", *GUARDS]
     done = subprocess.run(command, capture_output=True, text=True)
-    noticed = done.stdout.count(" noticed by ")
+    detected = done.stdout.count(" detected by ")
     record(
         "R22",
-        f"{len(GUARDS)} guards taken out, one at a time ({', '.join(GUARDS)})",
-        f"{noticed}/{len(GUARDS)} noticed",
+        f"{len(GUARDS)} guards removed, one at a time ({', '.join(GUARDS)})",
+        f"{detected}/{len(GUARDS)} detected",
     )
-    assert (done.returncode, noticed) == (0, len(GUARDS)), done.stdout + done.stderr
+    assert (done.returncode, detected) == (0, len(GUARDS)), done.stdout + done.stderr
 
 
 ROWS = {
@@ -149,11 +149,11 @@ ROWS = {
         "data/test_corpus.py data/test_preparation.py -k unusable",
     ),
     "R13": (
-        "settings that don't fit are refused with both values",
+        "settings that don't match are refused with both values",
         "model/test_heads.py train/test_run_record.py scripts/test_run_mlm.py -k refused or fit or mistakes or bad",
     ),
     "R15": (
-        "no network: hub names are refused at once, local data runs",
+        "without a network hub names are refused at once and local data works",
         "data/test_corpus.py data/test_tokenizer.py model/test_heads.py -k hub or there",
     ),
     "R19": (

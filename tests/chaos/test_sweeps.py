@@ -1,4 +1,4 @@
-"""R17 and R18: a sweep that is killed again and again, and a sweep beside a pre-training that saves."""
+"""R17 and R18: a sweep that is killed repeatedly, and a sweep during a pre-training that saves checkpoints."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def test_r17_killed_twenty_times(tmp_path, record):
     moments, contents, lost, changed = random.Random(17), {}, 0, 0
     for number in range(KILLS):
         before, process = len(results_in(run)), begin(argv)
-        if number % 4:  # most kills come while jobs are done, some while the sweep starts
+        if number % 4:  # most kills come during jobs, some during the start of the sweep
             while process.poll() is None and len(results_in(run)) == before:
                 time.sleep(0.02)
             time.sleep(moments.uniform(0, 1.5))
@@ -70,17 +70,17 @@ def test_r17_killed_twenty_times(tmp_path, record):
     equal = scores_of(run / "glue") == scores_of(tmp_path / "whole") and len(scores_of(run / "glue")) == 48
     record(
         "R17",
-        f"a sweep of 48 jobs killed {KILLS} times with kill -9 ({len(contents)} done by then), then run to its end",
+        f"a sweep of 48 jobs killed {KILLS} times with kill -9 ({len(contents)} done by then), then run to the end",
         f"{'equals' if equal else 'DIFFERS FROM'} an uninterrupted one; {lost} results lost, {changed} done again",
     )
     assert equal and not lost and not changed and left > 0
 
 
 @pytest.mark.timeout(600)
-def test_r18_a_sweep_beside_a_training(bench, record, tmp_path, monkeypatch):
-    """Every save of the training lasts a good part of a second, file by file, and the sweep looks all the time."""
+def test_r18_a_sweep_during_a_training(bench, record, tmp_path, monkeypatch):
+    """Every save of the training takes a good part of a second, and the sweep polls its folder every 10 ms."""
     glue, run, steps = write_glue(tmp_path / "glue", rows=8, dev=8), bench.folder / "live", 24
-    looks = Counter()
+    polls = Counter()
 
     def slow_disk():
         flush = files.flush
@@ -88,15 +88,15 @@ def test_r18_a_sweep_beside_a_training(bench, record, tmp_path, monkeypatch):
 
     real = sweep.candidates
 
-    def look(*args):
-        looks[bench.now()] += 1
+    def poll(*args):
+        polls[bench.now()] += 1
         return real(*args)
 
-    monkeypatch.setattr(sweep, "candidates", look)
+    monkeypatch.setattr(sweep, "candidates", poll)
     monkeypatch.setattr(sweep, "WATCH_SECONDS", 0.01)
     monkeypatch.setattr("recipe.report.scores.draw", lambda *_, **__: None)
     argv = flags(run, glue, tmp_path, "--watch", "true", "--num_train_epochs", "1", tasks="rte", seeds="1")
-    argv[argv.index("48")] = "30"  # what the live model has room for
+    argv[argv.index("48")] = "30"  # the longest sequence of the live model
     pid = bench.start("live", before=slow_disk, max_steps=steps, save_steps=2, eval_strategy="no")
     while not (run / "run.json").exists():
         assert alive(pid), (bench.folder / "live.log").read_text()
@@ -109,8 +109,8 @@ def test_r18_a_sweep_beside_a_training(bench, record, tmp_path, monkeypatch):
     }
     record(
         "R18",
-        f"a sweep beside a training of {len(saved)} slow saves; {sum(looks.values())} looks at its folder, "
-        f"{looks['saving']} of them during a save",
-        f"{len(shown)}/{len(saved)} checkpoints scored, each with its final weights' hash; no partial one was read",
+        f"a sweep during a training with {len(saved)} slow saves; {sum(polls.values())} polls of its folder, "
+        f"{polls['saving']} of them during a save",
+        f"{len(shown)}/{len(saved)} checkpoints scored, each with the hash of its final weights; no partial one was read",
     )
-    assert (code, trained) == (0, 0) and shown == saved and len(saved) == steps // 2 and looks["saving"] >= 5
+    assert (code, trained) == (0, 0) and shown == saved and len(saved) == steps // 2 and polls["saving"] >= 5

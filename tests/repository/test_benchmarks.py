@@ -1,4 +1,4 @@
-"""The benchmarks' programs parse, and their tables say what the figures say. Nothing here takes the time of anything."""
+"""The benchmarks' command lines parse and their tables are computed correctly. Nothing is timed here."""
 
 import importlib
 import json
@@ -38,7 +38,7 @@ def test_help_shows_a_command_that_parses(name, monkeypatch, capsys):
     assert program.parsed().vocabulary == 50_265
 
 
-def test_step_table_pairs_ratios_and_takes_shares_of_the_matrix_rate():
+def test_step_table_has_paired_ratios_and_shares_of_the_matrix_rate():
     step = importlib.import_module("step")
 
     def turns(*speeds):
@@ -61,7 +61,7 @@ def test_step_table_pairs_ratios_and_takes_shares_of_the_matrix_rate():
     assert "at most 900 tokens/s" in step.notes([case, failed])
 
 
-def test_gains_turn_back_one_thing_each():
+def test_each_case_of_gains_disables_one_feature():
     step, turns = importlib.import_module("step"), importlib.import_module("turns")
     setting = turns.Setting("configs/roberta_tiny.json", 128, 8, "tokenizer", "docstrings", "data", compile=True)
     options = type("Options", (), {"micro_batches": None, "gains": True})
@@ -78,7 +78,7 @@ def test_gains_turn_back_one_thing_each():
 
 
 def test_dense_head_gives_the_masked_only_loss(bpe, documents, monkeypatch):
-    """What `step.py --gains` compares computes the same thing."""
+    """Both sides of `step.py --gains` compute the same loss."""
     from toy import config_settings, sequences_of
     from transformers import AutoConfig
 
@@ -107,7 +107,7 @@ def test_loader_and_start_tables():
     assert lines[1] == ["restart at step 10", "9.0", "8.0, 10.0", "0.65"]
 
 
-def test_prepare_table_divides_by_tokens():
+def test_prepare_table_is_per_token():
     prepare = importlib.import_module("prepare")
     common = {"megabytes": 10.0, "tokens": 1000, "cpu_seconds": 2.0, "peak": 3e8, "above_imports": 1e8}
     found = [
@@ -121,8 +121,8 @@ def test_prepare_table_divides_by_tokens():
     assert "median 4.0x" in prepare.versus(found)
 
 
-def test_a_restart_is_put_where_it_says(tmp_path):
-    """The checkpoint that start.py makes is whole and carries its step wherever a Trainer looks for it."""
+def test_a_restart_checkpoint_has_the_requested_step(tmp_path):
+    """The checkpoint that start.py makes is whole and has its step in every file where the Trainer reads it."""
     start = importlib.import_module("start")
     run, staged = tmp_path / "run", tmp_path / "staged"
     run.mkdir()
@@ -148,15 +148,15 @@ def test_a_restart_is_put_where_it_says(tmp_path):
     assert state["stateful_callbacks"]["LossSinceLog"]["attributes"] == {"sum": 0.0, "since": 1_000_000}
     assert torch.load(made / "scheduler.pt", weights_only=True)["last_epoch"] == 1_000_000
     assert torch.load(made / "optimizer.pt", weights_only=True)["state"][0]["step"] == 1_000_000
-    assert damage(run / "checkpoint-10") is None  # what it was made from stays
+    assert damage(run / "checkpoint-10") is None  # the original is unchanged
 
 
-def test_matrix_rate_is_a_rate():
+def test_matrix_rate_is_finite_and_positive():
     rate = importlib.import_module("measuring").matrix_rate(torch.float32, size=64)
     assert np.isfinite(rate) and rate > 0
 
 
-def test_ladder_reads_its_table_and_compares_each_rung_with_what_it_stands_on(tmp_path, monkeypatch, capsys):
+def test_ladder_compares_each_rung_with_its_base(tmp_path, monkeypatch, capsys):
     ladder = importlib.import_module("ladder")
     flags = ladder.flags_of("modern_mask_30")  # base -> modernbert -> modern -> this
     assert (flags["--config_name"], flags["--bf16"], flags["--mlm_probability"], flags["--max_steps"]) == (
@@ -172,7 +172,7 @@ def test_ladder_reads_its_table_and_compares_each_rung_with_what_it_stands_on(tm
     )
     argv = f"ladder.py --dataset none --csv {table} --work {tmp_path} --rungs base mask_30"
     monkeypatch.setattr("sys.argv", argv.split())
-    ladder.main()  # everything that is asked for is there: nothing is trained
+    ladder.main()  # all results are in the table: nothing is trained
     base, masked = cells(capsys.readouterr().out.partition("\n\n")[2])
     assert base == ["base", "", "", "2.0", "2.0", "100", "6.600", "1.6000, 1.7000", ""]
     assert masked[:3] == ["mask_30", "base", "`--mlm_probability 0.3`"] and masked[-1] == "-0.1000"

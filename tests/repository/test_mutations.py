@@ -1,15 +1,24 @@
-"""The list of mutations doesn't rot: each line is there, once, and so are the tests; the table is the list's."""
+"""Every mutation applies to exactly one line and names existing tests, and tests/MUTATIONS.md lists all of them."""
 
 from mutation_list import MUTATIONS
+from mutations import TABLE
 from toy import REPOSITORY
 
 
-def test_every_mutation_changes_a_line_that_is_there_once():
+def test_every_mutation_applies_to_exactly_one_line():
     for mutation in MUTATIONS:
         mutation.apply((REPOSITORY / mutation.file).read_text())
 
 
-def test_every_mutation_has_tests_and_a_name_of_its_own():
+def test_every_mutation_has_a_unique_name_and_existing_tests():
     assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS)
     for mutation in MUTATIONS:
         assert mutation.tests and all((REPOSITORY / test).is_file() for test in mutation.tests), mutation.name
+
+
+def test_the_table_lists_every_mutation():
+    rows = [line.split(" | ")[:2] for line in TABLE.read_text().splitlines() if line.startswith("| ")][1:]
+    listed = [(name.removeprefix("| "), file) for name, file in rows if name != "| ---"]
+    assert listed == [(mutation.name, mutation.file) for mutation in MUTATIONS], (
+        "run python tests/mutations.py --markdown"
+    )

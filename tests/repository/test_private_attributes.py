@@ -1,10 +1,9 @@
-"""What the code uses of other packages that their makers may change without notice: private names, and the parameters
-of methods it overrides. After an upgrade each one that is gone or changed fails in a line of its own.
+"""Dependencies on other packages that may change without notice: private names, and signatures of overridden methods.
+After an upgrade, each one that is gone or has changed fails a test of its own.
 
-The lists are complete: they are compared with what is found in the syntax trees of recipe/, the scripts and
-benchmarks/, and in the classes themselves. To add one, use it; the test then prints the line to put here. Not found are
-private names that are only made at run time, as by getattr(x, "_" + name), and a private name on somebody else's
-object that equals one of a class here.
+The lists are checked for completeness against the syntax trees of recipe/, the scripts and benchmarks/, and against the
+classes. For a new use the test prints the line to add here. Not found: private names built at run time, as by
+getattr(x, "_" + name), and private names of other packages that equal one defined here.
 """
 
 import ast
@@ -21,8 +20,8 @@ from pathlib import Path
 import pytest
 from toy import REPOSITORY
 
-# Name -> where it lives: a class (its attribute, or one that its methods assign to self), or a file of a package that
-# mentions it, for what is no attribute of a class.
+# {name: where it is defined}: a class (with the attribute, or methods that assign it to self), or for other names a file
+# of the package that contains it.
 PRIVATE = {
     "Accelerator._models": "accelerate.Accelerator",
     "ArgumentParser._actions": "argparse.ArgumentParser",
@@ -49,7 +48,7 @@ PRIVATE = {
     "Trainer._wrap_model": "transformers.Trainer",
 }
 
-# Keys of files that earlier releases wrote, so that no later one can take them away.
+# Keys in files of earlier releases, which no later release can change.
 FORMER = {"_indices_data_files", "_indices_files"}  # state.json of datasets before 2.0
 
 EVENTS = (
@@ -57,7 +56,7 @@ EVENTS = (
     "on_optimizer_step on_substep_end on_step_end on_evaluate on_save on_log on_prediction_step on_push_begin"
 )
 EVENT = "args, state, control, **kwargs"
-# Class -> its methods that ours override -> their parameters, "=" where there is a default.
+# {class: {overridden method: its parameters, with "=" after those that have a default}}.
 OVERRIDES = {
     "torch.optim.Muon": {"_init_group": "group, params_with_grad, grads, muon_momentum_bufs"},
     "torch.optim.optimizer.Optimizer": {"step": "closure="},
@@ -89,7 +88,7 @@ OVERRIDES = {
         "on_log": "args, state, control, logs=, **kwargs",
         "on_train_begin": EVENT,
     },
-    "transformers.trainer_callback.TrainerCallback": {  # most of them by the class that guards trackers
+    "transformers.trainer_callback.TrainerCallback": {  # most are overridden by the class that guards trackers
         **dict.fromkeys(EVENTS.split(), EVENT),
         "on_predict": "args, state, control, metrics, **kwargs",
     },
@@ -101,18 +100,18 @@ MODULES = sorted(path for path in (REPOSITORY / "recipe").rglob("*.py") if path.
 BENCHMARKS = sorted((REPOSITORY / "benchmarks").rglob("*.py"))
 PRIVATE_NAME = re.compile(r"_[A-Za-z0-9]\w*|__\w+__")
 LOOKUPS = {"getattr", "hasattr", "setattr", "delattr", "get", "pop"}
-GET_ITEMS = "__getitems__"  # ours define it, and torch's DataLoader calls it where it is there
-# Names with two underscores that the language documents, and os._exit.
+GET_ITEMS = "__getitems__"  # defined here; torch's DataLoader calls it if it exists
+# Dunder names documented by the language, and os._exit.
 DOCUMENTED = {name for kind in (object, dict, list, type, ast, property, BaseException) for name in dir(kind)} | {
     "__all__", "__annotations__", "__enter__", "__exit__", "__main__", "__path__", "__post_init__", "__version__", "_exit",
 }  # fmt: skip
 
 
 class Names:
-    """Private names of a syntax tree: looked up as attributes or imported, as keys or text, and defined here."""
+    """Private names in a syntax tree: used as attributes or imports, used as keys or strings, and defined there."""
 
     def __init__(self, tree: ast.AST):
-        self.attributes: dict[str, int] = {}  # name -> a line
+        self.attributes: dict[str, int] = {}  # {name: line}
         self.keys: dict[str, int] = {}
         self.own: set[str] = set()
         for node in ast.walk(tree):
@@ -165,7 +164,7 @@ def is_of_a_package(kind: type) -> bool:
 
 @cache
 def classes() -> list[type]:
-    """Every class of recipe/ and the scripts that inherits something of a package."""
+    """Every class of recipe/ and the scripts that inherits from a class of another package."""
     found: dict[type, None] = {}
     for path in [*MODULES, *SCRIPTS]:
         module = importlib.import_module(module_name(path))
@@ -176,12 +175,12 @@ def classes() -> list[type]:
 
 @cache
 def names_of_a_class(kind: type) -> frozenset[str]:
-    """Its attributes, and what its methods or those of its bases assign to self."""
+    """Attributes of a class, and those that its methods or its bases' methods assign to self."""
     names = set(dir(kind))
     for base in kind.__mro__[:-1]:
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-        except (OSError, TypeError):  # a built-in
+        except (OSError, TypeError):  # a built-in class
             continue
         for node in ast.walk(tree):
             if (
@@ -195,7 +194,7 @@ def names_of_a_class(kind: type) -> frozenset[str]:
 
 @cache
 def found_private_names() -> dict[str, str]:
-    """Private names of others that the code uses -> a place where it does."""
+    """{private name of another package: a place that uses it}."""
     attributes: dict[str, str] = {}
     keys: dict[str, str] = {}
     own: set[str] = set()
@@ -206,7 +205,7 @@ def found_private_names() -> dict[str, str]:
             for name, line in lines.items():
                 places.setdefault(name, f"{path.relative_to(REPOSITORY)}:{line}")
     found = {name: place for name, place in attributes.items() if name not in own} | keys
-    for kind in classes():  # what a class of ours defines or assigns may be its base's
+    for kind in classes():  # a name that a class here defines or assigns may belong to its base
         inherited = frozenset().union(*(names_of_a_class(base) for base in kind.__mro__ if is_of_a_package(base)))
         for base in filter(is_ours, kind.__mro__):
             names = Names(ast.parse(textwrap.dedent(inspect.getsource(base))))
@@ -218,7 +217,7 @@ def found_private_names() -> dict[str, str]:
 
 @cache
 def found_overrides() -> dict[str, str]:
-    """Public and private methods of packages' classes that ours override -> where."""
+    """{overridden method of another package: the overriding class}, public and private methods."""
     found: dict[str, str] = {}
     for kind in classes():
         for position, base in enumerate(kind.__mro__):
@@ -234,7 +233,7 @@ def found_overrides() -> dict[str, str]:
 
 
 def parameters(method) -> str:
-    """ "model, trial=, *args": names alone, so that a type hint may change."""
+    """A signature such as "model, trial=, *args", without type hints and default values, which may change."""
     marks = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     return ", ".join(
         marks.get(parameter.kind, "") + name + ("=" if parameter.default is not parameter.empty else "")
@@ -283,7 +282,7 @@ def test_every_overridden_method_is_listed():
 
 
 @pytest.mark.parametrize("entry", PRIVATE)
-def test_the_private_name_is_still_there(entry):
+def test_the_private_name_still_exists(entry):
     name, home = entry.rsplit(".", 1)[1], PRIVATE[entry]
     package = home.split("/")[0].split(".")[0]
     if find_spec(package) is None:
@@ -294,22 +293,22 @@ def test_the_private_name_is_still_there(entry):
         there = name in names_of_a_class(resolve(home))
     if not there:
         used = found_private_names().get(name)
-        pytest.fail(f"{release(package)}: {home} has no {name} any more, which {used} uses", pytrace=False)
+        pytest.fail(f"{release(package)}: {home} no longer has {name}, which {used} uses", pytrace=False)
 
 
 @pytest.mark.parametrize("path", SIGNATURES)
-def test_the_overridden_method_takes_what_it_took(path):
+def test_the_overridden_method_has_the_listed_signature(path):
     package = path.split(".")[0]
     try:
         now = parameters(resolve(path))
     except (AttributeError, ModuleNotFoundError):
         now = None
     if now != SIGNATURES[path]:
-        told = "is gone" if now is None else f"takes ({now}), no longer ({SIGNATURES[path]})"
-        pytest.fail(f"{release(package)}: {path} {told}; {found_overrides().get(path)} overrides it", pytrace=False)
+        change = "is gone" if now is None else f"takes ({now}), no longer ({SIGNATURES[path]})"
+        pytest.fail(f"{release(package)}: {path} {change}; {found_overrides().get(path)} overrides it", pytrace=False)
 
 
-def test_the_search_finds_what_it_should():
+def test_the_search_finds_every_kind_of_use():
     names = Names(
         ast.parse(
             "import a._b\nfrom torch._c import d\nclass E:\n  def _f(self): self._g = x._h\n"

@@ -1,5 +1,4 @@
-"""pyproject.toml says what the code needs and requirements.txt what it is tested with: they agree, with each other and
-with what is imported."""
+"""The bounds in pyproject.toml, the pins in requirements.txt and the imports of the code agree."""
 
 import ast
 import sys
@@ -12,8 +11,8 @@ from toy import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-UNPINNED = {"playwright"}  # brings a browser: one test uses it where it is installed
-OPTIONAL = {"ray", "sentencepiece", "torch_xla"}  # imported where a run asks for them, which says what to install
+UNPINNED = {"playwright"}  # needs a browser; one test uses it where installed
+OPTIONAL = {"ray", "sentencepiece", "torch_xla"}  # imported on demand, with a message that says what to install
 
 
 def requirements(lines: list[str]) -> dict[str, Requirement]:
@@ -48,7 +47,7 @@ def test_a_package_has_one_bound_in_all_lists():
     assert all(found.get(name, bound).specifier == bound.specifier for found in lists for name, bound in BOUNDS.items())
 
 
-def test_every_package_that_is_imported_has_a_bound():
+def test_every_imported_package_has_a_bound():
     imported: dict[str, str] = {}
     for path in [*REPOSITORY.glob("*.py"), *(REPOSITORY / "recipe").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):

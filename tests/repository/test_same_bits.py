@@ -1,4 +1,4 @@
-"""tests/same_bits.py: what its hashes notice, and when it refuses to compare. The runs themselves take three minutes."""
+"""tests/same_bits.py: what its hashes cover, and when it refuses to compare. Its runs, of three minutes, are not tested."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ import same_bits
 import torch
 
 
-def test_a_hash_notices_every_bit_name_shape_and_type_but_not_the_order_of_keys():
+def test_the_hash_covers_bits_names_shapes_and_types_but_not_the_order_of_keys():
     state = {"a": torch.arange(6.0).view(2, 3), "b": [{"lr": 0.1}, torch.tensor(3)]}
     same = {"b": [{"lr": 0.1}, torch.tensor(3)], "a": torch.arange(6.0).view(2, 3)}
     assert same_bits.digest(state) == same_bits.digest(same)
@@ -26,9 +26,9 @@ def test_a_hash_notices_every_bit_name_shape_and_type_but_not_the_order_of_keys(
 
 
 @pytest.mark.parametrize(
-    ("change", "code", "says"), [({"torch": "1.0"}, 2, "make it anew here"), ({}, 1, "weights differs")]
+    ("change", "code", "says"), [({"torch": "1.0"}, 2, "create it again here"), ({}, 1, "weights differs")]
 )
-def test_it_compares_on_the_same_machine_alone_and_ends_at_the_first_difference(
+def test_comparison_needs_the_same_environment_and_ends_at_the_first_difference(
     tmp_path, monkeypatch, capsys, change, code, says
 ):
     hashes = {"weights": "0", "optimizer": "1", "losses": "2", "last loss": 3.0}
@@ -42,7 +42,7 @@ def test_it_compares_on_the_same_machine_alone_and_ends_at_the_first_difference(
     assert code == 2 or next(now)[0] == "never"
 
 
-def test_the_text_is_the_same_each_time_and_english():
+def test_the_text_is_reproducible_and_english():
     paragraphs = same_bits.prose()
     assert paragraphs == same_bits.prose() and sum(map(len, paragraphs)) > same_bits.CHARACTERS
     assert sum(" the " in text for text in paragraphs) > len(paragraphs) / 2

@@ -1,4 +1,4 @@
-"""What tests/xla/run.sh runs: run_mlm.py on torch_xla's CPU device, its compilations counted, its resume compared."""
+"""Runs run_mlm.py on torch_xla's CPU device, counts compilations and checks resuming; started by tests/xla/run.sh."""
 
 import json
 import os
@@ -21,7 +21,7 @@ else:
     import torch_xla.debug.metrics as metrics
 from recipe.cli.program import run_script
 
-class Counts(run_mlm.JsonLog):  # the device, and the graphs compiled so far at the end of each step
+class Counts(run_mlm.JsonLog):  # records the device, and the number of compiled graphs after each step
     def on_train_end(self, args, state, control, **kwargs):
         with open(args.output_dir + "/device", "w") as stream:
             stream.write(args.device.type)
@@ -37,9 +37,9 @@ run_script(run_mlm.main)
 
 
 def run(folder: Path, name: str, *more: str, device: str = "xla") -> tuple[list[float], float]:
-    """Runs run_mlm.py into folder/name on `device`, xla or cpu; returns the losses of its steps and the seconds.
+    """Runs run_mlm.py on `device`, xla or cpu, with the output folder folder/name; returns (losses, seconds).
 
-    Where torch_xla is installed --use_cpu alone changes nothing: the Trainer takes the XLA device all the same.
+    With torch_xla installed, --use_cpu alone has no effect: the Trainer still uses the XLA device.
     """
     flags = {
         "--config_name": folder / "roberta.json", "--tokenizer_name": "train", "--vocab_size": 300,
@@ -56,7 +56,7 @@ def run(folder: Path, name: str, *more: str, device: str = "xla") -> tuple[list[
         cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL, env=environment,
     )  # fmt: skip
     used = (folder / name / "device").read_text()
-    assert used == device, f"{name} ran on {used}, expected {device}: it would be compared with itself"
+    assert used == device, f"{name} ran on {used}, expected {device}: XLA would be compared with itself"
     lines = [json.loads(line) for line in (folder / name / "log.jsonl").open()]
     return [line["loss"] for line in lines if "loss" in line], time.monotonic() - began
 
@@ -77,22 +77,22 @@ def main() -> None:
         (folder / "resumed" / name).unlink()
     again, _ = run(folder, "resumed")
     bf16, _ = run(folder, "bf16", "--bf16", "true")
-    apart = max(abs(a - b) for a, b in zip(plain, losses, strict=True))
+    difference = max(abs(a - b) for a, b in zip(plain, losses, strict=True))
 
     rows = (
         (f"{STEPS} steps on the XLA device", f"{seconds:.0f} s, loss {losses[0]:.4f} to {losses[-1]:.4f}"),
-        ("against the same run without XLA (its device: cpu)", f"losses at most {apart:.1e} apart"),
+        ("compared with the same run on the CPU without XLA", f"losses differ by at most {difference:.1e}"),
         ("steps that compiled a graph", ", ".join(map(str, new))),
-        ("graphs compiled in all", str(compiled[-1][1])),
+        ("graphs compiled in total", str(compiled[-1][1])),
         (f"resumed from step {STEPS // 2}: losses", "equal" if again == losses else f"differ: {again}"),
         ("and weights", "same bits" if (folder / "resumed/model.safetensors").read_bytes() == weights else "differ"),
         ("bf16 autocast", f"loss {bf16[0]:.4f} to {bf16[-1]:.4f}"),
     )
-    print("| what | figure |\n|---|---|")
+    print("| check | result |\n|---|---|")
     for row in rows:
         print("| {} | {} |".format(*row))
     shutil.rmtree(folder)
-    assert apart < 1e-4 and again == losses and max(new) <= STEPS // 2 + 3, "a promise is broken: see the table"
+    assert difference < 1e-4 and again == losses and max(new) <= STEPS // 2 + 3, "a check failed: see the table"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The XLA path on torch_xla's CPU device: the programs as they are, static shapes, exact resume. Prints a table.
+# Tests run_mlm.py on torch_xla's CPU device: same losses, static shapes, exact resume. Prints a table.
 #
-#   bash tests/xla/run.sh                                   makes .venv-xla first: 6.5 GB of wheels
-#   XLA_PYTHON=/some/python bash tests/xla/run.sh           one that has torch_xla and the packages already
+#   bash tests/xla/run.sh                                   first creates .venv-xla: 6.5 GB of wheels
+#   XLA_PYTHON=/some/python bash tests/xla/run.sh           an environment with torch_xla and the other packages
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -12,7 +12,7 @@ if [[ -z ${XLA_PYTHON:-} ]] && ! "$python" -c 'import torch_xla, transformers' 2
     "$python" -m pip install --quiet torch==2.9.0 torch_xla==2.9.0
     "$python" -m pip install --quiet -r <(grep -vE '^(torch|deepspeed)==' requirements.txt)
 fi
-# Compiled without optimisation: a graph takes seconds instead of a minute, and what is asked isn't its speed.
+# Without optimisation a graph compiles in seconds instead of a minute, and its speed isn't tested here.
 export XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 export PJRT_DEVICE=CPU PYTHONPATH=$PWD:$PWD/tests:$PWD/tests/helpers HF_HUB_OFFLINE=1
 exec "$python" tests/xla/check.py
