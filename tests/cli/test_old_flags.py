@@ -43,8 +43,8 @@ def test_an_old_name_of_the_same_flag_is_accepted_with_a_warning(tmp_path, capsy
         parsed = settings(MLM, argv, tmp_path)
     assert parsed["eval_strategy"] == "epoch" and parsed["token"] == "hf_planted"
     assert parsed["warmup_steps"] == 0.1 and parsed["per_device_train_batch_size"] == 3
-    said = capsys.readouterr().out
-    assert "hf_planted" not in said
+    output = capsys.readouterr().out
+    assert "hf_planted" not in output
     for name, what in (
         ("evaluation_strategy", "is an old name of --eval_strategy"),
         ("warmup_ratio", "is an old name of --warmup_steps"),
@@ -52,7 +52,7 @@ def test_an_old_name_of_the_same_flag_is_accepted_with_a_warning(tmp_path, capsy
         ("torch_dtype", "changes nothing: weights are kept in fp32"),
         ("half_precision_backend", "changes nothing"),
     ):
-        assert f"--{name} {what}" in said
+        assert f"--{name} {what}" in output
 
 
 @pytest.mark.parametrize(

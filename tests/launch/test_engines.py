@@ -34,11 +34,11 @@ def curve_of(run):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_engine_trains_stops_resumes_and_evaluates(pretrain, tmp_path, engine):
     def finish(process):
-        said, _ = process.communicate(timeout=400)
-        return process.returncode, said
+        output, _ = process.communicate(timeout=400)
+        return process.returncode, output
 
-    code, said = finish(pretrain(engine, "whole"))
-    assert code == 0 and "eval loss" in said and "it was" in said and "0 parameters" not in said, said[-4000:]
+    code, output = finish(pretrain(engine, "whole"))
+    assert code == 0 and "eval loss" in output and "it was" in output and "0 parameters" not in output, output[-4000:]
     whole = curve_of(tmp_path / "whole")
     assert len([line for line in whole if line[1] is not None]) == 40
 
@@ -47,16 +47,16 @@ def test_an_engine_trains_stops_resumes_and_evaluates(pretrain, tmp_path, engine
         assert process.poll() is None, process.communicate()[0][-4000:]
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    code, said = finish(process)
-    assert code == 75 and "run again" in said, said[-4000:]
-    code, said = finish(pretrain(engine, "stopped"))
-    assert code == 0, said[-4000:]
+    code, output = finish(process)
+    assert code == 75 and "run again" in output, output[-4000:]
+    code, output = finish(pretrain(engine, "stopped"))
+    assert code == 0, output[-4000:]
     assert curve_of(tmp_path / "stopped") == whole
     models = [AutoModelForMaskedLM.from_pretrained(tmp_path / run) for run in ("whole", "stopped")]
     first, second = (model.state_dict() for model in models)
     assert all((first[name] == second[name]).all() for name in first)
 
-    code, said = finish(pretrain(engine, "whole", "--do_train", "false"))
-    assert code == 0 and "evaluating" in said, said[-4000:]
+    code, output = finish(pretrain(engine, "whole", "--do_train", "false"))
+    assert code == 0 and "evaluating" in output, output[-4000:]
     evaluated = json.loads((tmp_path / "whole" / "eval_results.json").read_text())["eval_loss"]
     assert evaluated == pytest.approx(whole[-1][3], abs=0.02 if engine else 1e-6)  # ZeRO evaluated its bf16 weights

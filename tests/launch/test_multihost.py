@@ -118,8 +118,8 @@ def test_two_hosts_give_the_run_of_one_and_resume_after_losing_one(hosts, pretra
         began = time.monotonic()
         codes = [process.wait(timeout=120) for process in (first, second)]
         waits[accident] = time.monotonic() - began
-        said = (tmp_path / f"{accident}-recipe-a.log").read_text()
-        assert codes[0] == INTERRUPTED_EXIT_CODE and "lost contact with another rank" in said, said[-3000:]
+        output = (tmp_path / f"{accident}-recipe-a.log").read_text()
+        assert codes[0] == INTERRUPTED_EXIT_CODE and "lost contact with another rank" in output, output[-3000:]
         assert codes[1] == (-signal.SIGKILL if accident == "killed" else INTERRUPTED_EXIT_CODE)
         assert waits[accident] < (10 if accident == "killed" else TIMEOUT + 30)
         assert [damage(folder) for folder in checkpoints(run)].count(None) >= 2

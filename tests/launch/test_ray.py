@@ -139,10 +139,10 @@ def test_a_submitted_run_whose_worker_is_killed_is_bit_identical(cluster, toys, 
     ranks = [child for worker in workers for child in worker.children(recursive=True)]
     assert len(workers) == 2 and len(ranks) >= 4  # a launcher and its rank each
     workers[0].send_signal(signal.SIGKILL)
-    said, _ = job.communicate(timeout=900)
-    assert job.returncode == 0, said[-5000:]
+    output, _ = job.communicate(timeout=900)
+    assert job.returncode == 0, output[-5000:]
     starts = {
-        line for line in said.splitlines() if "steps      300" in line
+        line for line in output.splitlines() if "steps      300" in line
     }  # both nodes write to one log folder: lines appear twice
     assert len(starts) == 2, starts  # each with its process id
     assert not [rank for rank in ranks if rank.is_running()]
@@ -153,7 +153,7 @@ def test_a_submitted_run_whose_worker_is_killed_is_bit_identical(cluster, toys, 
     ]
     assert curves[0] == curves[1]
     check_uploaded_files(cluster)
-    assert "WANDB_API_KEY" not in said and "a" * 40 not in (run / "run.json").read_text()
+    assert "WANDB_API_KEY" not in output and "a" * 40 not in (run / "run.json").read_text()
 
 
 def a_checkout(folder: Path) -> Path:
@@ -195,9 +195,9 @@ def test_an_unreachable_address_is_refused(cluster):
 
 def test_exit_codes_are_returned(cluster, toys, tmp_path):
     job = cluster.launch("pretrain.sh", "--mlm_probability", "2", **toys, OUTPUT_DIR=str(tmp_path / "run"))
-    said, _ = job.communicate(timeout=200)
-    assert job.returncode == 2 and "expected between 0 and 1" in said
-    assert len({line for line in said.splitlines() if "found --mlm_probability" in line}) == 1  # not retried
+    output, _ = job.communicate(timeout=200)
+    assert job.returncode == 2 and "expected between 0 and 1" in output
+    assert len({line for line in output.splitlines() if "found --mlm_probability" in line}) == 1  # not retried
 
 
 def test_a_glue_sweep_runs_on_the_cluster(cluster, tmp_path):
@@ -205,8 +205,8 @@ def test_a_glue_sweep_runs_on_the_cluster(cluster, tmp_path):
     exports = {"RUN": str(run), "GLUE_DATA": str(write_glue(tmp_path / "glue")), "TASKS": "cola rte", "SEEDS": "1"}
     flags = ("--max_steps", "4", "--max_seq_length", "32")
     job = cluster.launch("finetune_glue.sh", *flags, **exports, REPORT_TO="none")
-    said, _ = job.communicate(timeout=600)
-    assert job.returncode == 0, said[-4000:]
+    output, _ = job.communicate(timeout=600)
+    assert job.returncode == 0, output[-4000:]
     results = run / "glue" / "jobs"
     assert len(list(results.rglob("*-seed?.json"))) == 4 and not list(results.rglob("*.error.txt"))
     by_hand = [
@@ -232,8 +232,8 @@ def test_a_squad_sweep_runs_on_the_cluster(cluster, tmp_path):
     run = toy_run(tmp_path / "run")
     exports = {"RUN": str(run), "SQUAD_DATA": str(write_squad(tmp_path / "squad")), "SEQ_LENGTH": "32"}
     job = cluster.launch("finetune_qa.sh", "--max_steps", "3", **exports, DOC_STRIDE="8", REPORT_TO="none")
-    said, _ = job.communicate(timeout=600)
-    assert job.returncode == 0, said[-4000:]
+    output, _ = job.communicate(timeout=600)
+    assert job.returncode == 0, output[-4000:]
     assert len(list((run / "qa" / "jobs").rglob("*-seed?.json"))) == 2  # the newest checkpoint and random weights
 
 

@@ -19,10 +19,10 @@ import sky, yaml
 from sky.data import storage_utils
 
 task = sky.Task.from_yaml_config(yaml.safe_load(open(sys.argv[1])), env_overrides=[("BUCKET", "gs://some-bucket")])
-said = task.to_yaml_config()
-said["excluded"] = storage_utils.get_excluded_files(sys.argv[2])
-said["resources_read"] = [str(resources) for resources in task.resources]
-print(json.dumps(said, default=str))
+task_config = task.to_yaml_config()
+task_config["excluded"] = storage_utils.get_excluded_files(sys.argv[2])
+task_config["resources_read"] = [str(resources) for resources in task.resources]
+print(json.dumps(task_config, default=str))
 """
 
 

@@ -93,8 +93,8 @@ def test_a_run_preempted_on_two_nodes_is_requeued_and_bit_identical(cluster, toy
     until(lambda: len(lines_of(run)) >= 4)
     cluster.preempt(seconds=3)
     until(lambda: cluster.state(job) == "COMPLETED")
-    said = cluster.log(f"{job}.log")
-    assert "ended with 75 (restarts so far: 0)" in said and "ended with 0 (restarts so far: 1)" in said
+    log = cluster.log(f"{job}.log")
+    assert "ended with 75 (restarts so far: 0)" in log and "ended with 0 (restarts so far: 1)" in log
     assert "stopped by SIGTERM" in cluster.log(f"{job}-node0.log")
     assert len(list((cluster.folder / "logs" / f"{job}-node1").rglob("stdout.log"))) == 2  # one rank, started twice
     saved = "checkpoint-300/model.safetensors", "checkpoint-300/optimizer.pt", "model.safetensors"
@@ -133,9 +133,9 @@ def test_array_tasks_share_a_sweep_and_a_preempted_one_is_requeued(cluster, tmp_
     until(lambda: len(list(results.rglob("*-seed?.json"))) >= 2)
     cluster.preempt(seconds=2)
     until(lambda: cluster.call("squeue", "--noheader") == "", seconds=250)
-    said = [cluster.log(f"{job}_{task}-node0.log") for task in (0, 1)]
-    assert [cluster.state(f"{job}_{task}") for task in (0, 1)] == ["COMPLETED"] * 2, said
+    logs = [cluster.log(f"{job}_{task}-node0.log") for task in (0, 1)]
+    assert [cluster.state(f"{job}_{task}") for task in (0, 1)] == ["COMPLETED"] * 2, logs
     assert len(list(results.rglob("*-seed?.json"))) == 12 and not list(results.rglob("*.error.txt"))
-    done = [line.split(": ")[0].split("] ")[1] for text in said for line in text.splitlines() if " s)" in line]
+    done = [line.split(": ")[0].split("] ")[1] for text in logs for line in text.splitlines() if " s)" in line]
     assert len(done) == len(set(done)) > 2  # no job twice
-    assert all("stopped: what is done stays done" in text for text in said)
+    assert all("stopped: what is done stays done" in text for text in logs)

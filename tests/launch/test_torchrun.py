@@ -46,8 +46,8 @@ def launch(tmp_path, what):
 @pytest.mark.parametrize("code", ["0", "2", "3"])
 def test_exit_codes_are_passed_on_without_a_traceback(tmp_path, code):
     process = launch(tmp_path, code)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == int(code) and "Traceback" not in said and "ChildFailedError" not in said
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == int(code) and "Traceback" not in output and "ChildFailedError" not in output
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])

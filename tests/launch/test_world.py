@@ -90,12 +90,12 @@ def test_a_mistake_is_printed_by_the_first_rank_of_a_node_and_by_a_single_proces
     def mistaken():
         raise UserError("what was found")
 
-    for variables, said in (({"LOCAL_RANK": "1"}, True), (LAUNCHED, False), (LAUNCHED | {"LOCAL_RANK": "0"}, True)):
+    for variables, printed in (({"LOCAL_RANK": "1"}, True), (LAUNCHED, False), (LAUNCHED | {"LOCAL_RANK": "0"}, True)):
         clear_launcher_variables()
         environment(**variables)
         with pytest.raises(SystemExit) as end:
             run_script(mistaken)
-        assert end.value.code == 2 and ("what was found" in capsys.readouterr().err) == said
+        assert end.value.code == 2 and ("what was found" in capsys.readouterr().err) == printed
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

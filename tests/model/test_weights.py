@@ -53,22 +53,22 @@ def test_missing_layers_are_refused_and_named_by_number(family, request, tmp_pat
     assert weights_fault(folder, model) == "it has no weights for encoder layers 1, 2"
     whole = saved(tmp_path / "whole", tokenizer, family)
     assert weights_fault(whole, model) is None
-    said = []
-    load_model(str(whole), load_config(str(whole)), said.append)
-    assert not said
+    messages = []
+    load_model(str(whole), load_config(str(whole)), messages.append)
+    assert not messages
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_a_model_without_a_head_gets_one_from_the_seed_with_a_warning(family, request, tmp_path):
     folder = saved(tmp_path / "model", request.getfixturevalue(TOKENIZERS[family]), family, bare=True)
-    config, said, heads = load_config(str(folder)), [], []
+    config, messages, heads = load_config(str(folder)), [], []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        model = load_model(str(folder), config, said.append, new_head=True)
+        model = load_model(str(folder), config, messages.append, new_head=True)
         heads.append(torch.cat([parameter.flatten() for parameter in FAMILIES[family].head(model).parameters()]))
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
-    assert "has no language-model head: " in said[0] and "drawn at random from --seed" in said[0]
-    assert any("pooler" in line for line in said) == (family != "modernbert")
+    assert "has no language-model head: " in messages[0] and "drawn at random from --seed" in messages[0]
+    assert any("pooler" in line for line in messages) == (family != "modernbert")
     with pytest.raises(UserError, match="has no language-model head, which would be drawn at random"):
         load_model(str(folder), config)
 
@@ -89,9 +89,9 @@ def test_a_config_with_fewer_layers_is_refused_and_unused_heads_are_left_out(bpe
         weights["cls.seq_relationship.weight"] = torch.zeros(2, 16)
         weights["bert.pooler.dense.weight"] = torch.zeros(16, 16)
 
-    folder, said = saved(tmp_path / "bert", wordpiece, "bert", more), []
-    load_model(str(folder), load_config(str(folder)), said.append)
-    assert said == [
+    folder, messages = saved(tmp_path / "bert", wordpiece, "bert", more), []
+    load_model(str(folder), load_config(str(folder)), messages.append)
+    assert messages == [
         f"left out   bert.pooler.dense.weight, cls.seq_relationship.weight of {folder}, which this model doesn't use"
     ]
 

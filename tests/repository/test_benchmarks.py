@@ -31,9 +31,9 @@ def test_help_shows_a_command_that_parses(name, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [f"{name}.py", "--help"])
     with pytest.raises(SystemExit) as ended:
         program.main()
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert ended.value.code == 0
-    command = next(line for line in said.splitlines() if f"python benchmarks/{name}.py" in line)
+    command = next(line for line in output.splitlines() if f"python benchmarks/{name}.py" in line)
     monkeypatch.setattr("sys.argv", [f"{name}.py", *command.split("  ")[2].split()[2:]])
     assert program.parsed().vocabulary == 50_265
 

@@ -361,7 +361,7 @@ def test_twenty_commands_write_no_marker(corpus_url, tmp_path, monkeypatch, capf
     config, glue = inputs / "roberta.json", write_glue(inputs / "glue", rows=16, dev=8)
     config.write_text(json.dumps(config_settings("roberta", 400)))
     model = toy_checkpoint(inputs / "toy", 10)
-    control, said, ran = "zcontrol0123456789", [], []
+    control, outputs, ran = "zcontrol0123456789", [], []
 
     def planted(place: str) -> str:
         user = f"{marker(place + ' user')}:{marker(place + ' password', '{}%2Fx')}"
@@ -381,10 +381,10 @@ def test_twenty_commands_write_no_marker(corpus_url, tmp_path, monkeypatch, capf
 
     def finish(name, ended, code):
         out, err = capfd.readouterr()
-        said.append(out + err)
+        outputs.append(out + err)
         ran.append(name)
-        assert ended == code, (name, said[-1])
-        return said[-1]
+        assert ended == code, (name, outputs[-1])
+        return outputs[-1]
 
     def tokens(name):
         return ("--token", marker(f"{name} --token"), f"--hub_token={marker(f'{name} --hub_token')}")
@@ -459,10 +459,10 @@ def test_twenty_commands_write_no_marker(corpus_url, tmp_path, monkeypatch, capf
 
     needles = marker.needles()
     leaks, files, size = found_in(left, needles)
-    leaks += [f"{name} on the console of {ran[n]}" for needle, name in needles.items() for n, text in enumerate(said)
+    leaks += [f"{name} on the console of {ran[n]}" for needle, name in needles.items() for n, text in enumerate(outputs)
               if needle.decode() in text]  # fmt: skip
     assert not leaks, "\n".join(leaks)
-    assert found_in(left, {control.encode(): "control"})[0] and control in said[0]  # what isn't secret is kept
+    assert found_in(left, {control.encode(): "control"})[0] and control in outputs[0]  # what isn't secret is kept
     assert list(left.rglob("*.wandb")) and list(left.rglob("report.html")) and len(ran) >= 20 and len(needles) > 60
     with capfd.disabled():
         print(f"\n{len(ran)} commands, {files} files, {size:,} bytes, {len(needles)} markers: none found")
@@ -480,19 +480,19 @@ def test_shells_ranks_and_workers_write_no_marker(corpus_url, tmp_path):
         "HF_TOKEN": marker("HF_TOKEN"), "WANDB_API_KEY": marker("WANDB_API_KEY", "{}" + "0" * 24),
         "MPLCONFIGDIR": matplotlib.get_configdir(), "PYTHON": sys.executable, "HF_HUB_OFFLINE": 1,
     }  # fmt: skip
-    said = []
+    outputs = []
 
     def finish(command, exports):
         done = subprocess.run(command, env=exports, capture_output=True, text=True, timeout=600, cwd=left)
-        said.append(done.stdout + done.stderr)
-        assert done.returncode == 0, said[-1]
+        outputs.append(done.stdout + done.stderr)
+        assert done.returncode == 0, outputs[-1]
 
     for place, steps in (("first", 4), ("then", 6)):
         url = corpus_url(f"u:{marker(place + ' password')}", marker(place + " signature"))
         flags = ("--token", marker(place + " token"), f"--hub_token={marker(place + ' hub_token')}")
         finish(*pretrain_command(tmp_path, "left/run", *flags, "--allow_changed", "max_steps", DATASET=url,
                                  MAX_STEPS=steps, SAVE_STEPS=2, NPROC_PER_NODE=2, **environment))  # fmt: skip
-    assert corpus_url.handler.got == 1 and "step 6/6" in said[-1] and "step 4/6" not in said[-1]
+    assert corpus_url.handler.got == 1 and "step 6/6" in outputs[-1] and "step 4/6" not in outputs[-1]
     settings = {"RUN": run, "TASKS": "rte cola", "GLUE_DATA": data, "EPOCHS": 1, "WORKERS": 2, **environment}
     command = ["bash", str(REPOSITORY / "finetune_glue.sh"), "--use_cpu", "true", "--max_seq_length", "32", "--newest",
                "true", "--prepared_dir", str(tmp_path / "data"), "--token", marker("sweep token")]  # fmt: skip
@@ -501,6 +501,6 @@ def test_shells_ranks_and_workers_write_no_marker(corpus_url, tmp_path):
     needles = marker.needles()
     leaks, files, size = found_in(tmp_path, needles)
     assert not leaks, "\n".join(leaks)
-    assert not [name for needle, name in needles.items() for text in said if needle.decode() in text]
+    assert not [name for needle, name in needles.items() for text in outputs if needle.decode() in text]
     assert list(left.rglob("worker-*.log")) and len(list(left.rglob("*.wandb"))) >= 4
-    print(f"{len(said)} commands, {files} files, {size:,} bytes, {len(needles)} markers: none found")
+    print(f"{len(outputs)} commands, {files} files, {size:,} bytes, {len(needles)} markers: none found")
