@@ -116,7 +116,7 @@ MUTATIONS = [
         "for name, value in now.items() if before.get(name) != value}", "for name, value in now.items() if False}",
         ("tests/train/test_run_record.py",), "a run silently continues with other settings"),
     Mutation("full-disk", "recipe/train/saving.py",
-        "raise self._why_not_saved(run, name, error) from error", "raise",
+        "raise self._save_error(run, name, error) from error", "raise",
         ("tests/train/test_trainer.py",), "a full disk ends in a traceback of PyTorch's archive writer"),
     Mutation("run-lock", "recipe/train/run_folder.py",
         "lock.acquire(timeout=0.1)", "pass",
@@ -159,7 +159,7 @@ MUTATIONS = [
         'group["lr"] = rate', "pass",
         ("tests/train/test_trainer.py", "tests/scripts/test_run_mlm.py"), "the first step after a change of schedule has the old learning rate"),
     Mutation("hyperparameters-after-resume", "recipe/train/saving.py",
-        "            group.update(told)", "            pass",
+        "            group.update(settings)", "            pass",
         ("tests/train/test_trainer.py", "tests/scripts/test_run_mlm.py"), "a resumed run keeps the weight decay of the earlier one"),
 
     # ---- resume signature and exit codes

@@ -8,7 +8,7 @@ from recipe.data.blocks import OrderedBlocks
 from recipe.evaluate.continuation import continuations_of
 from recipe.evaluate.fill_in import blanks_from
 from recipe.model.config import first_position, is_causal
-from recipe.train.deepspeed import whole_model
+from recipe.train.deepspeed import unsharded_model
 
 
 def report(metrics: dict, model, tokenizer, eval_data: OrderedBlocks, run: Path) -> None:
@@ -23,7 +23,7 @@ def report(metrics: dict, model, tokenizer, eval_data: OrderedBlocks, run: Path)
     )
     spread = np.linspace(0, len(eval_data.blocks) - 1, num=12, dtype=np.int64)
     rows = eval_data.blocks.rows(np.unique(spread))
-    model = whole_model(model, run)
+    model = unsharded_model(model, run)
     if is_causal(model.config):
         for prompt, continued in continuations_of(model, tokenizer, rows):
             print(f"  {prompt} |{continued}\n")

@@ -1,1 +1,1 @@
-"""Pre-training: a model and sequences go in; whole checkpoints, a log and a run record come out."""
+"""Pre-training: a model and sequences go in; checkpoints, a log and the run's record come out."""

@@ -1,4 +1,4 @@
-"""What watches a run: stop signals, log.jsonl, the console and its progress bar."""
+"""Callbacks of a run: stop signals, seeds, saves, epochs, log.jsonl, the console and its progress bar."""
 
 import json
 import math
@@ -17,9 +17,9 @@ from recipe.train.stages import Stages
 
 
 class StopSignals(TrainerCallback):
-    """SIGTERM, SIGUSR1 and Ctrl-C let the current step end, save a checkpoint and stop every rank at the same step.
+    """On SIGTERM, SIGUSR1 or Ctrl-C, completes the current step, saves a checkpoint and stops every rank at that step.
 
-    The handler only sets a flag. A second signal changes nothing: the save goes on.
+    The handler only sets a flag, so a second signal does not interrupt the save.
     """
 
     def __init__(self):
@@ -33,23 +33,23 @@ class StopSignals(TrainerCallback):
         self.received = signal.Signals(number)
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self._any_rank_was_told(args) and state.global_step < state.max_steps:
+        if self._any_rank_received(args) and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
             self.received = self.received or signal.SIGTERM
 
-    def _any_rank_was_told(self, args) -> bool:
+    def _any_rank_received(self, args) -> bool:
         if args.world_size == 1:
             return self.received is not None
-        told = torch.tensor(float(self.received is not None), device=args.device)
-        torch.distributed.all_reduce(told)
-        return bool(told.item())
+        received = torch.tensor(float(self.received is not None), device=args.device)
+        torch.distributed.all_reduce(received)
+        return bool(received.item())
 
 
 class RankSeed(TrainerCallback):
-    """Gives each rank a generator of its own, once the weights are drawn: dropout must not repeat across ranks.
+    """Seeds each rank's generator differently once the weights are initialised: dropout must not repeat across ranks.
 
-    A resumed run restores its generators after this."""
+    A resumed run restores its random states after this."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         torch.manual_seed(args.seed + 1_000_003 * args.process_index)
@@ -67,17 +67,17 @@ class SaveAt(TrainerCallback):
 
 
 class EpochEnds(TrainerCallback):
-    """What is asked for at the end of each epoch (--eval_strategy, --save_strategy and --logging_strategy epoch): after
-    the step that completes a pass over the training tokens, and after the last one. The Trainer sees the whole run as
-    one epoch, so those settings of `args` are taken over from it."""
+    """Logs, evaluates and saves once per epoch (--logging_strategy, --eval_strategy and --save_strategy epoch): after
+    the step that completes a pass over the training tokens, and after the last step. To the Trainer the whole run is
+    one epoch, so these settings of `args` are set to "no" and handled here."""
 
-    def __init__(self, args: TrainingArguments, stages: Stages, tokens_an_epoch: int):
-        self.stages, self.tokens_an_epoch = stages, tokens_an_epoch
-        self.doing = [what for what in ("log", "evaluate", "save") if self._take_over(args, what)]
+    def __init__(self, args: TrainingArguments, stages: Stages, tokens_per_epoch: int):
+        self.stages, self.tokens_per_epoch = stages, tokens_per_epoch
+        self.actions = [action for action in ("log", "evaluate", "save") if self._take_over(args, action)]
 
     @staticmethod
-    def _take_over(args: TrainingArguments, what: str) -> bool:
-        setting = {"log": "logging_strategy", "evaluate": "eval_strategy", "save": "save_strategy"}[what]
+    def _take_over(args: TrainingArguments, action: str) -> bool:
+        setting = {"log": "logging_strategy", "evaluate": "eval_strategy", "save": "save_strategy"}[action]
         strategy = getattr(args, setting)
         if strategy != "epoch":
             return False
@@ -86,16 +86,16 @@ class EpochEnds(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         step = state.global_step
-        before, now = (self.stages.tokens_before(s) // self.tokens_an_epoch for s in (step - 1, step))
+        before, now = (self.stages.tokens_before(s) // self.tokens_per_epoch for s in (step - 1, step))
         if now == before and step < state.max_steps:
             return
-        for what in self.doing:
-            if what != "evaluate" or args.eval_delay <= now:
-                setattr(control, f"should_{what}", True)
+        for action in self.actions:
+            if action != "evaluate" or args.eval_delay <= now:
+                setattr(control, f"should_{action}", True)
 
 
 class FirstStep(TrainerCallback):
-    """Calls `action` once, on the first process, when everything is ready for the first step of this program."""
+    """Calls `action` once, on the first rank, when everything is ready for the first step of this process."""
 
     def __init__(self, action: Callable[[], None]):
         self.action: Callable[[], None] | None = action
@@ -109,29 +109,29 @@ class FirstStep(TrainerCallback):
 
 
 class TrueEpoch(TrainerCallback):
-    """state.epoch counts passes over the corpus; the Trainer sees the whole run as one."""
+    """Makes state.epoch count passes over the corpus; to the Trainer the whole run is one epoch."""
 
-    def __init__(self, sequences_an_epoch: int, sequences_per_step: int):
-        self.epochs_a_step = sequences_per_step / sequences_an_epoch
+    def __init__(self, sequences_per_epoch: int, sequences_per_step: int):
+        self.epochs_per_step = sequences_per_step / sequences_per_epoch
 
     def on_step_end(self, args, state, control, **kwargs):
-        state.epoch = state.global_step * self.epochs_a_step
+        state.epoch = state.global_step * self.epochs_per_step
 
 
 class Progress(TrainerCallback):
-    """state.epoch counts passes over the training tokens, state.num_input_tokens_seen the tokens so far."""
+    """Makes state.epoch count passes over the training tokens, and state.num_input_tokens_seen the tokens so far."""
 
-    def __init__(self, stages: Stages, tokens_an_epoch: int):
-        self.stages, self.tokens_an_epoch = stages, tokens_an_epoch
+    def __init__(self, stages: Stages, tokens_per_epoch: int):
+        self.stages, self.tokens_per_epoch = stages, tokens_per_epoch
 
     def on_step_end(self, args, state, control, **kwargs):
         state.num_input_tokens_seen = self.stages.tokens_before(state.global_step)
-        state.epoch = state.num_input_tokens_seen / self.tokens_an_epoch
+        state.epoch = state.num_input_tokens_seen / self.tokens_per_epoch
 
 
 class LossSinceLog(TrainerCallback, ExportableState):
-    """Keeps in trainer_state.json the losses that were summed since the last log, so that the first log after a resume
-    is the mean it would have been."""
+    """Keeps the sum of the losses since the last log in trainer_state.json, so that the first log after a resume
+    reports the same mean as an uninterrupted run."""
 
     NAME = "LossSinceLog"
 
@@ -139,7 +139,7 @@ class LossSinceLog(TrainerCallback, ExportableState):
         self.pending = {"sum": 0.0, "since": 0}
 
     def state(self) -> dict:
-        """What transformers writes into trainer_state.json."""
+        """What transformers saves in trainer_state.json."""
         return {"args": {}, "attributes": self.pending}
 
     def before_save(self, trainer) -> None:
@@ -148,7 +148,7 @@ class LossSinceLog(TrainerCallback, ExportableState):
         self.pending = {"sum": mean, "since": trainer._globalstep_last_logged}
 
     def restore(self, trainer) -> None:
-        """Called before the first step of a process."""
+        """Called before the first step of this process."""
         pending = trainer.state.stateful_callbacks.get(self.NAME, {}).get("attributes")
         if pending:
             trainer._tr_loss += pending["sum"]
@@ -156,8 +156,8 @@ class LossSinceLog(TrainerCallback, ExportableState):
 
 
 class JsonLog(TrainerCallback):
-    """log.jsonl in the run's folder: one line a log, whatever the trackers do; a resumed run drops the lines after
-    its checkpoint and writes them again."""
+    """Writes log.jsonl in the run's folder: one line per log entry, whatever the trackers do. A resumed run removes the
+    lines after its checkpoint and writes them again."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -169,11 +169,11 @@ class JsonLog(TrainerCallback):
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
             try:
                 entry = json.loads(line)
-                # The summary of a run that was interrupted summarises nothing.
+                # An interrupted run's training summary covers only a part of the run.
                 if entry["step"] <= state.global_step and line.endswith("\n") and "train_loss" not in entry:
                     kept.append(line)
             except (ValueError, KeyError, TypeError, RecursionError):
-                continue  # a line that the kill cut short, or that was damaged since
+                continue  # a line cut short by a kill, or damaged later
         write_atomically(self.path, "".join(kept).encode())
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -184,17 +184,17 @@ class JsonLog(TrainerCallback):
 
 
 def _as_json(value):
-    """JSON has no NaN and no infinity."""
+    """None for NaN and infinity, which JSON doesn't have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Console(ProgressCallback):
-    """The Trainer's progress bar, with one readable line a log in place of a printed dict."""
+    """The Trainer's progress bar, with one readable line per log entry instead of a printed dict."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
         if self.training_bar is not None and state.max_steps == UNLIMITED_STEPS:
-            self.training_bar.total = None  # only time will tell
+            self.training_bar.total = None  # --max_hours ends the run
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and self.training_bar is not None and (line := _line(state, logs or {})):
@@ -202,7 +202,7 @@ class Console(ProgressCallback):
 
 
 class PlainConsole(TrainerCallback):
-    """The same lines without a bar, for --disable_tqdm and for log files."""
+    """The same lines without a progress bar, for --disable_tqdm and for log files."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and (line := _line(state, logs or {})):
@@ -210,7 +210,7 @@ class PlainConsole(TrainerCallback):
 
 
 def _line(state, logs: dict) -> str:
-    """A training or evaluation log in one line, "" for any other."""
+    """A training or evaluation log as one line; "" for any other log."""
     step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
     if state.max_steps == UNLIMITED_STEPS:
         step = f"step {state.global_step:>6}"
@@ -222,7 +222,7 @@ def _line(state, logs: dict) -> str:
         )
     if "eval_loss" in logs:
         baseline = f"  (unigram {logs['eval_unigram_loss']:.3f})" if "eval_unigram_loss" in logs else ""
-        named = [name for name in ("eval_masked_accuracy", "eval_accuracy") if name in logs]
-        accuracy = "".join(f"  {name.removeprefix('eval_').replace('_', ' ')} {logs[name]:.1%}" for name in named)
+        reported = [name for name in ("eval_masked_accuracy", "eval_accuracy") if name in logs]
+        accuracy = "".join(f"  {name.removeprefix('eval_').replace('_', ' ')} {logs[name]:.1%}" for name in reported)
         return f"{step}  eval loss {logs['eval_loss']:.3f}{baseline}{accuracy}"
     return ""

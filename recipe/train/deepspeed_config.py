@@ -1,4 +1,4 @@
-"""The JSON of --deepspeed, read and compared with the flags before step 1."""
+"""Validation of the DeepSpeed configuration: the JSON of --deepspeed, compared with the flags before step 1."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,8 @@ SECTIONS = ("zero_optimization", "bf16", "fp16", "optimizer", "scheduler", "chec
 
 
 def check_deepspeed(args: TrainingArguments, devices: int) -> None:
-    """Raises UserError, in one line, where args.deepspeed is no DeepSpeed configuration, or where values of its own
-    contradict the flags."""
+    """Raises UserError, in one line, if args.deepspeed is not a DeepSpeed configuration or contradicts the flags;
+    `devices` is the world size."""
     name, config = _read(args.deepspeed)
     for section in SECTIONS:
         if not isinstance(config.get(section, {}), dict):
@@ -30,8 +30,8 @@ def check_deepspeed(args: TrainingArguments, devices: int) -> None:
         if enabled is False and flag:
             raise UserError(f'found --{precision}, and {name} has {precision} off: leave one out, or write "{AUTO}"')
     differ = [
-        f"{key} is {json.dumps(found)} in the file, {json.dumps(expected)} by the flags"
-        for key, expected in _by_the_flags(args, devices).items()
+        f"{key} is {json.dumps(found)} in the file, {json.dumps(expected)} in the flags"
+        for key, expected in _expected_values(args, devices).items()
         if (found := _look_up(config, key)) not in (None, AUTO) and not _same(found, expected)
     ]
     if differ:
@@ -39,7 +39,7 @@ def check_deepspeed(args: TrainingArguments, devices: int) -> None:
 
 
 def _read(given: str | dict) -> tuple[str, dict]:
-    """(name for messages, content) of a path, or of the configuration itself."""
+    """(name for messages, content) of a configuration given as a path, as JSON text or as a dict."""
     if isinstance(given, dict):
         return "the DeepSpeed configuration", given
     inline = given.lstrip().startswith(("{", "["))
@@ -52,14 +52,14 @@ def _read(given: str | dict) -> tuple[str, dict]:
             "ds_config/zero2_bf16.json"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{name} is not JSON: {error}: mend it, or start from a file of ds_config/") from error
+        raise UserError(f"{name} is not JSON: {error}: fix it, or start from a file of ds_config/") from error
     if not isinstance(config, dict):
         raise UserError(f"{name} holds a {type(config).__name__}, expected an object like ds_config/zero2_bf16.json")
     return name, config
 
 
-def _by_the_flags(args: TrainingArguments, devices: int) -> dict[str, object]:
-    """What the flags say of each key that DeepSpeed and they both know."""
+def _expected_values(args: TrainingArguments, devices: int) -> dict[str, object]:
+    """{DeepSpeed key: its value in the flags} for each setting that both have."""
     expected: dict[str, object] = {
         "train_micro_batch_size_per_gpu": args.per_device_train_batch_size,
         "gradient_accumulation_steps": args.gradient_accumulation_steps,
@@ -70,7 +70,7 @@ def _by_the_flags(args: TrainingArguments, devices: int) -> dict[str, object]:
         "optimizer.params.weight_decay": args.weight_decay,
         "scheduler.params.warmup_max_lr": args.learning_rate,
     }
-    if args.per_device_train_batch_size is not None:  # fine-tuning takes its task's
+    if args.per_device_train_batch_size is not None:  # None in fine-tuning: the task's default
         expected["train_batch_size"] = devices * args.per_device_train_batch_size * args.gradient_accumulation_steps
     if args.max_steps > 0:
         expected["scheduler.params.total_num_steps"] = args.max_steps
@@ -87,7 +87,7 @@ def _look_up(config: dict, key: str) -> object:
 
 
 def _same(found: object, expected: object) -> bool:
-    """Whether two values are equal, lists entry by entry; 1 and 1.0 are."""
+    """Whether two values are equal, as 1 and 1.0 are; a list with "auto" in it equals any list."""
     if isinstance(found, list) and isinstance(expected, list) and AUTO in found:
         return True
     return found == expected

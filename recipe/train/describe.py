@@ -5,7 +5,7 @@ from recipe.train.schedules import UNLIMITED_STEPS
 
 
 def describe(say, model, prepared, train_data, stages, args, tokenizer) -> None:
-    """Says what is about to be computed, and shows one sample so that a wrong tokenizer is seen at once."""
+    """Prints what the run is about to compute, with one decoded sample, so that a wrong tokenizer is seen at once."""
     micro, accumulation, devices = args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size
     length, blocks = train_data.length, len(train_data)
     sequences = sequences_per_step(args)
@@ -16,15 +16,15 @@ def describe(say, model, prepared, train_data, stages, args, tokenizer) -> None:
     )
     say(
         f"batch      {micro} sequences x {accumulation} accumulations x {devices} devices = {sequences:,} sequences "
-        f"= {sequences * length:,} tokens a step"
+        f"= {sequences * length:,} tokens per step"
     )
     for stage in stages.stages if len(stages.stages) > 1 else ():
         say(
             f"stage      steps {stage.first + 1:,} to {stage.last:,}: {stage.batch:,} sequences of {stage.length} "
-            f"= {stage.batch * stage.length:,} tokens a step"
+            f"= {stage.batch * stage.length:,} tokens per step"
         )
     if args.max_hours:
-        say(f"time       {args.max_hours:g} hours{_or_steps(args)}")
+        say(f"time       {args.max_hours:g} hours{_step_limit(args)}")
     else:
         epochs = stages.tokens_before(args.max_steps) / (blocks * length)
         say(f"steps      {args.max_steps:,} = {epochs:.2f} epochs")
@@ -32,5 +32,5 @@ def describe(say, model, prepared, train_data, stages, args, tokenizer) -> None:
     say(f"sample     {' '.join(tokenizer.decode(sample['input_ids'][0][:60]).split())} ...")
 
 
-def _or_steps(args) -> str:
+def _step_limit(args) -> str:
     return "" if args.max_steps == UNLIMITED_STEPS else f", or {args.max_steps:,} steps, whichever ends first"

@@ -1,5 +1,4 @@
-"""What masking comes to on real blocks, looked at before the first step: whether there is anything to hide, and whether
-whole words hide as much as they were asked to."""
+"""Checks before step 1 that the text has tokens to mask, and that whole-word masking reaches its rate."""
 
 import numpy as np
 
@@ -8,47 +7,48 @@ from recipe.objective.masking import IGNORED
 from recipe.system.errors import UserError
 from recipe.train.sequences import Sequences
 
-BLOCKS = 64  # looked at, spread over the text: some 10 ms
-# Words leave a block some two tokens short of its quota (14.7 % hidden of 15 %); where they don't fit into it, as in
-# text without spaces, it is nearly everything (0.7 %). Below a half, most of what a step computes is for nothing.
-LEAST = 0.5
+SAMPLED_BLOCKS = 64  # evenly spread over the text; takes some 10 ms
+# Whole words leave a block some two tokens short of its quota (14.7 % masked of 15 %). Where words are longer than the
+# quota, as in text without spaces, almost nothing is masked (0.7 %). Below a half, most of a step's compute is wasted.
+MIN_FRACTION = 0.5
 CHUNK_TOKENS = 1 << 20
 
 
 def require_maskable(sequences: Sequences) -> None:
-    """Raises UserError where a split has no token that may be hidden, or where whole words hide less than LEAST of what
-    was asked for in training."""
+    """Raises UserError if a split has no token that can be masked, or if whole-word masking masks at most MIN_FRACTION
+    of the requested tokens in training, or none in validation."""
     train, short, evaluation = sequences.train, sequences.short, sequences.evaluation
     for split, data in (("training", train), ("validation", evaluation)):
-        if not _any_ordinary(data):
+        if not _has_maskable(data):
             raise UserError(
                 f"found nothing to mask: all {len(data.blocks.tokens):,} {split} tokens are special or unknown; "
                 "expected text that the tokenizer knows: use TOKENIZER=train, or other text"
             )
-    for split, data, least in (("training", train, LEAST), ("training", short, LEAST), ("validation", evaluation, 0.0)):
+    limits = (("training", train, MIN_FRACTION), ("training", short, MIN_FRACTION), ("validation", evaluation, 0.0))
+    for split, data, fraction in limits:
         if data is None or data.masking.words is None:
             continue
-        hidden, asked = masked_shares(data)
-        if hidden <= least * asked:
+        masked, requested = masking_rates(data)
+        if masked <= fraction * requested:
             raise UserError(
-                f"--whole_word_mask hides {hidden:.1%} of the {split} tokens in blocks of {data.length}, expected "
-                f"about {asked:.0%}: most words are longer than the {data.count_predicted(data.length)} tokens that a "
-                "block hides, as in text without spaces; leave the flag out, and single tokens are hidden"
+                f"--whole_word_mask masks {masked:.1%} of the {split} tokens in blocks of {data.length}, expected "
+                f"about {requested:.0%}: most words are longer than the {data.count_predicted(data.length)} tokens "
+                "masked per block, as in text without spaces; leave the flag out to mask single tokens"
             )
 
 
-def masked_shares(data: MaskedSequences) -> tuple[float, float]:
-    """The shares of tokens that are hidden, and that were to be, in up to BLOCKS sequences, evenly spread."""
-    hidden = asked = tokens = 0.0
-    for n in np.unique(np.linspace(0, len(data) - 1, BLOCKS).astype(np.int64)).tolist():
+def masking_rates(data: MaskedSequences) -> tuple[float, float]:
+    """The (actual, requested) masking rate in up to SAMPLED_BLOCKS evenly spread sequences."""
+    masked = requested = tokens = 0.0
+    for n in np.unique(np.linspace(0, len(data) - 1, SAMPLED_BLOCKS).astype(np.int64)).tolist():
         text = int((data.blocks.rows(data.block_ids(range(n, n + 1))) != data.blocks.pad_id).sum())
         tokens += text
-        asked += text * float(data.masking.rates(np.array([n]))[0])
-        hidden += int((data[n]["labels"] != IGNORED).sum())
-    return hidden / tokens, asked / tokens
+        requested += text * float(data.masking.rates(np.array([n]))[0])
+        masked += int((data[n]["labels"] != IGNORED).sum())
+    return masked / tokens, requested / tokens
 
 
-def _any_ordinary(data: MaskedSequences) -> bool:
+def _has_maskable(data: MaskedSequences) -> bool:
     tokens, special = data.blocks.tokens, data.masking.is_special
     starts = range(0, len(tokens), CHUNK_TOKENS)
     return any(not special[tokens[start : start + CHUNK_TOKENS]].all() for start in starts)

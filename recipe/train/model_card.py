@@ -16,28 +16,28 @@ CARD = "README.md"
 MARK = "<!-- written by python -m recipe.report.scores: it will be overwritten -->"
 FORMER_MARK = "<!-- written by python -m recipe.scores: it will be overwritten -->"  # written by earlier versions
 RUN_MARK = "<!-- written at the end of the pre-training: it will be overwritten -->"
-# The settings of run.json that say what a pre-training was, in words.
+# {setting in run.json: its name in the card}
 SETTINGS = {
-    "max_seq_length": "tokens a sequence",
-    "global_batch_size": "sequences a step",
+    "max_seq_length": "tokens per sequence",
+    "global_batch_size": "sequences per step",
     "learning_rate": "peak learning rate",
     "lr_scheduler_type": "schedule",
     "warmup_steps": "warm-up steps",
     "max_steps": "planned steps",
-    "mlm_probability": "share of tokens predicted",
+    "mlm_probability": "fraction of tokens predicted",
     "whole_word_mask": "whole words masked",
     "weight_decay": "weight decay",
     "optim": "optimizer",
     "seed": "seed",
     "data": "sha256 of the prepared data",
 }
-RUN_FIGURES = ("eval_loss", "eval_perplexity", "eval_masked_accuracy", "eval_accuracy", "eval_unigram_loss")
+RUN_METRICS = ("eval_loss", "eval_perplexity", "eval_masked_accuracy", "eval_accuracy", "eval_unigram_loss")
 _DATA_FLAGS = ("--dataset_name", "--dataset_config_name", "--train_file")
 
 
 def write_run_card(run: Path, config: PreTrainedConfig, metrics: dict[str, float] | None = None) -> None:
-    """Writes the card of a pre-training into its folder, `metrics` those of its evaluation: what it was told, what came
-    of it, and nothing that needs a network. A card that somebody else wrote, or that has scores, is left alone."""
+    """Writes the model card of a pre-training run to its folder: settings, versions and `metrics`, those of its
+    evaluation. It needs no network. A card that a user wrote, or that has scores, isn't changed."""
     file = run / CARD
     if not may_overwrite(file, RUN_MARK):
         return
@@ -47,25 +47,25 @@ def write_run_card(run: Path, config: PreTrainedConfig, metrics: dict[str, float
         tags=["generated_from_trainer"],
         model_name=run.resolve().name,
     )
-    figures = [f"| {name} | {value:.4g} |" for name, value in (metrics or {}).items() if name in RUN_FIGURES]
-    table = "\n".join(["## Evaluation", "", "| figure | value |", "| --- | --- |", *figures]) if figures else ""
+    rows = [f"| {name} | {value:.4g} |" for name, value in (metrics or {}).items() if name in RUN_METRICS]
+    table = "\n".join(["## Evaluation", "", "| metric | value |", "| --- | --- |", *rows]) if rows else ""
     parts = [f"---\n{metadata.to_yaml()}\n---\n{RUN_MARK}", f"# {run.resolve().name}", table, pretraining_section(run)]
     write_card(file, "\n\n".join(part for part in parts if part) + "\n")
 
 
 def may_overwrite(file: Path, *marks: str) -> bool:
-    """Whether a card isn't there, or is one of `marks` (by default all) that may be written anew."""
+    """Whether there is no card, or one with one of `marks` (by default any), which this project may replace."""
     if not os.path.lexists(file):
         return True
     try:
         text = file.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # a folder, or a link that leads nowhere
+    except OSError:  # a folder, or a dangling link
         return False
     return any(mark in text for mark in marks or (MARK, FORMER_MARK, RUN_MARK))
 
 
 def write_card(file: Path, text: str) -> bool:
-    """Writes a card whole; False on a read-only disk, whose checkpoints have their scores in the sweep's folder."""
+    """Writes a card atomically; False on a read-only disk, whose scores are in the sweep's folder alone."""
     try:
         write_atomically(file, redact(text).encode())
     except OSError:
@@ -74,16 +74,16 @@ def write_card(file: Path, text: str) -> bool:
 
 
 def run_folder(checkpoint: Path) -> Path:
-    """The folder of the run that a checkpoint belongs to; a model of another name is its own."""
+    """The folder of the run that a checkpoint belongs to; for a model with any other name, its own folder."""
     return checkpoint.resolve().parent if step_of(checkpoint) >= 0 else checkpoint.resolve()
 
 
 def pretraining_section(folder: Path) -> str:
-    """What run.json and trainer_state.json know of the pre-training, empty where there are none."""
+    """The card's section on pre-training, from run.json and trainer_state.json; "" without a run.json."""
     if not (record := redact_all(read_record(run_folder(folder)))):
         return ""
-    meaning = record.get("meaning", {})
-    lines = [f"| {words} | {meaning[key]} |" for key, words in SETTINGS.items() if meaning.get(key) is not None]
+    signature = record.get("meaning", {})
+    lines = [f"| {name} | {signature[key]} |" for key, name in SETTINGS.items() if signature.get(key) is not None]
     command = record.get("command", [])
     data = [f"`{command[n + 1]}`" for n, part in enumerate(command[:-1]) if part in _DATA_FLAGS]
     history = (read_json(folder / "trainer_state.json") or {}).get("log_history")

@@ -1,4 +1,4 @@
-"""Muon for the hidden matrices, AdamW for everything else, as one optimizer."""
+"""Muon for the matrices of the encoder and AdamW for all other weights, as one optimizer."""
 
 import torch
 from torch import nn
@@ -8,12 +8,12 @@ from recipe.model.families import FAMILIES
 from recipe.system.errors import UserError
 
 MUON = "muon"
-# What --optim_args may say of Muon: the names of torch.optim.Muon's own settings, and lr, its peak learning rate.
+# The settings that --optim_args may have: those of torch.optim.Muon; lr is its peak learning rate.
 MUON_SETTINGS = {"lr": float, "momentum": float, "ns_steps": int, "adjust_lr_fn": str}
 
 
 def muon_settings(optim_args: str | None) -> dict:
-    """Reads "momentum=0.9,ns_steps=5" into settings of torch.optim.Muon. Raises UserError for what isn't one."""
+    """Parses "momentum=0.9,ns_steps=5" into settings of torch.optim.Muon. Raises UserError for anything else."""
     settings = {"adjust_lr_fn": "match_rms_adamw"}
     for part in filter(None, (optim_args or "").replace(" ", "").split(",")):
         name, _, value = part.partition("=")
@@ -32,19 +32,18 @@ def muon_settings(optim_args: str | None) -> dict:
 
 
 def hidden_matrices(model: PreTrainedModel) -> dict[nn.Parameter, int]:
-    """The weights of the linear layers inside the encoder (no embedding, no part of a head, no bias), each with the
-    number of matrices that it holds."""
+    """{weight: the number of matrices it holds} for the linear layers of the encoder, without embeddings and heads."""
     linear = [(name, part) for name, part in model.base_model.named_modules() if isinstance(part, nn.Linear)]
     fused = FAMILIES[model.config.model_type].fused
     return {part.weight: fused.get(name.rpartition(".")[2], 1) for name, part in linear}
 
 
-class MuonOfFused(torch.optim.Muon):
-    """Muon that orthogonalises each matrix of a fused weight by itself; `parts` has their number for each weight.
+class MuonPerMatrix(torch.optim.Muon):
+    """Muon that orthogonalises each matrix of a fused weight separately; `parts` maps a weight to their number.
 
-    Each is then updated as in a model that keeps them apart, whatever the sizes of the others' gradients; taken as one
-    matrix, they share its singular values (figures in benchmarks/NOTES.md). The momentum keeps the shape of the whole
-    weight, so that checkpoints are as they were.
+    Each is then updated as in a model with separate weights, whatever the scale of the others' gradients; as one matrix
+    they would share its singular values (measured in benchmarks/NOTES.md). The momentum keeps the shape of the fused
+    weight, so the format of checkpoints is plain Muon's.
     """
 
     def __init__(self, params, parts: dict[nn.Parameter, int], **settings):
@@ -52,20 +51,20 @@ class MuonOfFused(torch.optim.Muon):
         self.parts = parts
 
     def _init_group(self, group, *lists: list[torch.Tensor]) -> bool:
-        """The weights of a group, their gradients and momenta: views of each matrix in place of a fused one."""
-        whole: tuple[list, ...] = ([], [], [])
-        is_complex = super()._init_group(group, *whole)
-        for weight, *rest in zip(*whole, strict=True):
+        """Fills `lists` with the group's weights, gradients and momenta: a view of each matrix of a fused weight."""
+        fused: tuple[list, ...] = ([], [], [])
+        is_complex = super()._init_group(group, *fused)
+        for weight, *rest in zip(*fused, strict=True):
             for tensors, tensor in zip(lists, (weight, *rest), strict=True):
                 tensors += tensor.chunk(self.parts[weight])
         return is_complex
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Steps `muon` and `adamw` together; their groups and states are kept, scheduled and saved as those of one.
+    """`muon` and `adamw` as one optimizer, with one list of groups and one state to schedule and save.
 
     Muon (Jordan et al., 2024) orthogonalises the momentum of a matrix. Its updates are scaled to the root mean square
-    of AdamW's (`match_rms_adamw`; Liu et al., "Muon is scalable for LLM training", 2025), so that both go by one
+    of AdamW's (`match_rms_adamw`; Liu et al., "Muon is scalable for LLM training", 2025), so that both use the same
     learning rate.
     """
 
@@ -78,7 +77,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
     def step(self, closure=None):
         loss = closure() if closure is not None else None
         for name, part in self.parts.items():
-            # A state that was loaded comes in new groups: the parts work on those of the whole.
+            # load_state_dict replaces groups and state, so both parts get the current ones at every step.
             part.param_groups = [group for group in self.param_groups if group["part"] == name]
             part.state = self.state
             part.step()
@@ -86,10 +85,10 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 class MuonFactory:
-    """What the Trainer calls in place of an optimizer class: see `transformers.trainer_optimizer`."""
+    """Makes the optimizer; the Trainer takes it in place of a class: see `transformers.trainer_optimizer`."""
 
     def __call__(self, model: PreTrainedModel, *, args: TrainingArguments) -> MuonWithAdamW:
-        """Weight decay applies to matrices and embeddings, as the Trainer does it; to no bias and no norm."""
+        """Weight decay applies to matrices and embeddings, but not to biases and norms, as in the Trainer."""
         hidden = hidden_matrices(model)
         weights = [p for p in model.parameters() if p.requires_grad]
         rest = [p for p in weights if p not in hidden]
@@ -99,7 +98,7 @@ class MuonFactory:
         ]
         muon = {"lr": args.learning_rate, "weight_decay": args.weight_decay} | muon_settings(args.optim_args)
         return MuonWithAdamW(
-            MuonOfFused([p for p in weights if p in hidden], hidden, **muon),
+            MuonPerMatrix([p for p in weights if p in hidden], hidden, **muon),
             torch.optim.AdamW(
                 groups,
                 lr=args.learning_rate,

@@ -1,8 +1,7 @@
-"""What a checkpoint must hold beyond files that verify, so that a run continued from it is the run it was: weights,
-optimizer, schedule, random states of every rank, and the trainer's state at that step.
+"""The checkpoint that a run resumes from, and what it must hold for that: weights, optimizer, schedule, the random
+state of every rank, and the trainer's state at that step.
 
-recipe.model.checkpoints says whether files are as they were written, which is enough to evaluate; this module, whether
-a run can be resumed.
+recipe.model.checkpoints verifies that the files are as they were written, which is enough for evaluation.
 """
 
 import re
@@ -19,7 +18,7 @@ from recipe.system.errors import UserError
 from recipe.system.files import DamagedFile, read_json, read_object
 from recipe.system.manifest import MANIFEST, damage
 from recipe.train.arguments import PretrainArguments
-from recipe.train.deepspeed import ranks_of
+from recipe.train.deepspeed import optimizer_shards
 from recipe.train.run_record import RECORD
 from recipe.train.schedules import time_is_up
 
@@ -48,13 +47,15 @@ def is_done(run: Path, checkpoint: Path, args: PretrainArguments) -> bool:
 
 
 def resume_fault(folder: Path, model: PreTrainedModel) -> str | None:
-    """Why a run cannot be resumed from a checkpoint without damage, in a few words; None where it can."""
+    """Why a run cannot be resumed from a checkpoint whose files verify, in a few words; None if it can."""
     return weights_fault(folder, model) or _fault_of_state(folder) or _fault_of_tensors(folder) or _fault_of_rng(folder)
 
 
 def newest_resumable(run: Path, model: PreTrainedModel, zero: bool, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint of `run` that can be resumed; says through `warn` what was wrong with each newer one.
-    Raises UserError where it was saved with DeepSpeed and `zero` says that it is off now, or the reverse."""
+    """The newest checkpoint of `run` that can be resumed; `warn` gets a line about each newer one.
+
+    Raises UserError if it was saved with DeepSpeed and `zero` is False, or the reverse.
+    """
     for folder in reversed(checkpoints(run)):
         if reason := damage(folder):
             warn(f"warning: {folder} is damaged ({reason}): using the one before")
@@ -67,8 +68,10 @@ def newest_resumable(run: Path, model: PreTrainedModel, zero: bool, warn: Callab
 
 
 def require_resumable(named: str, model: PreTrainedModel, zero: bool, say: Callable[[str], None]) -> Path:
-    """The checkpoint that --resume_from_checkpoint names; says where the settings of its run aren't known. Raises
-    UserError where a run cannot be resumed from it."""
+    """The checkpoint that --resume_from_checkpoint names. `say` gets a warning if there is no record of its run.
+
+    Raises UserError if a run cannot be resumed from it.
+    """
     folder = Path(named).expanduser()
     reason = damage(folder)
     if reason is None:
@@ -77,12 +80,12 @@ def require_resumable(named: str, model: PreTrainedModel, zero: bool, say: Calla
     if reason:
         raise UserError(f"cannot resume from {named}: {reason}: leave the flag out to take the newest whole one")
     if not (folder.resolve().parent / RECORD).exists():
-        say(f"warning: there is no {RECORD} beside {named}: what its run was told cannot be compared with this one")
+        say(f"warning: there is no {RECORD} beside {named}: its run's settings cannot be compared with this one's")
     return folder
 
 
 def newest_evaluable(run: Path, model: PreTrainedModel, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint of `run` that holds the model's weights whole, whatever else it lacks."""
+    """The newest checkpoint of `run` with all of the model's weights, whatever else it lacks."""
     for folder in reversed(checkpoints(run)):
         if (reason := damage(folder) or weights_fault(folder, model)) is None:
             return folder
@@ -91,9 +94,9 @@ def newest_evaluable(run: Path, model: PreTrainedModel, warn: Callable[[str], No
 
 
 def require_same_engine(folder: Path, zero: bool) -> None:
-    """Raises UserError where a checkpoint was saved with DeepSpeed and `zero` says that it isn't in use now, or the
+    """Raises UserError if a checkpoint was saved with DeepSpeed and `zero`, whether it is in use now, is False, or the
     reverse."""
-    saved_by_zero = ranks_of(folder) > 0
+    saved_by_zero = optimizer_shards(folder) > 0
     if zero and not saved_by_zero:
         raise UserError(f"{folder} was saved without DeepSpeed, now it is on: set DS_CONFIG= (no --deepspeed)")
     if saved_by_zero and not zero:
@@ -122,12 +125,12 @@ def _fault_of_state(folder: Path) -> str | None:
 
 
 def _fault_of_tensors(folder: Path) -> str | None:
-    """Of optimizer and schedule; DeepSpeed's optimizer is in files of its own, a part for each rank."""
-    if parts := ranks_of(folder):
+    """The fault of optimizer or schedule; DeepSpeed saves the optimizer in files of its own, one shard per rank."""
+    if shards := optimizer_shards(folder):
         names = " ".join(file.name for file in folder.glob("global_step*/*_optim_states.pt"))
         numbers = set(map(int, re.findall(r"_pp_rank_(\d+)", names)))
-        if numbers and numbers != set(range(parts)):
-            return f"it has {parts} of the {max(numbers) + 1} parts of DeepSpeed's optimizer"
+        if numbers and numbers != set(range(shards)):
+            return f"it has {shards} of the {max(numbers) + 1} shards of DeepSpeed's optimizer"
         return None
     names = ("optimizer.pt", "scheduler.pt")
     if missing := [name for name in names if not (folder / name).exists()]:
@@ -136,17 +139,17 @@ def _fault_of_tensors(folder: Path) -> str | None:
 
 
 def _fault_of_file(file: Path) -> str | None:
-    """Whether torch can read a dictionary out of `file`; the tensors in it stay on disk."""
+    """Why torch can't read a dictionary from `file`, None if it can; the tensors aren't read."""
     try:
         with safe_globals():
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # of zip, pickle, torch and the system
+    except Exception:  # from zipfile, pickle, torch or the system
         return f"{file.name} is unreadable"
     return None if isinstance(content, dict) else f"{file.name} is not what a Trainer writes"
 
 
 def _fault_of_rng(folder: Path) -> str | None:
-    """A run of one process has one random state, one of several has one for each: the manifest says how many."""
+    """The fault of the random states: there must be one per rank, and the manifest has their number."""
     saved = {int(found[1]): path for path in folder.iterdir() if (found := _RANDOM_STATE.fullmatch(path.name))}
     ranks = (read_json(folder / MANIFEST) or {}).get("ranks", max(2, len(saved)) if saved else 1)
     if ranks == 1:

@@ -1,5 +1,5 @@
-"""The folder of a run: one program at a time works in it, and one that stops before its first step leaves it as it
-was."""
+"""The folder of a run: only one process trains in it at a time, and a run that stops before its first step leaves
+nothing behind."""
 
 import contextlib
 import os
@@ -19,11 +19,11 @@ LOCK = ".lock"
 
 @contextmanager
 def run_lock(run: Path) -> Iterator[None]:
-    """Keeps other pre-trainings out of `run` until this process ends, however it ends.
+    """Holds the lock of `run` until the block ends or the process dies, so that no other run trains in it.
 
-    Raises UserError where another one holds it, or where the folder cannot be written.
+    Raises UserError if another run holds the lock, or if the folder can't be written.
     """
-    with undo_on_failure(run) as mine:
+    with undo_on_failure(run) as created:
         lock_file = run / LOCK
         new = not lock_file.exists()
         try:
@@ -34,9 +34,9 @@ def run_lock(run: Path) -> Iterator[None]:
             raise UserError(f"another run is training in {run}: wait for it, or choose another OUTPUT_DIR") from error
         except OSError as error:
             raise UserError(f"cannot write to {run}: {error.strerror}: choose another OUTPUT_DIR") from error
-        mine += [lock_file] * new
+        created += [lock_file] * new
         try:
-            remove(run / STAGING)  # what a killed run left behind, or whatever bears its name
+            remove(run / STAGING)  # left by a killed run, or anything else of this name
             yield
         finally:
             lock.release()
@@ -44,25 +44,27 @@ def run_lock(run: Path) -> Iterator[None]:
 
 @contextmanager
 def undo_on_failure(run: Path) -> Iterator[list[Path]]:
-    """Where the block ends by an exception, or a stop signal ends the program in it, the folders that were made for
-    `run` go again. So do the files in the list that the block gets, if nothing but them was written into `run`."""
+    """If the block raises, or a stop signal ends the process in it, removes the folders that were created for `run`.
+
+    Yields a list of files; those that the block adds are removed as well, if nothing else was written to `run`.
+    """
     new = [folder for folder in (run, *run.absolute().parents) if not folder.exists()]
     before = _files(run)
-    mine: list[Path] = []
+    created: list[Path] = []
 
-    def tidy() -> None:
-        if _files(run) - before <= set(mine):
-            for file in mine:
+    def undo() -> None:
+        if _files(run) - before <= set(created):
+            for file in created:
                 file.unlink(missing_ok=True)
         for folder in new:
-            with contextlib.suppress(OSError):  # there is something in it by now
+            with contextlib.suppress(OSError):  # it isn't empty
                 folder.rmdir()
 
-    with _before_a_stop(tidy):
+    with _before_stop(undo):
         try:
-            yield mine
+            yield created
         except BaseException:
-            tidy()
+            undo()
             raise
 
 
@@ -71,9 +73,9 @@ def _files(folder: Path) -> set[Path]:
 
 
 @contextmanager
-def _before_a_stop(action) -> Iterator[None]:
-    """Has SIGTERM and SIGUSR1 call `action` before they end the program as they always do. Whoever sets other handlers
-    in the block, as training does with its first step, keeps them."""
+def _before_stop(action) -> Iterator[None]:
+    """Makes SIGTERM and SIGUSR1 call `action` before they end the process as by default. Handlers that the block sets
+    itself, as training does, stay."""
 
     def stop(number, frame):
         action()

@@ -1,4 +1,4 @@
-"""A run's record, run.json: what it was told, on what data and with which versions; and what may change on resume."""
+"""The record of a run, run.json: command, settings, data, versions, and the resume signature, which must not change."""
 
 import hashlib
 import importlib.metadata
@@ -21,39 +21,39 @@ RECORD = "run.json"
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "deepspeed", "numpy")
 
 
-def record_run(folder: Path, meaning: dict, settings: dict, allow_changed: str = "") -> dict:
-    """Writes run.json, or checks it against the one that is there, and returns the record: see `build_record`."""
-    record = build_record(folder, meaning, settings, allow_changed)
+def record_run(folder: Path, signature: dict, settings: dict, allow_changed: str = "") -> dict:
+    """Builds the record with `build_record`, writes it to run.json, and returns it."""
+    record = build_record(folder, signature, settings, allow_changed)
     write_record(folder, record)
     return record
 
 
 def build_record(
-    folder: Path, meaning: dict, settings: dict, allow_changed: str = "", resumed_from: Path | None = None
+    folder: Path, signature: dict, settings: dict, allow_changed: str = "", resumed_from: Path | None = None
 ) -> dict:
-    """The record of a run in `folder`, without secrets, checked against the one that is there; nothing is written.
+    """The record of a run in `folder`, without secrets, compared with the one that is there; nothing is written.
 
-    `meaning` holds the settings that decide what the run computes; on resume each must be as it was, unless
-    `allow_changed` (names separated by commas) lists it. The same holds for the run.json of the folder in which
-    `resumed_from` lies, the checkpoint that is resumed from, if that is another run's. `settings` is everything else
-    worth knowing, free to change. Raises UserError with both values of the first setting that differs.
+    `signature` is the resume signature, the settings that decide what the run computes (the key "meaning" of run.json).
+    On resume each must have its former value, unless `allow_changed` (names separated by commas) lists it; likewise
+    those of another run whose checkpoint `resumed_from` is. `settings`, all others, may change. Raises UserError with
+    both values of the first setting that differs.
     """
     allowed = {name.strip() for name in allow_changed.split(",") if name.strip()}
-    if unknown := sorted(allowed - set(meaning)):
-        raise UserError(f"--allow_changed names {', '.join(unknown)}, expected some of {', '.join(meaning)}")
-    meaning = redact_all(json.loads(json.dumps(meaning)))  # as it will be read back: keys are text
+    if unknown := sorted(allowed - set(signature)):
+        raise UserError(f"--allow_changed names {', '.join(unknown)}, expected some of {', '.join(signature)}")
+    signature = redact_all(json.loads(json.dumps(signature)))  # as read back from JSON, whose keys are strings
     history = []
     if before := redact_all(_recorded(folder)):
-        changed = changes(folder, before["meaning"], meaning, allowed, "use the former, another OUTPUT_DIR,")
+        changed = changes(folder, before["meaning"], signature, allowed, "use the former, another OUTPUT_DIR,")
         history = [*before.get("history", []), *([{"changed": changed}] if changed else [])]
     origin = resumed_from and resumed_from.resolve().parent
     if origin and origin != folder.resolve() and (other := redact_all(_recorded(origin))):
-        changed = changes(origin, other["meaning"], meaning, allowed, "use the former")
+        changed = changes(origin, other["meaning"], signature, allowed, "use the former")
         begun = {"resumed_from": str(resumed_from), "changed": changed}
         history += [begun] if begun not in history else []
     return {
         "command": redact_words(sys.argv),
-        "meaning": meaning,
+        "meaning": signature,
         "settings": redact_all(settings),
         "git_commit": _git_commit(),
         "python": platform.python_version(),
@@ -65,9 +65,10 @@ def build_record(
 
 
 def changes(folder: Path, before: dict, now: dict, allowed: set[str], instead: str) -> dict[str, list]:
-    """{name: [before, now]} of the settings of `folder`'s run that differ from those `before`.
+    """{name: [before, now]} for each setting of `folder`'s run that changed.
 
-    Raises UserError for the first one that isn't `allowed` to; a setting that `before` doesn't know is.
+    Raises UserError for the first one that isn't in `allowed`; one that `before` doesn't have may be added. `instead`
+    is the remedy in the message.
     """
     changed = {name: [before.get(name), value] for name, value in now.items() if before.get(name) != value}
     for name in (name for name in changed if name in before and name not in allowed):
@@ -79,16 +80,16 @@ def changes(folder: Path, before: dict, now: dict, allowed: set[str], instead: s
 
 
 def write_record(folder: Path, record: dict) -> None:
-    """Writes run.json, whole or not at all."""
+    """Writes run.json atomically."""
     write_atomically(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def _recorded(folder: Path) -> dict:
-    """The content of a folder's run.json, {} where there is none. Raises UserError where it is damaged."""
+    """The content of a folder's run.json; {} if there is none. Raises UserError if it is damaged."""
     try:
         record = checked_record(folder / RECORD)
         if "meaning" not in record:
-            raise DamagedFile("says nothing of what the run means")
+            raise DamagedFile('has no "meaning", the resume signature of its run')
     except FileNotFoundError:
         return {}
     except DamagedFile as error:
@@ -100,55 +101,57 @@ def _recorded(folder: Path) -> dict:
 
 
 def checked_record(path: Path) -> dict:
-    """The content of a run.json. Raises FileNotFoundError where there is none, DamagedFile where it isn't as
-    `record_run` writes it."""
+    """The content of a run.json. Raises FileNotFoundError if there is none, DamagedFile if it isn't in the format that
+    `record_run` writes."""
     record = read_object(path)
-    if fault := next((name for name, is_right in _FIELDS.items() if not is_right(record)), None):
+    if fault := next((name for name, is_valid in _FIELDS.items() if not is_valid(record)), None):
         raise DamagedFile(f"has no {fault} as this project writes it")
     return record
 
 
-def _is(kind: type | tuple[type, ...], value: object) -> bool:
+def _has_type(kind: type | tuple[type, ...], value: object) -> bool:
     return isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
 
 
-# What each part of a run.json must be for those who read it.
+# {part of run.json: whether it has the type that its readers expect}
 _FIELDS: dict[str, Callable[[dict], bool]] = {
-    "meaning": lambda record: _is(dict, record.get("meaning", {})),
-    "meaning.model": lambda record: _is(dict, record.get("meaning", {}).get("model", {})),
-    "meaning.max_hours": lambda record: _is((int, float), record.get("meaning", {}).get("max_hours") or 0),
+    "meaning": lambda record: _has_type(dict, record.get("meaning", {})),
+    "meaning.model": lambda record: _has_type(dict, record.get("meaning", {}).get("model", {})),
+    "meaning.max_hours": lambda record: _has_type((int, float), record.get("meaning", {}).get("max_hours") or 0),
     **{
-        f"meaning.{name}": lambda record, name=name: _is(int, record.get("meaning", {}).get(name) or 0)
+        f"meaning.{name}": lambda record, name=name: _has_type(int, record.get("meaning", {}).get(name) or 0)
         for name in ("max_steps", "global_batch_size", "max_seq_length")
     },
-    "settings": lambda record: _is(dict, record.get("settings", {})),
-    "packages": lambda record: _is(dict, record.get("packages", {})),
-    "command": lambda record: _is(list, words := record.get("command", [])) and all(_is(str, word) for word in words),
-    "history": lambda record: (
-        _is(list, changes := record.get("history", []))
-        and all(_is(dict, change) and _is(dict, change.get("changed", {})) for change in changes)
+    "settings": lambda record: _has_type(dict, record.get("settings", {})),
+    "packages": lambda record: _has_type(dict, record.get("packages", {})),
+    "command": lambda record: (
+        _has_type(list, words := record.get("command", [])) and all(_has_type(str, word) for word in words)
     ),
-    "wandb_run_id": lambda record: _is(str, record.get("wandb_run_id") or ""),
+    "history": lambda record: (
+        _has_type(list, changes := record.get("history", []))
+        and all(_has_type(dict, change) and _has_type(dict, change.get("changed", {})) for change in changes)
+    ),
+    "wandb_run_id": lambda record: _has_type(str, record.get("wandb_run_id") or ""),
 }
 
 
 def read_record(folder: Path) -> dict:
-    """The content of a folder's run.json, {} where there is none or where it is damaged."""
+    """The content of a folder's run.json; {} if there is none or it is damaged."""
     try:
         return checked_record(folder / RECORD)
     except (OSError, DamagedFile):
         return {}
 
 
-def require_identical_ranks(meaning: dict) -> None:
-    """Compares code, packages and `meaning` of all ranks; every rank must call it.
+def require_identical_ranks(signature: dict) -> None:
+    """Compares the code, packages and resume signature of all ranks; every rank must call it.
 
-    Raises UserError on each of them, with the first value that differs and where, unless they are alike.
+    Raises UserError on every rank, with the first value that differs, unless all are identical.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
     packages = {name: _version(name) for name in PACKAGES}
-    mine = {"host": platform.node(), "values": {"code": _code_fingerprint(), **packages, **meaning}}
+    mine = {"host": platform.node(), "values": {"code": _code_fingerprint(), **packages, **signature}}
     ranks: list = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(ranks, mine)
     first = ranks[0]
@@ -163,7 +166,7 @@ def require_identical_ranks(meaning: dict) -> None:
 
 
 def _code_fingerprint() -> str:
-    """sha256 over the recipe's own files and its scripts."""
+    """sha256 of the Python files of the recipe and its scripts."""
     digest = hashlib.sha256()
     for file in sorted([*(ROOT / "recipe").rglob("*.py"), *ROOT.glob("*.py")]):
         digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
@@ -171,7 +174,9 @@ def _code_fingerprint() -> str:
 
 
 def _short(value: object) -> str:
-    text = redact(value if isinstance(value, str) else json.dumps(value))  # first: half an address hides its secret
+    text = redact(
+        value if isinstance(value, str) else json.dumps(value)
+    )  # before cutting: a secret in half a URL isn't recognised
     return text if len(text) <= 120 else text[:117] + "..."
 
 

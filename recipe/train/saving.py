@@ -1,5 +1,5 @@
-"""How a Trainer saves and resumes: a checkpoint is staged, committed whole and only then do old ones go; what was not
-yet logged is kept with it (laws 6 and 7); DeepSpeed's are plain ones, too, and fit any number of ranks."""
+"""Atomic checkpoints for a Trainer (invariants 6 and 7): each is staged, then committed, and only then are old ones
+deleted. Losses that aren't logged yet are saved with it; DeepSpeed's checkpoints resume on any number of ranks."""
 
 import json
 import shutil
@@ -14,20 +14,28 @@ from recipe.model.checkpoints import STAGING, commit, rotate
 from recipe.system.errors import UserError
 from recipe.system.files import atomic_output, flush, read_json, remove, write_atomically
 from recipe.train.callbacks import LossSinceLog
-from recipe.train.deepspeed import SETTING, is_sharded, master_weights, mend_universal_load, ranks_of, universal_copy
+from recipe.train.deepspeed import (
+    LOAD_UNIVERSAL,
+    is_sharded,
+    master_weights,
+    optimizer_shards,
+    restore_groups,
+    universal_copy,
+)
 from recipe.train.schedules import build_schedule
 
 CHECKPOINT_BYTES_PER_PARAMETER = 12  # the weight and Adam's two moments, four bytes each
-FULL_DISK_BYTES = 1 << 20  # torch.save reports a full disk as a position that is off; this little free tells
+FULL_DISK_BYTES = 1 << 20  # torch.save reports a full disk as a wrong position; less free space than this tells
 
 
 class AtomicCheckpoints:
-    """Mixed into a Trainer, left of it: its checkpoints verify (recipe.model.checkpoints.damage) or aren't there.
+    """A mixin, left of Trainer in the bases: a checkpoint either verifies (recipe.system.manifest.damage) or isn't
+    there.
 
-    A full disk is a UserError that leaves the checkpoints before it as they were.
+    A full disk raises UserError; earlier checkpoints aren't touched.
     """
 
-    steps_to_keep: Collection[int] = ()  # whose checkpoints stay, whatever save_total_limit says
+    steps_to_keep: Collection[int] = ()  # their checkpoints are exempt from save_total_limit
     _saving = False
 
     def __init__(self, *args, **kwargs):
@@ -44,18 +52,20 @@ class AtomicCheckpoints:
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         checkpoint = Path(resume_from_checkpoint or "")
-        if self.is_deepspeed_enabled and ranks_of(checkpoint) not in (0, self.args.world_size):
+        if self.is_deepspeed_enabled and optimizer_shards(checkpoint) not in (0, self.args.world_size):
             folder = Path(self.args.output_dir) / STAGING / checkpoint.name
             if self.args.should_save:
                 universal_copy(checkpoint, folder)
             self.accelerator.wait_for_everyone()
-            self.accelerator.deepspeed_plugin.deepspeed_config["checkpoint"] = SETTING
+            self.accelerator.deepspeed_plugin.deepspeed_config["checkpoint"] = LOAD_UNIVERSAL
             resume_from_checkpoint = str(folder)
         return super().train(resume_from_checkpoint, **kwargs)
 
     def _init_training_state(self, max_steps, *args, **kwargs):
         state = super()._init_training_state(max_steps, *args, **kwargs)
-        self.state.compute_steps(self.args, max_steps)  # a checkpoint's state has --save_steps and its like of its run
+        self.state.compute_steps(
+            self.args, max_steps
+        )  # a loaded state has --save_steps and the like of the earlier run
         return state
 
     def create_scheduler(self, num_training_steps, optimizer=None):
@@ -64,26 +74,26 @@ class AtomicCheckpoints:
             kind, kwargs = self.args.lr_scheduler_type, self.args.lr_scheduler_kwargs
             self.lr_scheduler = build_schedule(kind, optimizer or self.optimizer, warmup, steps, kwargs)
             self._created_lr_scheduler = True
-        self._told = _Settings.of(self.optimizer, self.lr_scheduler)
+        self._settings = _Settings.of(self.optimizer, self.lr_scheduler)
         return self.lr_scheduler
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:  # whole, and of another model or optimizer
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # intact, but of another model or optimizer
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"cannot resume from {checkpoint}: its optimizer or scheduler doesn't fit this run ({reason}): use the "
                 "settings that it was saved with, or move it away"
             ) from error
         if is_sharded(self.deepspeed) and checkpoint and self.deepspeed.load_universal_checkpoint():
-            mend_universal_load(self.deepspeed, Path(checkpoint))
+            restore_groups(self.deepspeed, Path(checkpoint))
         if checkpoint:
-            self.follow_schedule(self._told.restore(self.optimizer, self.lr_scheduler))
+            self.follow_schedule(self._settings.restore(self.optimizer, self.lr_scheduler))
 
     def follow_schedule(self, changed: bool) -> None:
-        """Sets the learning rate of the coming step to what the schedule says of it. `changed` says that the rate it
-        begins from is another one than the checkpoint's run had."""
+        """Sets the learning rate of the next step from the schedule; `changed` says whether the peak learning rate
+        differs from that of the checkpoint's run."""
         scheduler = self.lr_scheduler
         if isinstance(scheduler, LambdaLR):
             pairs = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
@@ -98,7 +108,10 @@ class AtomicCheckpoints:
     def _save_checkpoint(self, model, trial):
         run = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
-        limit, self.args.save_total_limit = self.args.save_total_limit, None  # old ones go once the new one is whole
+        limit, self.args.save_total_limit = (
+            self.args.save_total_limit,
+            None,
+        )  # old ones are deleted once the new one is committed
         self._saving = True
         self.loss_since_log.before_save(self)
         try:
@@ -110,8 +123,8 @@ class AtomicCheckpoints:
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 commit(run / STAGING / name, run / name, self.args.world_size)
-        except Exception as error:  # safetensors, torch and the system each have their own for a full disk
-            raise self._why_not_saved(run, name, error) from error
+        except Exception as error:  # safetensors, torch and the system report a full disk differently
+            raise self._save_error(run, name, error) from error
         finally:
             self._saving = False
             self.args.save_total_limit = limit
@@ -121,7 +134,7 @@ class AtomicCheckpoints:
             rotate(run, limit, newest=run / name, to_keep=self.steps_to_keep)
         self.accelerator.wait_for_everyone()
 
-    def _why_not_saved(self, run: Path, name: str, error: Exception) -> Exception:
+    def _save_error(self, run: Path, name: str, error: Exception) -> Exception:
         free = shutil.disk_usage(run).free
         if "No space left" not in str(error) and free > FULL_DISK_BYTES:
             return error
@@ -133,7 +146,7 @@ class AtomicCheckpoints:
         )
 
     def save_metrics(self, split, metrics, combined=True):
-        """As the Trainer's own, but that a file is whole at any moment, and that a damaged one is written anew."""
+        """As in Trainer, but the files are written atomically, and a damaged all_results.json is replaced."""
         if not self.is_world_process_zero():
             return
         run = Path(self.args.output_dir)
@@ -144,7 +157,7 @@ class AtomicCheckpoints:
             write_atomically(run / name, json.dumps(content, indent=4, sort_keys=True).encode())
 
     def save_state(self):
-        """As the Trainer's own, but that the file is whole at any moment."""
+        """As in Trainer, but the file is written atomically."""
         if self.is_world_process_zero():
             with atomic_output(Path(self.args.output_dir) / "trainer_state.json") as partial:
                 self.state.save_to_json(partial)
@@ -153,7 +166,7 @@ class AtomicCheckpoints:
         if not is_sharded(self.deepspeed):
             super().save_model(output_dir, _internal_call)
             return
-        weights = master_weights(self.deepspeed)  # every rank has a part
+        weights = master_weights(self.deepspeed)  # every rank has a shard
         if self.args.should_save:
             self._save(output_dir, weights)
         if self.args.push_to_hub and not _internal_call:
@@ -162,12 +175,12 @@ class AtomicCheckpoints:
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
         folder = Path(output_dir or self.args.output_dir)
-        if is_sharded(self.deepspeed):  # the engine's copy of the weights is bf16, what was written is fp32
+        if is_sharded(self.deepspeed):  # the engine's weights are bf16, the saved ones fp32
             self.model.config.dtype = torch.float32
             self.model.config.save_pretrained(folder)
-        # A pickle that only this code could read; run.json says the same in plain words.
+        # A pickle that needs this code to be read; run.json has the same settings.
         (folder / "training_args.bin").unlink(missing_ok=True)
-        if not self._saving:  # what is staged is flushed when it is committed
+        if not self._saving:  # a staged checkpoint is flushed at its commit
             for file in folder.iterdir():
                 if file.is_file():
                     flush(file)
@@ -175,12 +188,18 @@ class AtomicCheckpoints:
 
 @dataclass
 class _Settings:
-    """What the command line says of optimizer and schedule. A checkpoint's states bring those of its own run."""
+    """This run's settings of optimizer and schedule; loading a checkpoint overwrites them with those of its own run."""
 
     groups: list[dict]
     rates: list[float]
 
-    NAMES = ("initial_lr", "weight_decay", "betas", "eps", "momentum")  # no state: what else a group has may be some
+    NAMES = (
+        "initial_lr",
+        "weight_decay",
+        "betas",
+        "eps",
+        "momentum",
+    )  # settings alone: other entries of a group may be state
 
     @classmethod
     def of(cls, optimizer, scheduler) -> "_Settings":
@@ -188,9 +207,9 @@ class _Settings:
         return cls(groups, list(getattr(scheduler, "base_lrs", [])))
 
     def restore(self, optimizer, scheduler) -> bool:
-        """Puts them in place again; returns whether the schedule begins from another learning rate than before."""
-        for group, told in zip(optimizer.param_groups, self.groups, strict=True):
-            group.update(told)
+        """Restores them; returns whether the schedule's peak learning rate differs from the loaded one."""
+        for group, settings in zip(optimizer.param_groups, self.groups, strict=True):
+            group.update(settings)
         changed = self.rates != list(getattr(scheduler, "base_lrs", []))
         if self.rates:
             scheduler.base_lrs = list(self.rates)

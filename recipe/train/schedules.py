@@ -1,4 +1,4 @@
-"""The learning rate's schedule: checked before step 1, and bent to a budget of wall-clock time."""
+"""Learning rate schedules: validation before step 1, and schedules over a wall-clock budget."""
 
 import json
 import math
@@ -16,10 +16,10 @@ from transformers.trainer_utils import SchedulerType
 from recipe.system.errors import UserError
 from recipe.system.files import DamagedFile, read_object
 
-UNLIMITED_STEPS = 1_000_000_000  # max_steps of a run that time alone ends
-HORIZON = 1_000_000  # what a schedule over time counts as its steps: a millionth of the budget each
+UNLIMITED_STEPS = 1_000_000_000  # max_steps of a run that only --max_hours ends
+HORIZON = 1_000_000  # steps of a schedule over time: each is a millionth of the budget
 NEEDS_A_METRIC = ("reduce_lr_on_plateau", "greedy")
-WITHOUT_A_LAST_STEP = ("inverse_sqrt",)
+ENDLESS = ("inverse_sqrt",)
 # Schedules beyond those of transformers, by their name for --lr_scheduler_type. Each maps progress, the share of the
 # steps after warm-up that are done (0 to 1), to a share of the peak learning rate; --lr_scheduler_kwargs are its
 # keyword arguments. Warm-up is linear.
@@ -65,22 +65,24 @@ def build_schedule(
 
 
 def require_warmup_within(args: TrainingArguments) -> None:
-    """Raises UserError where the warm-up is longer than the run, whose peak learning rate would never be reached."""
+    """Raises UserError if the warm-up is longer than the run, so that the peak learning rate would never be reached."""
     if args.warmup_steps >= 1 and 0 < args.max_steps < args.warmup_steps:
         raise UserError(
             f"found --warmup_steps {args.warmup_steps:g}, expected at most the {args.max_steps:,} steps of the run: "
-            "shorten it, or pass a share of the run like 0.06"
+            "shorten it, or pass a fraction of the run like 0.06"
         )
 
 
 def resolve_schedule(args: TrainingArguments, max_hours: float | None = None) -> None:
-    """Checks lr_scheduler_type and lr_scheduler_kwargs against the run's steps, and turns a num_decay_steps below 1, a
-    share of the run, into steps. `args.max_steps` must be set. Raises UserError for what transformers would only refuse
-    after the model is built, or not at all."""
+    """Validates lr_scheduler_type and lr_scheduler_kwargs for the run's steps, and converts a num_decay_steps below 1,
+    a fraction of the run, to steps. `args.max_steps` must be set.
+
+    Raises UserError for settings that transformers would refuse only after the model is built, or not at all.
+    """
     kind, kwargs = args.lr_scheduler_type.value, args.lr_scheduler_kwargs or {}
     if not isinstance(kwargs, dict):
         raise UserError(f"found --lr_scheduler_kwargs {kwargs!r}, expected a JSON object")
-    for kinds, why in ((NEEDS_A_METRIC, "follows a metric"), (WITHOUT_A_LAST_STEP if max_hours else (), "never ends")):
+    for kinds, why in ((NEEDS_A_METRIC, "follows a metric"), (ENDLESS if max_hours else (), "never ends")):
         if kind in kinds:
             raise UserError(f"found --lr_scheduler_type {kind}, which {why}: use linear, cosine or warmup_stable_decay")
     steps = HORIZON if max_hours else args.max_steps
@@ -89,7 +91,7 @@ def resolve_schedule(args: TrainingArguments, max_hours: float | None = None) ->
         decay = kwargs.get("num_decay_steps")
         if not isinstance(decay, int | float) or decay <= 0 or (max_hours and decay >= 1):
             found = f"num_decay_steps {decay}" if "num_decay_steps" in kwargs else "no num_decay_steps"
-            unit = "a share of the time" if max_hours else "steps, or a share of all"
+            unit = "a fraction of the time" if max_hours else "steps, or a fraction of them"
             raise UserError(
                 f"found --lr_scheduler_type warmup_stable_decay with {found}, expected {unit} below 1: "
                 """--lr_scheduler_kwargs '{"num_decay_steps": 0.1}'"""
@@ -111,24 +113,23 @@ def resolve_schedule(args: TrainingArguments, max_hours: float | None = None) ->
 
 
 class TimeBudget(TrainerCallback, ExportableState):
-    """Ends a run when `hours` have passed, and tells which share of the run is over: of the time, or of the steps if
-    there are to be `steps` and they are further on.
+    """Ends a run after `hours`, and computes its progress: the larger of the fractions of `hours` and of `steps`.
 
-    What counts is the time of the work that is kept: from the first step of each process on, evaluation and saving
-    included, and what the checkpoint it resumed from had taken. Ranks go by the clock of the first one.
+    Only the time of work that is kept counts: from the first step of each process on, with evaluation and saving, plus
+    that of the checkpoint it resumed from. All ranks use the clock of rank 0.
     """
 
     def __init__(self, hours: float, steps: int, clock=time.monotonic):
         self.seconds, self.steps, self.clock = hours * 3600, steps, clock
         self.before, self.began = 0.0, None
-        self.share, self.step = 0.0, 0
+        self.progress, self.step = 0.0, 0
 
     def spent(self) -> float:
-        """Seconds so far."""
+        """Seconds spent so far."""
         return self.before + (0.0 if self.began is None else self.clock() - self.began)
 
     def state(self) -> dict:
-        """What transformers writes into trainer_state.json."""
+        """What transformers saves in trainer_state.json."""
         return {"args": {}, "attributes": {"seconds": self.spent(), "budget": self.seconds}}
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -136,43 +137,43 @@ class TimeBudget(TrainerCallback, ExportableState):
         self.before = saved.get("attributes", {}).get("seconds", 0.0) if isinstance(saved, dict) else 0.0
         self.began = self.clock()
 
-    def goes_on_from(self, state: TrainerState) -> bool:
-        """Takes over the time that a checkpoint's run had spent, and tells whether it had another budget."""
+    def resume_from(self, state: TrainerState) -> bool:
+        """Continues from the time that a checkpoint's run had spent; returns whether its budget was another one."""
         saved = state.stateful_callbacks.get("TimeBudget", {})
         spent = saved.get("attributes", {}) if isinstance(saved, dict) else {}
         self.before, self.step = spent.get("seconds", 0.0), state.global_step
-        self.share = min(1.0, max(self.before / self.seconds, self.step / self.steps))
+        self.progress = min(1.0, max(self.before / self.seconds, self.step / self.steps))
         return spent.get("budget") != self.seconds
 
     def on_optimizer_step(self, args, state, control, **kwargs):
-        """Comes before the schedule's own step, which sets the next learning rate."""
+        """Runs before the step of the schedule, which sets the next learning rate."""
         spent = torch.tensor(self.spent(), dtype=torch.float64, device=args.device)
         if args.world_size > 1:
             torch.distributed.broadcast(spent, src=0)
         self.step = state.global_step + 1
-        self.share = min(1.0, max(spent.item() / self.seconds, self.step / self.steps))
+        self.progress = min(1.0, max(spent.item() / self.seconds, self.step / self.steps))
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.share >= 1.0:
+        if self.progress >= 1.0:
             control.should_save = True
             control.should_training_stop = True
 
     def schedule(self, args: TrainingArguments, optimizer: torch.optim.Optimizer) -> LambdaLR:
-        """The schedule that `args` name, over the share of the run that is over in place of its steps. A warm-up given
-        in steps stays one of steps; one below 1 is a share of the time."""
+        """The schedule that `args` name, as a function of progress instead of steps. A warm-up of 1 or more is in
+        steps, one below 1 is a fraction of the time."""
         in_steps = int(args.warmup_steps) if args.warmup_steps >= 1 else 0
         warmup = 0 if in_steps else math.ceil(HORIZON * args.warmup_steps)
-        shaped = build_schedule(args.lr_scheduler_type, optimizer, warmup, HORIZON, args.lr_scheduler_kwargs)
-        shape = shaped.lr_lambdas[0]
+        over_horizon = build_schedule(args.lr_scheduler_type, optimizer, warmup, HORIZON, args.lr_scheduler_kwargs)
+        shape = over_horizon.lr_lambdas[0]
 
         def factor(_) -> float:
-            return shape(self.share * HORIZON) * (min(1.0, self.step / in_steps) if in_steps else 1.0)
+            return shape(self.progress * HORIZON) * (min(1.0, self.step / in_steps) if in_steps else 1.0)
 
         return LambdaLR(optimizer, factor)
 
 
 def time_is_up(checkpoint: Path, hours: float) -> bool:
-    """Whether the run that a checkpoint belongs to had spent its `hours` there."""
+    """Whether the run that a checkpoint belongs to had spent its `hours` by then."""
     try:
         saved = read_object(checkpoint / "trainer_state.json")["stateful_callbacks"]["TimeBudget"]
         return saved["attributes"]["seconds"] >= hours * 3600

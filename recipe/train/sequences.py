@@ -15,8 +15,8 @@ from recipe.train.stages import Stages, stages_of
 
 
 def stages_of_run(data: DataArguments, args: PretrainArguments, blocks: int) -> Stages:
-    """What each step of the run sees, where there are `blocks` training blocks of --max_seq_length; settles
-    args.max_steps and the learning rate's schedule on the way."""
+    """The stages of a run on `blocks` training blocks of --max_seq_length; sets args.max_steps and validates the
+    learning rate schedule first."""
     args.max_steps = epochs_to_steps(args, blocks)
     resolve_schedule(args, args.max_hours)
     return stages_of(
@@ -32,8 +32,7 @@ def stages_of_run(data: DataArguments, args: PretrainArguments, blocks: int) -> 
 
 @dataclass
 class Sequences:
-    """What a run sees and when: its training sequences, shorter ones for first stages that have such, and those of
-    evaluation."""
+    """The sequences of a run: for training, for stages of short sequences if there are any, and for evaluation."""
 
     stages: Stages
     train: OrderedBlocks
@@ -48,11 +47,11 @@ def sequences_of(
     cut: Callable[[np.ndarray, int], Blocks],
     inputs: Callable[[Blocks, Stages, int | None, int | None], OrderedBlocks],
 ) -> Sequences:
-    """Training and evaluation data of a run, and its stages.
+    """The training and evaluation sequences of a run, and its stages.
 
-    `cut(tokens, length)` makes the blocks of sequences of `length` tokens, and `inputs(blocks, stages, order_seed,
-    limit)` the inputs of the objective, those of evaluation where order_seed is None. Raises UserError where the text
-    is shorter than one block.
+    `cut(tokens, length)` makes the blocks for sequences of `length` tokens; `inputs(blocks, stages, order_seed, limit)`
+    makes the inputs of the objective, those of evaluation if order_seed is None. Raises UserError if the text is
+    shorter than one block.
     """
     length, short, limit = data.max_seq_length, args.short_seq_length, data.max_train_samples
     whole = cut(prepared.checked("train"), length)

@@ -75,7 +75,7 @@ class PretrainTrainer(AtomicCheckpoints, Trainer):
 
     def is_over(self) -> bool:
         """Whether there is no further step to take."""
-        out_of_time = self.time_budget is not None and self.time_budget.share >= 1.0
+        out_of_time = self.time_budget is not None and self.time_budget.progress >= 1.0
         return self.state.global_step >= self.args.max_steps or out_of_time
 
     # ---- data (laws 3 and 4)
@@ -154,7 +154,7 @@ class PretrainTrainer(AtomicCheckpoints, Trainer):
 
     def follow_schedule(self, changed: bool) -> None:
         # A schedule over time ends with other bits when it is asked later, so it is only asked where it must be.
-        if self.time_budget is None or self.time_budget.goes_on_from(self.state) or changed:
+        if self.time_budget is None or self.time_budget.resume_from(self.state) or changed:
             super().follow_schedule(changed)
 
     def floating_point_ops(self, inputs) -> float:

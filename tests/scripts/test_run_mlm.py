@@ -77,7 +77,7 @@ def test_every_objective_and_schedule_at_once_and_none_may_change_on_the_way(run
     assert code == 0
     stages = [line for line in printed.splitlines() if line.startswith("stage")]
     assert [line.split(": ")[1] for line in stages] == [
-        "4 sequences of 16 = 64 tokens a step", "8 sequences of 16 = 128 tokens a step", "8 sequences of 32 = 256 tokens a step"
+        "4 sequences of 16 = 64 tokens per step", "8 sequences of 16 = 128 tokens per step", "8 sequences of 32 = 256 tokens per step"
     ]  # fmt: skip
     state = json.loads((tmp_path / "run" / "checkpoint-4" / "trainer_state.json").read_text())
     assert state["num_input_tokens_seen"] == 64 + 128 + 2 * 256

@@ -37,7 +37,7 @@ def test_the_recipes_own_files_want_bf16_and_agree_with_any_flags(tmp_path, file
     [
         ("[]", "ds.json holds a list, expected an object like ds_config/zero2_bf16.json"),
         ("null", "holds a NoneType"),
-        ("{", "ds.json is not JSON: .*: mend it, or start from a file of ds_config/"),
+        ("{", "ds.json is not JSON: .*: fix it, or start from a file of ds_config/"),
         ("[" * 100_000, "ds.json is not JSON"),
         ({"zero_optimization": 2}, "ds.json has zero_optimization 2, expected an object"),
         ({"zero_optimization": {"stage": 7}}, "ds.json has the ZeRO stage 7, expected one of 0, 1, 2, 3"),
@@ -45,11 +45,11 @@ def test_the_recipes_own_files_want_bf16_and_agree_with_any_flags(tmp_path, file
         ({"fp16": {"enabled": True}}, "has fp16 on and the flags don't: use ds_config/zero2_bf16.json and --bf16"),
         (
             {"train_batch_size": 64, "gradient_clipping": 0.5, "train_micro_batch_size_per_gpu": 4},
-            "contradicts the flags: gradient_clipping is 0.5 in the file, 1.0 by the flags; train_batch_size is 64 in "
-            'the file, 16 by the flags: write "auto" in the file$',
+            "contradicts the flags: gradient_clipping is 0.5 in the file, 1.0 in the flags; train_batch_size is 64 in "
+            'the file, 16 in the flags: write "auto" in the file$',
         ),
         ({"optimizer": {"params": {"lr": 1e-3, "betas": [0.9, 0.95]}}}, r"optimizer.params.betas is \[0.9, 0.95\] in"),
-        ({"scheduler": {"params": {"total_num_steps": 5}}}, "total_num_steps is 5 in the file, 9 by the flags"),
+        ({"scheduler": {"params": {"total_num_steps": 5}}}, "total_num_steps is 5 in the file, 9 in the flags"),
     ],
 )
 def test_what_contradicts_the_flags_is_listed_in_one_line(tmp_path, config, message):

@@ -13,7 +13,7 @@ from recipe.objective.masking import Masking
 from recipe.objective.span_masking import Spans
 from recipe.objective.words import word_boundaries
 from recipe.system.errors import UserError
-from recipe.train.maskable import masked_shares, require_maskable
+from recipe.train.maskable import masking_rates, require_maskable
 from recipe.train.sequences import Sequences
 
 
@@ -39,26 +39,26 @@ def test_a_split_of_special_and_unknown_tokens_is_refused(wordpiece, documents):
 def test_whole_words_that_fit_no_block_are_refused(bpe, documents, spans):
     words = word_boundaries(bpe)
     text = sequences_of(bpe, documents, length=64, words=words, spans=spans)
-    hidden, asked = masked_shares(text)
+    hidden, asked = masking_rates(text)
     assert 0.9 * asked < hidden <= 1.05 * asked and asked == pytest.approx(0.15)
     require_maskable(Sequences(None, text, None, text))
     endless = sequences_of(
         bpe, ["".join(toy_documents(40)).replace(" ", "")[:2000]], length=64, words=words, spans=spans
     )
     letters = sequences_of(bpe, ["ACGT" * 500], length=64, words=words, spans=spans)
-    assert masked_shares(letters)[0] == 0.0
+    assert masking_rates(letters)[0] == 0.0
     for split in ((letters, None, text), (text, letters, text), (text, None, letters)):
         with pytest.raises(
-            UserError, match=r"--whole_word_mask hides 0.0% of the .* in blocks of 64, expected about 15%"
+            UserError, match=r"--whole_word_mask masks 0.0% of the .* in blocks of 64, expected about 15%"
         ):
             require_maskable(Sequences(None, *split))
-    assert masked_shares(endless)[0] > 0  # punctuation
+    assert masking_rates(endless)[0] > 0  # punctuation
     require_maskable(Sequences(None, sequences_of(bpe, ["ACGT" * 500], spans=spans), None, text))  # tokens always fit
 
 
 def test_what_is_asked_for_falls_with_the_rate(bpe, documents):
     falling = sequences_of(bpe, documents, words=word_boundaries(bpe), rate_of=lambda n: 0.15 - 0.1 * (n > 50))
-    hidden, asked = masked_shares(falling)
+    hidden, asked = masking_rates(falling)
     assert 0.05 < asked < 0.15 and hidden > 0.7 * asked
 
 

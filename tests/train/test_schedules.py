@@ -47,7 +47,7 @@ def test_warmup_stable_decay_is_reachable_from_the_command_line(tmp_path, decay)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (WSD, r"warmup_stable_decay with no num_decay_steps, expected steps, or a share of all below 1: --lr_sch"),
+        (WSD, r"warmup_stable_decay with no num_decay_steps, expected steps, or a fraction of them below 1: --lr_sch"),
         (WSD | {"lr_scheduler_kwargs": {"num_decay_steps": 0}}, "with num_decay_steps 0"),
         (WSD | {"lr_scheduler_kwargs": {"num_decay_steps": 95}}, "10 steps of warm-up and 95 of decay, expected 100"),
         (WSD | {"lr_scheduler_kwargs": {"num_decay_steps": 5, "decay_type": "fast"}}, "Unknown decay type: fast"),
@@ -57,7 +57,10 @@ def test_warmup_stable_decay_is_reachable_from_the_command_line(tmp_path, decay)
             "which follows a metric: use linear",
         ),
         ({"lr_scheduler_type": "inverse_sqrt", "max_hours": 1}, "which never ends: use linear"),
-        (WSD | {"lr_scheduler_kwargs": {"num_decay_steps": 5}, "max_hours": 1}, "expected a share of the time below 1"),
+        (
+            WSD | {"lr_scheduler_kwargs": {"num_decay_steps": 5}, "max_hours": 1},
+            "expected a fraction of the time below 1",
+        ),
     ],
 )
 def test_schedules_that_make_no_sense(tmp_path, settings, message):
