@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from recipe.cli.parser import option, parse
 from recipe.cli.program import run_script
 from recipe.data.arguments import DataArguments
-from recipe.data.inputs import load_corpus, load_or_prepare_tokens, load_or_train_tokenizer, prepared_dir, upload_tokens
-from recipe.data.remote import require_writable
+from recipe.data.inputs import load_corpus, load_or_prepare_tokens, load_or_train_tokenizer, prepared_dir
+from recipe.data.upload import require_writable, upload_tokens
 from recipe.model.arguments import ModelArguments
 from recipe.model.config import load_config, require_family
 from recipe.system.runtime import quiet_libraries

@@ -1,4 +1,4 @@
-"""Blocks of one length, cut from prepared tokens and put in the order of a run."""
+"""Blocks of one length cut from prepared tokens, and datasets that return them in training order."""
 
 import numpy as np
 import torch
@@ -9,9 +9,12 @@ from recipe.data.token_arrays import CheckedTokens
 
 
 class Blocks:
-    """A flat array of tokens cut into blocks of `length`: a begin token, tokens of the corpus and an end token, unless
-    that is None (`ends`). Every token is in exactly one block; the last block is shorter where they don't divide, and
-    padded. Tokens of a file are verified before they are used."""
+    """A flat array of tokens, cut into blocks of `length` tokens.
+
+    `ends` is (begin token, end token): a block is the begin token, tokens of the corpus and the end token, which may be
+    None for no such token. Every token of the corpus is in exactly one block; the last block may be shorter and is
+    padded with `pad_id`. CheckedTokens are verified before use.
+    """
 
     def __init__(self, tokens: np.ndarray | CheckedTokens, length: int, ends: tuple[int, int | None], pad_id: int):
         self.tokens = tokens
@@ -22,7 +25,7 @@ class Blocks:
         return -(-len(self.tokens) // self.body)
 
     def rows(self, blocks: np.ndarray) -> np.ndarray:
-        """[len(blocks), length]: the ids of these blocks."""
+        """The token ids of the blocks with these numbers, [len(blocks), length]."""
         begin, end = self.ends
         starts, stops = blocks * self.body, np.minimum((blocks + 1) * self.body, len(self.tokens))
         tokens = self.tokens.verified(starts, stops) if isinstance(self.tokens, CheckedTokens) else self.tokens
@@ -41,14 +44,14 @@ class Blocks:
 
 
 class OrderedBlocks(Dataset):
-    """The sequences n of a run, indexed by ranges of n, each giving one batch; what a batch holds is a subclass's.
+    """The sequences of a run; a range of sequence numbers gives one batch, whose content subclasses define.
 
-    With `order_seed` blocks are permuted afresh each epoch (recipe.data.order); without, they come in their own order.
-    A `limit` uses only so many of them, evenly spread over the corpus.
+    With `order_seed`, blocks are permuted anew each epoch (recipe.data.order); without, they keep their order. With
+    `limit`, only that many blocks are used, evenly spread over the corpus.
     """
 
-    metric_prefix: str  # what eval_accuracy and eval_tokens are of, as a prefix of their names
-    length: int  # tokens of a sequence that the model sees
+    metric_prefix: str  # of the evaluation metrics accuracy and tokens
+    length: int  # tokens per sequence that the model sees
 
     def __init__(self, blocks: Blocks, order_seed: int | None, limit: int | None = None):
         self.blocks, self.order_seed = blocks, order_seed
@@ -58,7 +61,7 @@ class OrderedBlocks(Dataset):
         return self.count
 
     def block_ids(self, sequences: range) -> np.ndarray:
-        """The block id of each sequence."""
+        """[len(sequences)] int64: the block number of each sequence."""
         if self.order_seed is None:
             places = np.arange(sequences.start, sequences.stop)
         else:
@@ -72,5 +75,5 @@ class OrderedBlocks(Dataset):
         raise NotImplementedError
 
     def count_predicted(self, length: int) -> int:
-        """How many tokens a sequence of `length` tokens has predicted: what the vocabulary projection runs on."""
+        """The number of predicted tokens in a sequence of `length` tokens: the vocabulary projection runs on these."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Compressed files: one record per format says how it is recognised, opened and found to be damaged."""
+"""Compressed files: one record per format with its suffix, its first bytes, and how to open and read it."""
 
 import gzip
 import io
@@ -16,7 +16,7 @@ BUFFER = 1 << 16  # bytes
 
 @dataclass(frozen=True)
 class Compression:
-    """A format of compressed files, whose key in COMPRESSIONS is the suffix of their names."""
+    """A compression format; its key in COMPRESSIONS is its file suffix."""
 
     title: str  # for messages
     magic: bytes  # the first bytes of every such file

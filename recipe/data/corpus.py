@@ -1,5 +1,5 @@
-"""Where text comes from: files, folders, globs, archives, here or elsewhere, hub datasets or the built-in corpus, as a
-stream of documents; or where token ids come from that somebody made of it already."""
+"""The corpus as a stream of documents: local or remote files, folders, globs and archives, hub datasets, the built-in
+corpus; as text, or as token ids where the dataset is pre-tokenised or prepared."""
 
 import glob
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +10,9 @@ import numpy as np
 
 from recipe.data.columnar import COLUMNAR, IDS, columns_of, read_ids
 from recipe.data.docstrings import docstrings, versions
-from recipe.data.remote import PREPARED, fetch, is_archive, is_remote, slug
+from recipe.data.filesystems import is_remote, reason_of
+from recipe.data.prepared_tokens import PREPARED
+from recipe.data.remote import fetch, is_archive, slug
 from recipe.data.splits import Splits, find_splits
 from recipe.data.surrogates import without_surrogates
 from recipe.data.tables import DELIMITERS
@@ -19,17 +21,20 @@ from recipe.system.errors import SourceBroken, UserError
 from recipe.system.hub import require_hub
 
 DOCSTRINGS = "docstrings"
-HUB = "hub"  # what stands for a format where the text is a hub dataset
-# Entered in the description of files whose reading changed, so that tokens prepared by the older one aren't taken for
-# theirs: 2 keeps the indentation of .txt, refuses rows of .csv with too many fields and reads .tsv without quoting.
-READING = {".txt": 2, **dict.fromkeys(DELIMITERS, 2)}
+HUB = "hub"  # takes the place of a file format for hub datasets
+# Versions of the readers of these formats. A version is part of the description, so that tokens prepared with an older
+# reader aren't reused. 2 keeps the indentation of .txt, refuses rows of .csv with too many fields and reads .tsv
+# without quoting.
+READER_VERSIONS = {".txt": 2, **dict.fromkeys(DELIMITERS, 2)}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A split of a corpus. `documents()` streams it afresh each time, always in the same order: texts, or rows of token
-    ids where it is `tokenised`, pieces of one stream if `join_rows`; `description` is plain JSON that changes when the
-    text does."""
+    """One split of a corpus.
+
+    Each call of `documents()` starts a new stream of it, always in the same order: of texts, or of rows of token ids if
+    `tokenised`, which are pieces of one stream if `join_rows`. `description` is JSON that changes when the text does.
+    """
 
     name: str
     description: dict
@@ -38,7 +43,7 @@ class Source:
     join_rows: bool = False
 
     def texts(self) -> Iterator[str]:
-        """The documents, for whoever needs text. Raises UserError where there are only token ids."""
+        """The documents as text. Raises UserError where there are only token ids."""
         if self.tokenised:
             raise UserError(
                 "found token ids as DATASET, expected text to train a tokenizer on: pass the tokenizer that "
@@ -49,8 +54,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The training text and, where the source has one, its own validation text; or `prepared`, a folder of tokens that
-    `prepare_data.py` made. `about` says, a line each, which files that is and which settings change nothing."""
+    """The training split and, if the source has one, its validation split; or `prepared`, a folder of prepared tokens.
+    `about` holds lines to print: which files these are, and a warning for each setting without effect."""
 
     name: str
     train: Source
@@ -76,13 +81,11 @@ def open_corpus(
     token: str | None = None,
     downloads: Path = Path("data/downloads"),
 ) -> Corpus:
-    """Finds the corpus that `dataset` (docstrings, a path, a glob, an address such as s3://... or a hub id) or
-    `train_file` names.
+    """Finds the corpus that `dataset` ("docstrings", a path, a glob, a URL or a hub id) or `train_file` names.
 
-    What is elsewhere is fetched to `downloads`, archives are unpacked there; no text is read yet. Which files of a
-    folder are training and validation text: see `recipe.data.splits.find_splits`. Parquet and Arrow files with a column
-    `input_ids` are taken as token ids; `join_rows` says that their rows are pieces of one stream. Raises UserError
-    where nothing usable is found.
+    Remote files are fetched to `downloads`, archives are unpacked there; no text is read yet. For the splits of a
+    folder see `recipe.data.splits.find_splits`. Parquet and Arrow files with a column `input_ids` are read as token
+    ids; with `join_rows`, their rows are pieces of one stream. Raises UserError where nothing usable is found.
     """
     for flag, value in (("dataset_name", dataset), ("train_file", train_file), ("validation_file", validation_file)):
         if value is not None and not value.strip():
@@ -90,7 +93,7 @@ def open_corpus(
     if (dataset is None) == (train_file is None):
         raise UserError("found both or neither of --dataset_name and --train_file: pass exactly one of them")
     options = {"text_column": text_column, "line_by_line": line_by_line}
-    # A corpus is known by its description, which holds these only where they were given.
+    # The description identifies a corpus and contains these only where they differ from their defaults.
     optional = (
         ("keep_linebreaks", keep_linebreaks, True),
         ("text_encoding", text_encoding, None),
@@ -102,7 +105,7 @@ def open_corpus(
     if dataset == DOCSTRINGS:
         corpus_name, train = (DOCSTRINGS, Source("train", {"docstrings": versions()}, lambda: iter(docstrings())))
     elif train_file or _looks_local(dataset):
-        path, corpus_name, origin = _bring(train_file or dataset, downloads, token)
+        path, corpus_name, origin = _localise(train_file or dataset, downloads, token)
         if (Path(path) / PREPARED).exists():
             if validation_file:
                 raise UserError(
@@ -119,24 +122,23 @@ def open_corpus(
         corpus_name = slug("-".join(filter(None, (dataset, config))))
         train, validation = _hub_sources(dataset, config, text_column, cache_dir, token)
     if validation_file:
-        path, _, origin = _bring(validation_file, downloads, token)
+        path, _, origin = _localise(validation_file, downloads, token)
         own = find_splits(path, keep_all=True)
         validation = _file_source("validation", own.train, options, origin, join_rows)
-        passed = splits.passed_over + own.passed_over
+        skipped = splits.skipped + own.skipped
         if splits.validation:
-            passed["of a validation split, --validation_file in its place"] = len(splits.validation)
-        splits = Splits(splits.train, own.train, passed)
+            skipped["of a validation split, replaced by --validation_file"] = len(splits.validation)
+        splits = Splits(splits.train, own.train, skipped)
     if join_rows and not train.tokenised:
         raise UserError(f"found --join_rows, but {corpus_name} is text, not rows of token ids: leave it out")
     formats = {format_of(path) for path in splits.train + splits.validation} | ({HUB} if on_hub else set())
-    unheard = _without_effect(options, formats)
-    return Corpus(corpus_name, train, validation, about=(*splits.lines(), *unheard))
+    return Corpus(corpus_name, train, validation, about=(*splits.lines(), *_ineffective_settings(options, formats)))
 
 
-def _without_effect(options: dict, formats: set[str | None]) -> Iterator[str]:
-    """A warning for each setting that none of the `formats` listens to."""
+def _ineffective_settings(options: dict, formats: set[str | None]) -> Iterator[str]:
+    """A warning for each setting that applies to none of the `formats`."""
     tables, text = set(DELIMITERS), {".txt", *WHOLE_FILES}
-    for name, given, listening, what in (
+    for name, given, applicable, what in (
         ("text_column", options["text_column"] != "text", {*RECORDS, HUB}, "file with columns"),
         ("line_by_line", options["line_by_line"], text, "file of plain text"),
         ("keep_linebreaks", "keep_linebreaks" in options, {".txt"}, ".txt file"),
@@ -144,21 +146,17 @@ def _without_effect(options: dict, formats: set[str | None]) -> Iterator[str]:
         ("csv_delimiter", "csv_delimiter" in options, tables, ".csv or .tsv file"),
         ("csv_quoting", "csv_quoting" in options, tables, ".csv or .tsv file"),
     ):
-        if given and not formats & listening:
+        if given and not formats & applicable:
             yield f"warning: --{name} changes nothing: there is no {what}"
 
 
-def _bring(path: str, downloads: Path, token: str | None) -> tuple[str, str, dict | None]:
-    """(local path, name, description or None) of a path or address."""
+def _localise(path: str, downloads: Path, token: str | None) -> tuple[str, str, dict | None]:
+    """(local path, name, description or None) of a path or URL, fetched or unpacked where it needs to be."""
     if is_remote(path) or is_archive(path):
-        brought = fetch(path, downloads, token)
-        return str(brought.path), brought.name, brought.description
+        fetched = fetch(path, downloads, token)
+        return str(fetched.path), fetched.name, fetched.description
     local = Path(path).expanduser()
     return str(local), slug(local.parent.name if glob.has_magic(path) else local.name), None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _looks_local(dataset: str) -> bool:
@@ -179,7 +177,7 @@ def _looks_local(dataset: str) -> bool:
 def _file_source(
     name: str, paths: list[Path], options: dict, origin: dict | None = None, join_rows: bool = False
 ) -> Source:
-    """`origin` describes what the files were fetched or unpacked from, where they were."""
+    """One split made of files; `origin` describes what they were fetched or unpacked from, if they were."""
     files = []
     for path in paths:
         try:
@@ -190,29 +188,35 @@ def _file_source(
             raise UserError(f"{path} is empty: expected text; remove the file or fill it")
         files.append([str(path), status.st_size, status.st_mtime_ns])
     described = {"files": files} if origin is None else {"from": origin, "files": [path.name for path in paths]}
-    said: list[bool] = []  # once, however often the documents are read
+    reported: list[bool] = []  # shared by all streams
 
     def documents() -> Iterator[str]:
-        for path in paths[1:]:  # a file of another kind is found now, not hours later
+        for path in paths[1:]:  # an unusable file is found now, not hours later
             next(read_documents(path, **options), None)
-        yield from _cleaned(((path, text) for path in paths for text in read_documents(path, **options)), said)
+        yield from _cleaned(((path, text) for path in paths for text in read_documents(path, **options)), reported)
 
     def rows() -> Iterator[np.ndarray]:
         for path in paths:
             if format_of(path) not in COLUMNAR or IDS not in columns_of(path):
-                raise UserError(f"{path} has no column {IDS!r} as {paths[0]} has: keep text and token ids apart")
+                raise UserError(
+                    f"{path} has no column {IDS!r} as {paths[0]} has: put text and token ids in different folders"
+                )
         for path in paths:
             yield from read_ids(path)
 
     if format_of(paths[0]) in COLUMNAR and IDS in columns_of(paths[0]):
         return Source(name, {**described, "column": IDS, "join_rows": join_rows}, rows, True, join_rows)
-    reading = {kind: READING[kind] for kind in sorted({format_of(path) for path in paths} & set(READING))}
-    return Source(name, {**described, **options, **({"reading": reading} if reading else {})}, documents)
+    versions_read = {
+        kind: READER_VERSIONS[kind] for kind in sorted({format_of(path) for path in paths} & set(READER_VERSIONS))
+    }
+    return Source(name, {**described, **options, **({"reading": versions_read} if versions_read else {})}, documents)
 
 
-def _cleaned(texts: Iterable[tuple[object, str]], said: list[bool]) -> Iterator[str]:
-    """The texts of (where, text) but for the empty ones, without lone surrogates: halves of a character that no
-    encoding has and no tokenizer takes. How many there were is printed at the end, unless it was `said` before."""
+def _cleaned(texts: Iterable[tuple[object, str]], reported: list[bool]) -> Iterator[str]:
+    """The texts of (where, text) pairs without the empty ones, lone surrogates replaced (recipe.data.surrogates).
+
+    Prints both counts at the end, unless they were `reported` before.
+    """
     empty = replaced = 0
     first: object = None
     for where, text in texts:
@@ -224,14 +228,14 @@ def _cleaned(texts: Iterable[tuple[object, str]], said: list[bool]) -> Iterator[
             yield text
         else:
             empty += 1
-    if replaced and not said:
+    if replaced and not reported:
         print(
             f"warning: replaced {replaced:,} lone surrogates (halves of a character) by U+FFFD, the first in {first}",
             flush=True,
         )
-    if empty and not said:
-        print(f"passed over {empty:,} records without text (null or blank)", flush=True)
-    said.append(True)
+    if empty and not reported:
+        print(f"skipped {empty:,} records without text (null or blank)", flush=True)
+    reported.append(True)
 
 
 # ---- the hub
@@ -239,25 +243,25 @@ def _cleaned(texts: Iterable[tuple[object, str]], said: list[bool]) -> Iterator[
 
 def _hub_sources(dataset: str, config: str | None, column: str, cache_dir: str | None, token: str | None):
     require_hub(f"dataset {dataset}", "a local file, folder or glob as DATASET, or DATASET=docstrings")
-    import datasets  # heavy, and absent where only local text is trained on
+    import datasets  # slow to import, and only needed for hub datasets
     import huggingface_hub
 
     try:
-        # One commit for the whole preparation, so that one that is continued reads the same text.
+        # The commit is fixed, so that a preparation that is continued later reads the same text.
         commit = huggingface_hub.HfApi(token=token).dataset_info(dataset).sha
         splits = datasets.load_dataset(
             dataset, config, revision=commit, streaming=True, cache_dir=cache_dir, token=token
         )
     except Exception as error:  # the hub's errors share no base class
         raise UserError(
-            f"cannot open the hub dataset {dataset}: {_first_line(error)}: check the name, --dataset_config_name and "
+            f"cannot open the hub dataset {dataset}: {reason_of(error)}: check the name, --dataset_config_name and "
             "--token"
         ) from error
     if "train" not in splits:
         raise UserError(f"the hub dataset {dataset} has the splits {', '.join(splits)}, expected a train split")
 
     def source(split: str) -> Source:
-        said: list[bool] = []
+        reported: list[bool] = []
 
         def rows() -> Iterator[tuple[str, str]]:
             try:
@@ -267,10 +271,10 @@ def _hub_sources(dataset: str, config: str | None, column: str, cache_dir: str |
                 raise
             except Exception as error:
                 raise SourceBroken(
-                    f"the hub dataset {dataset} broke off: {_first_line(error)}: run again, it continues"
+                    f"reading the hub dataset {dataset} was interrupted: {reason_of(error)}: run again to continue it"
                 ) from error
 
         description = {"hub": dataset, "commit": commit, "config": config, "split": split, "text_column": column}
-        return Source(split, description, lambda: _cleaned(rows(), said))
+        return Source(split, description, lambda: _cleaned(rows(), reported))
 
     return source("train"), source("validation") if "validation" in splits else None

@@ -1,4 +1,4 @@
-"""The built-in corpus: the documentation of the packages this project installs, real text on every machine."""
+"""The built-in corpus: the docstrings of installed packages, real English text on every machine."""
 
 import ast
 import importlib.metadata
@@ -14,16 +14,16 @@ MIN_CHARACTERS = 200
 
 
 def versions() -> dict[str, str]:
-    """The packages' versions: another one is another text."""
+    """The versions of the packages, which identify the text."""
     distributions = {"sklearn": "scikit-learn"}
     return {name: importlib.metadata.version(distributions.get(name, name)) for name in PACKAGES}
 
 
 @cache
 def docstrings() -> list[str]:
-    """The documentation of the packages this project installs: about 12 million characters of English prose.
+    """The docstrings of PACKAGES: about 12 million characters of English prose, read in about 13 s.
 
-    One document a docstring, longer than MIN_CHARACTERS, each once, tests left out. Takes some 13 s.
+    Each docstring of more than MIN_CHARACTERS is one document. Duplicates and the packages' tests are left out.
     """
     found: dict[str, None] = {}
     for package in PACKAGES:
@@ -42,7 +42,7 @@ def docstrings() -> list[str]:
 def _docstrings_of(source: str) -> Iterator[str]:
     try:
         tree = ast.parse(source)
-    except SyntaxError:  # a template that only looks like Python
+    except SyntaxError:  # a template, not Python
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

@@ -1,4 +1,4 @@
-"""The bytes of a text file as lines of text: compressed or not, in which encoding; what isn't text is named."""
+"""Text files decoded to lines: compression, encodings, and files that aren't text, which are refused by name."""
 
 import codecs
 import io
@@ -10,27 +10,30 @@ import charset_normalizer
 from recipe.data.compression import BUFFER, COMPRESSIONS
 from recipe.system.errors import UserError
 
-# A line of more characters than this comes in pieces, so that memory stays bounded whatever a file holds.
+# Longer lines are split into pieces, so that memory stays bounded whatever a file holds.
 MAX_TEXT_CHARACTERS = 1_000_000
-HEAD = BUFFER  # bytes that are looked at before a file is read: more cannot be peeked at
-# So many letters beyond ASCII that are valid UTF-8 are no chance: a byte pair of GBK is valid one time in four.
+HEAD = BUFFER  # bytes at the beginning of a file that decide its kind and encoding; peeking is limited to the buffer
+# That many non-ASCII characters of valid UTF-8 are no coincidence: one byte pair of GBK in four is valid UTF-8.
 CERTAIN_LETTERS = 10
 WESTERN = "windows-1252"
 
 _MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16: its mark begins with the same two bytes
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark is the first two bytes of this one
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8"),
 )
 _EXPORT = "save its text as UTF-8 first"
-_RENAME = "give the file the ending {}"
-# (first bytes, what such a file is, what to do with it)
+_RENAME = "give the file the suffix {}"
+# (first bytes, what such a file is, what to do)
 _KINDS = (
     (b"%PDF-", "a PDF", "extract its text first, for example with pdftotext"),
-    (b"PK\x03\x04", "a zip archive (or a .docx, .xlsx, .odt or .epub, which are such)", f"unpack it, or {_EXPORT}"),
-    *((c.magic, c.title, _RENAME.format(f"{suffix} after the one of its text")) for suffix, c in COMPRESSIONS.items()),
+    (b"PK\x03\x04", "a zip archive (as are .docx, .xlsx, .odt and .epub)", f"unpack it, or {_EXPORT}"),
+    *(
+        (c.magic, c.title, _RENAME.format(f"{suffix} after the suffix of its text"))
+        for suffix, c in COMPRESSIONS.items()
+    ),
     (b"BZh", "a bzip2 file", "unpack it first, with bunzip2"),
     (b"\xfd7zXZ\0", "an xz file", "unpack it first, with unxz"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first"),
@@ -38,7 +41,7 @@ _KINDS = (
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document (.doc, .xls, .ppt)", _EXPORT),
     (b"{\\rtf", "a rich-text document (RTF)", _EXPORT),
     (b"PAR1", "a parquet file", _RENAME.format(".parquet")),
-    (b"ARROW1\0\0", "an Arrow file of random access", "save it as parquet, or with save_to_disk"),
+    (b"ARROW1\0\0", "an Arrow file in the random-access format", "save it as parquet, or with save_to_disk"),
     (b"SQLite format 3\0", "an SQLite database", "export its text first"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file", "export its text first"),
     (b"\x93NUMPY", "a NumPy array", "expected text; leave the file out"),
@@ -47,13 +50,13 @@ _KINDS = (
     (b"GIF87a", "an image (GIF)", "expected text; leave the file out"),
     (b"GIF89a", "an image (GIF)", "expected text; leave the file out"),
     (b"\x7fELF", "a program", "expected text; leave the file out"),
-    (b"\0\x05\x16\x07", "what macOS keeps of a file beside its content (AppleDouble)", "leave the file out"),
+    (b"\0\x05\x16\x07", "macOS metadata of another file (AppleDouble)", "leave the file out"),
 )
-_TAR = slice(257, 262)  # where a tar archive says that it is one
+_TAR = slice(257, 262)  # the position of "ustar" in a tar archive
 
 
 def check_encoding(name: str) -> None:
-    """Raises UserError for the name of an encoding that Python doesn't know or that isn't one of text."""
+    """Raises UserError for a name that isn't a text encoding known to Python."""
     try:
         "a".encode(name)
     except (LookupError, UnicodeError, ValueError) as error:
@@ -63,11 +66,11 @@ def check_encoding(name: str) -> None:
 
 
 def lines(path: Path, stream: io.BufferedReader, encoding: str | None = None) -> Iterator[tuple[int, str]]:
-    """(number, text) of each line with its line end, which is \\n alone; a line longer than MAX_TEXT_CHARACTERS comes
-    in pieces of at most so many characters, never cut inside a character.
+    """Yields (line number, text) of each line with its line end; only \\n ends a line. A line longer than
+    MAX_TEXT_CHARACTERS is split into pieces of at most that many characters.
 
-    A byte-order mark decides the encoding. Without one a file is UTF-8, or `encoding` where it isn't UTF-8. Raises
-    UserError with the line where the bytes are neither, and for what by its first bytes is no text at all.
+    A byte-order mark decides the encoding. Without one, a file is UTF-8 or, where it isn't valid UTF-8, `encoding`.
+    Raises UserError, with the line, for bytes that are neither, and for files that aren't text by their first bytes.
     """
     head = stream.peek(HEAD)[:HEAD]
     _require_text(path, head)
@@ -79,7 +82,7 @@ def lines(path: Path, stream: io.BufferedReader, encoding: str | None = None) ->
 
 
 def whole_lines(pieces: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """The same lines with their pieces joined."""
+    """Joins the pieces of each line that `lines` yields."""
     parts: list[str] = []
     number = 0
     for number, piece in pieces:
@@ -132,11 +135,11 @@ def _utf8_lines(path: Path, stream: io.BufferedReader) -> Iterator[tuple[int, st
         yield number, text
         number += raw.endswith(b"\n")
     if carried:
-        raise UserError(f"{path}, line {number}: the file ends inside a UTF-8 character: it is cut short")
+        raise UserError(f"{path}, line {number}: the file ends inside a UTF-8 character: it is incomplete")
 
 
 def _with_zeros(raw: bytes) -> str:
-    """What a line with zero bytes is, and what to do."""
+    """What a line with zero bytes probably is, and what to do."""
     for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
         half = raw[first::2]
         if len(raw) > 3 and half.count(0) > 0.4 * len(half) and not raw[1 - first :: 2].count(0):
@@ -161,10 +164,11 @@ def _decoded_lines(path: Path, stream: io.BufferedReader, encoding: str) -> Iter
 
 
 def guess_encoding(sample: bytes) -> str:
-    """The name of the encoding that `sample`, which isn't UTF-8, is most likely in, as Python and iconv know it.
+    """The most likely encoding of `sample`, which isn't UTF-8, by a name that both Python and iconv know.
 
-    Windows-1252 is asked first: every Western text is valid in a dozen encodings that differ in a few letters, and this
-    one is what Windows writes."""
+    Windows-1252 is tried first: Western text is valid in a dozen encodings that differ in a few letters, and this is
+    the one that Windows writes.
+    """
     western = charset_normalizer.from_bytes(sample, cp_isolation=["cp1252"]).best()
     found = western or charset_normalizer.from_bytes(sample, cp_exclusion=["utf_8", "ascii"]).best()
     name = found.encoding if found else "cp1252"

@@ -1,5 +1,5 @@
-"""What a tokenizer makes of a text: tokens per word, bytes per token and the share of unknown tokens, which decides
-whether it can be used."""
+"""Fertility: a tokenizer's tokens per word, bytes per token and share of unknown tokens on a text; too many unknown
+tokens are an error."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from transformers import PreTrainedTokenizerFast
 from recipe.data.tokenizer import pieces, plain_backend
 from recipe.system.errors import UserError
 
-MAX_CHARACTERS = 5_000_000  # of held-out text: shares are then good to a thousandth
+MAX_CHARACTERS = 5_000_000  # of held-out text: enough for shares that are exact to a thousandth
 BATCH_PIECES = 256
-MAX_UNKNOWN = 0.05  # of a text's tokens: English text in the vocabulary of another English corpus stays below 0.01
+MAX_UNKNOWN = 0.05  # share of a text's tokens; below 0.01 for English with the vocabulary of another English corpus
 SAMPLE_CHARACTERS = 1_000_000  # half a second of tokenising
 SAMPLE_READ = 30_000_000  # characters that the sample is spread over: half a second of reading
-SAMPLE_DOCUMENT = 10_000  # characters that a document adds to the sample at most
-LETTERS_OF_A_WORD = 15  # where words have more on average, white space doesn't part words: Chinese, Thai, DNA
+SAMPLE_DOCUMENT = 10_000  # most characters of one document in the sample
+MAX_LETTERS_PER_WORD = 15  # with a higher average, white space doesn't separate words: Chinese, Thai, DNA
 
 
 @dataclass(frozen=True)
 class Fertility:
-    """Counts on a text: words (between white space), their letters, tokens without special ones, unknown tokens, UTF-8
-    bytes."""
+    """Counts on a text: words (separated by white space), their letters, tokens without special tokens, unknown tokens,
+    UTF-8 bytes."""
 
     words: int
     letters: int
@@ -35,19 +35,19 @@ class Fertility:
 
     @property
     def unknown_share(self) -> float:
-        """The share of unknown tokens, of 1."""
+        """The share of unknown tokens, between 0 and 1."""
         return self.unknown / max(1, self.tokens)
 
     def __str__(self) -> str:
-        """Tokens per word, or per letter where words are not parted by white space; and the share that is unknown."""
+        """Tokens per word, or per letter where white space doesn't separate words, and the share of unknown tokens."""
         unit, count = (
-            ("word", self.words) if self.letters <= LETTERS_OF_A_WORD * self.words else ("letter", self.letters)
+            ("word", self.words) if self.letters <= MAX_LETTERS_PER_WORD * self.words else ("letter", self.letters)
         )
         return f"{self.tokens / max(1, count):.2f} tokens per {unit}, {self.unknown_share:.2%} unknown"
 
 
 def fertility(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Fertility:
-    """The counts of `tokenizer` on `texts`, of which MAX_CHARACTERS are read."""
+    """The counts of `tokenizer` on the first MAX_CHARACTERS characters of `texts`."""
     backend, unknown_id = plain_backend(tokenizer), unknown_id_of(tokenizer)
     words = letters = tokens = unknown = size = 0
     for batch in _batches(_bounded(texts)):
@@ -62,7 +62,7 @@ def fertility(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Ferti
 
 
 def unknown_id_of(tokenizer: PreTrainedTokenizerFast) -> int | None:
-    """The id of text that the vocabulary has nothing for; None where there is no such text, as to a byte-level BPE."""
+    """The id that stands for unknown text; None where no text is unknown, as with a byte-level BPE."""
     model = tokenizer.backend_tokenizer.model
     if isinstance(model, models.Unigram):
         return tokenizer.unk_token_id
@@ -70,7 +70,7 @@ def unknown_id_of(tokenizer: PreTrainedTokenizerFast) -> int | None:
 
 
 def spread_sample(texts: Iterable[str]) -> list[str]:
-    """Up to SAMPLE_CHARACTERS of the texts, evenly spread over their first SAMPLE_READ characters."""
+    """Up to SAMPLE_CHARACTERS characters of the texts, evenly spread over their first SAMPLE_READ characters."""
     kept: list[str] = []
     every, read, size = 1, 0, 0
     for number, text in enumerate(texts):
@@ -93,13 +93,13 @@ def _middle(text: str) -> str:
 
 
 def require_few_unknown(share: float, tokenizer: PreTrainedTokenizerFast, name: str, of: str) -> None:
-    """Raises UserError where more than MAX_UNKNOWN of the tokens `of` a text are unknown to `tokenizer`, whose `name`
-    is for the message."""
+    """Raises UserError where the `share` of unknown tokens is above MAX_UNKNOWN; `name` and `of` name the tokenizer and
+    the tokens in its message."""
     if share > MAX_UNKNOWN:
         raise UserError(
             f"{share:.1%} of {of} are {tokenizer.unk_token}, unknown to the tokenizer {name}: expected at most "
             f"{MAX_UNKNOWN:.0%}; use TOKENIZER=train, which learns the text's letters, with a larger VOCAB_SIZE if it "
-            "is that, or a byte-level BPE (train_tokenizer.py --model bpe), to which nothing is unknown"
+            "was trained so, or a byte-level BPE (train_tokenizer.py --model bpe), which has no unknown tokens"
         )
 
 
@@ -127,9 +127,9 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 def fertility_table(
     tokenizers: dict[str, PreTrainedTokenizerFast], texts: Callable[[], Iterable[str]], title: str
 ) -> Table:
-    """A row for each tokenizer, by its name, on the text that `texts()` begins."""
+    """A table of the counts on `texts()`, with one row per tokenizer {name: tokenizer}."""
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, pad_edge=False)
-    table.add_column("tokenizer", overflow="fold")  # the ends of two paths tell them apart
+    table.add_column("tokenizer", overflow="fold")  # two paths may differ only at their ends
     for name in ("vocabulary", "tokens per word", "bytes per token", "unknown"):
         table.add_column(name, justify="right")
     for name, tokenizer in tokenizers.items():

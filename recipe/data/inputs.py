@@ -1,9 +1,8 @@
-"""From the arguments to a tokenizer and prepared tokens: made once, reused by every run that asks for the same."""
+"""The corpus, tokenizer and prepared tokens that the arguments name: made once, reused by every run that needs them."""
 
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 
 from filelock import FileLock
@@ -12,22 +11,22 @@ from transformers import PreTrainedTokenizerFast
 from recipe.data.arguments import DataArguments
 from recipe.data.corpus import Corpus, open_corpus
 from recipe.data.fertility import fertility, require_few_unknown, spread_sample, unknown_id_of
+from recipe.data.filesystems import is_remote
 from recipe.data.preparation import prepare_tokens
-from recipe.data.prepared_tokens import PreparedTokens, load_prepared
-from recipe.data.remote import is_remote, push
+from recipe.data.prepared_tokens import TOKENIZER_FOLDER, PreparedTokens, load_prepared
 from recipe.data.tokenizer import TRAIN, fingerprint, load_tokenizer, save_tokenizer, train_tokenizer
 from recipe.model.arguments import ModelArguments
 from recipe.model.families import FAMILIES
 from recipe.system.errors import UserError
-from recipe.system.manifest import MANIFEST
 
-TOKENIZER_FOLDER = "tokenizer"  # in prepared tokens that were uploaded
-SPLIT_SEED = 42  # one split for all seeds of a run, so that their eval losses compare
+SPLIT_SEED = 42  # independent of the run's seed, so that eval losses of several seeds are comparable
 
 
 def load_corpus(data: DataArguments, hub: ModelArguments, keep_linebreaks: bool = True) -> Corpus:
-    """The corpus that the arguments name; without `keep_linebreaks`, spaces take the place of those in a .txt. The
-    first process prints which files that is."""
+    """Opens the corpus that the arguments name; rank 0 prints which files it consists of.
+
+    Without `keep_linebreaks`, the line breaks inside a document of a .txt file become spaces.
+    """
     require_separate_folder("--prepared_dir", data.prepared_dir, data)
     corpus = open_corpus(
         data.dataset_name,
@@ -52,21 +51,23 @@ def load_corpus(data: DataArguments, hub: ModelArguments, keep_linebreaks: bool 
 
 
 def require_separate_folder(flag: str, folder: str | Path, data: DataArguments) -> None:
-    """Raises UserError where `folder`, which a run writes to, lies in a folder that is read as text: the next run would
-    learn from the files of this one."""
+    """Raises UserError where `folder`, which a run writes to, is inside a folder that is read as text: the next run
+    would train on this run's files."""
     inside = Path(folder).expanduser().resolve()
     for name in (data.dataset_name, data.train_file, data.validation_file):
         corpus = Path(name or "").expanduser()
         if name and not is_remote(name) and corpus.is_dir() and inside.is_relative_to(corpus.resolve()):
-            raise UserError(f"found {flag} {folder} inside {name}, whose files are the text: name a folder elsewhere")
+            raise UserError(
+                f"found {flag} {folder} inside {name}, whose files are the text: choose a folder outside of it"
+            )
 
 
 def prepared_dir(data: DataArguments) -> Path:
-    """Where downloads, tokenizers and prepared tokens are kept. Raises UserError for a place that isn't here."""
+    """The folder for downloads, tokenizers and prepared tokens. Raises UserError for a URL."""
     if is_remote(data.prepared_dir):
         raise UserError(
             f"found --prepared_dir {data.prepared_dir}, expected a local folder: prepare_data.py --upload_to copies "
-            "prepared tokens elsewhere, and that address is then the DATASET"
+            "prepared tokens to a URL, which can then be the DATASET"
         )
     return Path(data.prepared_dir).expanduser()
 
@@ -74,19 +75,19 @@ def prepared_dir(data: DataArguments) -> Path:
 def load_or_train_tokenizer(
     model: ModelArguments, family: str, corpus: Corpus, parent: Path, needs: tuple[str, ...] = ("pad", "mask")
 ) -> PreTrainedTokenizerFast:
-    """The tokenizer that the arguments name, with the special tokens that the run `needs`; `train` trains one on the
-    corpus, once, and keeps it under `parent`.
+    """Loads the tokenizer that the arguments name and requires the special tokens that the run `needs`; the name
+    "train" trains one on the corpus and saves it in `parent`, once.
 
-    It is of the kind that the model's `family` has. Prepared tokens that bring their tokenizer are used with it, unless
-    another one is named.
+    The kind trained is that of the model's `family`. Prepared tokens that were uploaded with their tokenizer are used
+    with it, unless another one is named.
     """
     name = model.tokenizer_name or model.config_name or model.model_name_or_path
     if not model.use_fast_tokenizer:
         raise UserError("found --use_fast_tokenizer False: only fast tokenizers keep up with training; leave it out")
     if name == TRAIN and model.model_name_or_path:
         raise UserError(
-            f"found --tokenizer_name train beside --model_name_or_path {model.model_name_or_path}: a checkpoint knows "
-            "the tokens of its own tokenizer alone; leave --tokenizer_name out"
+            f"found --tokenizer_name train beside --model_name_or_path {model.model_name_or_path}: a checkpoint needs "
+            "its own tokenizer; leave --tokenizer_name out"
         )
     source = model.model_name_or_path
     if source and name != source and (Path(source).expanduser() / "tokenizer.json").exists():
@@ -103,8 +104,8 @@ def load_or_train_tokenizer(
             raise UserError("found no --tokenizer_name: pass a hub id, a folder, or train")
         return load_tokenizer(name, needs, **model.hub_options())
     kind = FAMILIES[family].tokenizer
-    made_from = [corpus.train.description, kind, model.vocab_size, model.lowercase]
-    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
+    origin = [corpus.train.description, kind, model.vocab_size, model.lowercase]
+    digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:12]
     folder = parent / f"tokenizer-{corpus.name}-{kind}-{model.vocab_size}-{digest}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -123,10 +124,10 @@ def load_or_train_tokenizer(
 def load_or_prepare_tokens(
     data: DataArguments, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, quiet: bool
 ) -> PreparedTokens:
-    """The prepared tokens of `corpus`: those that it is already, or see `recipe.data.preparation.prepare_tokens`.
+    """Opens the prepared tokens that `corpus` consists of, or prepares them (recipe.data.preparation).
 
-    Raises UserError where more than 5 % of the training tokens are unknown to `tokenizer`, before they are made where a
-    sample of the text shows it.
+    Raises UserError where more than 5 % of the training tokens are unknown to `tokenizer`; where a sample of the text
+    shows it, before tokenising.
     """
     if corpus.prepared:
         prepared = load_prepared(corpus.prepared, tokenizer)
@@ -139,7 +140,7 @@ def load_or_prepare_tokens(
             seed=SPLIT_SEED,
             rebuild=data.overwrite_cache,
             show_progress=not quiet,
-            before=lambda: _meet(corpus, tokenizer),
+            before_tokenising=lambda: _check_on_sample(corpus, tokenizer),
         )
     unknown_id, counts = unknown_id_of(tokenizer), prepared.unigram_counts()
     if unknown_id is not None:
@@ -148,8 +149,8 @@ def load_or_prepare_tokens(
     return prepared
 
 
-def _meet(corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Says what the tokenizer makes of the text, on a sample. Raises UserError where too much of it is unknown."""
+def _check_on_sample(corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prints the tokenizer's fertility on a sample. Raises UserError where too many of its tokens are unknown."""
     if corpus.train.tokenised:
         return
     found = fertility(tokenizer, spread_sample(corpus.train.texts()))
@@ -157,18 +158,3 @@ def _meet(corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> None:
     require_few_unknown(
         found.unknown_share, tokenizer, tokenizer.name_or_path, f"the tokens in a sample of {corpus.name}"
     )
-
-
-def upload_tokens(prepared: PreparedTokens, tokenizer: PreTrainedTokenizerFast, address: str) -> str:
-    """Copies prepared tokens and their tokenizer into a folder of their name under `address`; returns the folder's
-    address, which can be a DATASET. Raises UserError where it fails; what is unfinished isn't taken."""
-    target = f"{address.rstrip('/')}/{prepared.folder.name}"
-    with tempfile.TemporaryDirectory() as temporary:
-        tokenizer.save_pretrained(temporary)
-        files = {f"{TOKENIZER_FOLDER}/{file.name}": file for file in sorted(Path(temporary).iterdir())}
-        if fingerprint(load_tokenizer(temporary, ("pad",))) != fingerprint(tokenizer):  # it doesn't survive being saved
-            files = {}
-        arrays = sorted(path.name for path in prepared.folder.iterdir() if path.suffix in (".npy", ".json"))
-        arrays = [name for name in arrays if name != MANIFEST]  # of the folder that these came from
-        push({**{name: prepared.folder / name for name in arrays}, **files}, target)
-    return target

@@ -1,8 +1,8 @@
-"""Which block of the corpus is the n-th sequence of a run: a keyed permutation an epoch, in O(1) for any n.
+"""Training order: the block of the n-th sequence of a run, by one keyed permutation per epoch, in O(1) for any n.
 
-A run is one long line of sequences n = 0, 1, 2 ...; optimizer step k sees n = k*G to (k+1)*G - 1, where G is the
-global batch in sequences (recipe.train.stages: where G or the length changes). Workers, ranks, micro-batches and
-interruptions only decide who fetches which part of it.
+A run is a numbered series of sequences n = 0, 1, 2 ...; optimizer step k sees n = k*G to (k+1)*G - 1, where G is the
+global batch size in sequences (recipe.train.stages: where G or the length changes). Workers, ranks, micro-batches and
+interruptions only affect which process loads which part.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 FEISTEL_ROUNDS = 6  # four are enough for a pseudo-random permutation (Luby and Rackoff, 1988); six leave a margin
-WINDOW = 4096  # sequences whose blocks are found at once: a batch's thirty cost NumPy a third of that
+WINDOW = 4096  # sequences permuted at once: permuting a batch of thirty takes NumPy a third of that time
 
 
 def mix(x: np.ndarray) -> np.ndarray:
@@ -23,18 +23,18 @@ def mix(x: np.ndarray) -> np.ndarray:
 
 
 def permute(index: np.ndarray, size: int, key: np.ndarray | int) -> np.ndarray:
-    """Maps each `index` in [0, size) to its place under the permutation of [0, size) that `key` chooses.
+    """Maps each `index` in [0, size) to its image under the permutation of [0, size) selected by `key`.
 
-    A Feistel network over the next even power of two, walked until it lands inside (Black and Rogaway, "Ciphers with
-    arbitrary finite domains", 2002): no table, so any place of a corpus of any size costs the same. `key` is one
-    integer or one an index. Returns int64 of the shape of `index`.
+    A Feistel network over the next even power of two, applied until the result is inside of the range (cycle walking:
+    Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). There is no table: the cost per index doesn't
+    depend on `size`. `key` is one integer, or one per index. Returns int64 of the shape of `index`.
     """
     half = np.uint64(max(1, (int(size - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
     value = np.array(index, dtype=np.uint64, ndmin=1)
     keys = np.broadcast_to(np.asarray(key, dtype=np.uint64), value.shape)
     rounds = np.arange(1, FEISTEL_ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    round_keys = mix(keys + rounds[:, None])  # once: a walk has some five laps
+    round_keys = mix(keys + rounds[:, None])  # computed once: a walk takes some five rounds of the loop
     outside = np.ones(value.shape, dtype=bool)
     while outside.any():
         left, right = value[outside] >> half, value[outside] & mask
@@ -46,14 +46,15 @@ def permute(index: np.ndarray, size: int, key: np.ndarray | int) -> np.ndarray:
 
 
 def blocks_of(sequences: np.ndarray, blocks: int, seed: int) -> np.ndarray:
-    """The block ids of the sequences `n` of a run over `blocks` blocks: epoch n // blocks, place n % blocks in it."""
+    """The block numbers of these sequences of a run over `blocks` blocks: sequence n is number n % blocks of epoch
+    n // blocks."""
     epoch, place = np.divmod(np.asarray(sequences, dtype=np.int64), blocks)
     key = mix(np.uint64(seed) + mix(epoch.astype(np.uint64)))
     return permute(place, blocks, key)
 
 
 def blocks_in(sequences: range, blocks: int, seed: int) -> np.ndarray:
-    """`blocks_of` for a range of sequences, whose neighbours it remembers: what a loader asks for batch by batch."""
+    """`blocks_of` for a range of sequences; caches whole windows, since loaders ask for one batch after another."""
     first = sequences.start // WINDOW
     windows = [_window(number, blocks, seed) for number in range(first, (sequences.stop - 1) // WINDOW + 1)]
     return np.concatenate(windows)[sequences.start - first * WINDOW : sequences.stop - first * WINDOW]
@@ -65,12 +66,12 @@ def _window(number: int, blocks: int, seed: int) -> np.ndarray:
 
 
 class MicroBatches(Sampler[range]):
-    """The micro-batches of one rank over the steps `first_step` to `steps` - 1, each the range of its sequences n; the
-    first step begins with `first_sequence`. By default, a whole run.
+    """The micro-batches of one rank in steps `first_step` to `steps` - 1, each a range of sequence numbers; step
+    `first_step` begins with sequence `first_sequence`. The defaults cover a complete run.
 
-    Step k is cut as [accumulation step][rank][sequence]: whatever the cut, the step holds the same sequences.
-    Iteration starts at the step that `start` returns at that moment, so a resumed run skips nothing by hand; the
-    length is that of all its steps.
+    A step is split as [accumulation step][rank][sequence], so that it holds the same sequences however it is split.
+    Iteration begins at the step that `start()` returns then, so that a resumed run has nothing to skip; the length
+    counts all steps.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class MicroBatches(Sampler[range]):
         return (self.steps - self.first_step) * self.accumulation
 
     def __iter__(self) -> Iterator[range]:
-        passed = max(0, self.start() - self.first_step) * self.accumulation
-        for micro_step in range(passed, len(self)):
+        completed = max(0, self.start() - self.first_step) * self.accumulation
+        for micro_step in range(completed, len(self)):
             first = self.first_sequence + (micro_step * self.ranks + self.rank) * self.micro_batch
             yield range(first, first + self.micro_batch)

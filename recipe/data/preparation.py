@@ -1,11 +1,10 @@
-"""Prepared tokens: a corpus tokenised once into flat arrays on disk, one a split, from which any length is cut later.
+"""Preparation: a corpus is tokenised once into flat arrays on disk, from which blocks of any length are cut later.
 
-Rows of ids that somebody else tokenised become the same arrays, but for what `recipe.data.columnar` strips.
-
-A folder holds train.npy and validation.npy (NumPy's own format, uint16 or uint32: the documents' tokens one after the
-other, each document followed by the end-of-sequence token), unigram.npy (how often each id occurs in train.npy) and
-prepared.json (what all this was made from). The folder's name ends in a hash of tokenizer, text and split, so other
-text or another tokenizer gives another folder. recipe.data.prepared_tokens reads them.
+A folder of prepared tokens holds train.npy and validation.npy (uint16 or uint32: the tokens of all documents, each
+document followed by the end-of-sequence token), unigram.npy (the count of each id in train.npy) and prepared.json (what
+they were made from). Pre-tokenised datasets give the same arrays, without the special tokens that
+`recipe.data.columnar` strips. The folder's name ends in a hash of tokenizer, text and split, so that other text or
+another tokenizer gives another folder. recipe.data.prepared_tokens opens them.
 """
 
 import errno
@@ -26,8 +25,15 @@ from transformers import PreTrainedTokenizerFast
 from recipe.data.columnar import TokenisedRows
 from recipe.data.corpus import Corpus, Source
 from recipe.data.order import mix
-from recipe.data.prepared_tokens import SPLITS, PreparedTokens, fingerprint_of, load_prepared, remedy, write_checksums
-from recipe.data.remote import PREPARED
+from recipe.data.prepared_tokens import (
+    PREPARED,
+    SPLITS,
+    PreparedTokens,
+    fingerprint_of,
+    load_prepared,
+    remedy,
+    write_checksums,
+)
 from recipe.data.token_arrays import summarise, token_dtype
 from recipe.data.tokenizer import block_ends, fingerprint, pieces, plain_backend, words_end_at_spaces
 from recipe.system.errors import SourceBroken, UserError
@@ -45,9 +51,11 @@ from recipe.system.files import (
 from recipe.system.locks import exclusive_lock
 from recipe.system.secrets import redact_all
 
-FORMAT = 1  # raised when the same inputs would give other files
-BATCH_CHARACTERS = 1_000_000  # text encoded at a time, at some hundred bytes a letter
-PIECE_CHARACTERS = 1 << 16  # of a longer document, where that changes no token: threads share it, and memory is bounded
+FORMAT = 1  # to be increased when the same inputs give other files
+BATCH_CHARACTERS = 1_000_000  # encoded at a time; encoding takes about a hundred bytes per character
+# Longer documents are encoded in pieces of this size, where that changes no token: threads share them, memory is
+# bounded.
+PIECE_CHARACTERS = 1 << 16
 BATCH_DOCUMENTS = 20_000
 SECONDS_BETWEEN_PROGRESS = 5.0
 CHUNK_BYTES = 1 << 22
@@ -62,15 +70,16 @@ def prepare_tokens(
     seed: int = 42,
     rebuild: bool = False,
     show_progress: bool = True,
-    before: Callable[[], None] = lambda: None,
+    before_tokenising: Callable[[], None] = lambda: None,
 ) -> PreparedTokens:
-    """Returns the prepared tokens of `corpus` under `parent`, making them if they aren't there.
+    """Opens the prepared tokens of `corpus` in the folder `parent`, and makes them first where there are none.
 
-    Where the corpus has no validation text, each document goes to the validation split with a chance of
-    `validation_percentage` in 100, decided by `seed` and the document's number. One process works while others that
-    ask for the same wait; killed, the next call continues where the last note was taken. Memory is bounded by
-    BATCH_CHARACTERS (by the longest document with a tokenizer whose words reach over spaces). `before` is called where
-    there is something to make, and may raise. Raises UserError for unusable text, and leaves nothing behind then.
+    Where the corpus has no validation text, each document goes to the validation split with a probability of
+    `validation_percentage` / 100, decided by `seed` and the document's number. One process works while others that
+    need the same tokens wait; after a kill, the next call continues from the progress saved last. Memory is bounded by
+    BATCH_CHARACTERS (by the longest document, if the tokenizer's words can contain spaces). `before_tokenising` is
+    called only where tokens have to be made, and may raise. Raises UserError for unusable text, and then leaves nothing
+    behind.
     """
     origin = {
         "format": FORMAT,
@@ -87,43 +96,44 @@ def prepare_tokens(
     try:
         parent.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(parent / f"{folder.name}.lock", f"prepares {folder}"):
-            # Once a launch: the other ranks find what the first one made.
+            # Once per launch: the other ranks use what the first one made.
             if rebuild and folder.exists() and os.environ.get("LOCAL_RANK", "0") == "0":
                 shutil.rmtree(folder)
             if not (folder / PREPARED).exists():
                 if folder.exists():
                     raise UserError(f"{folder} has no {PREPARED}: {remedy(folder)}")
-                before()
-                chooser = _Chooser(seed, 0.0 if corpus.validation else validation_percentage / 100)
-                _Preparation(corpus, tokenizer, folder, origin, chooser, show_progress).run()
+                before_tokenising()
+                held_out = _HeldOut(seed, 0.0 if corpus.validation else validation_percentage / 100)
+                _Preparation(corpus, tokenizer, folder, origin, held_out, show_progress).run()
     except OSError as error:
         what = "no space left" if error.errno == errno.ENOSPC else error.strerror or str(error)
         raise UserError(
-            f"cannot write prepared tokens to {folder}: {what}: free some or pass --prepared_dir"
+            f"cannot write prepared tokens to {folder}: {what}: free some space or pass --prepared_dir"
         ) from error
     return load_prepared(folder)
 
 
-class _Chooser:
-    """Whether document i belongs to the validation split."""
+class _HeldOut:
+    """Decides which documents of the training text go to the validation split: each with probability `share`."""
 
     def __init__(self, seed: int, share: float):
         self.seed, self.threshold = np.uint64(seed), share * 2.0**64
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
+        """[documents] bool for the documents with these numbers; a pure function of seed and number."""
         with np.errstate(over="ignore"):
             return mix(mix(self.seed + np.uint64(1)) + numbers.astype(np.uint64)) < self.threshold
 
 
 class _Preparation:
-    """One pass over a corpus into `folder`.partial, which takes its own name when it is whole."""
+    """One pass over a corpus that fills `folder`.partial, which is renamed to `folder` when it is complete."""
 
-    def __init__(self, corpus, tokenizer, folder: Path, origin: dict, chooser: _Chooser, show_progress: bool):
-        self.corpus, self.folder, self.origin, self.chooser = corpus, folder, origin, chooser
+    def __init__(self, corpus, tokenizer, folder: Path, origin: dict, held_out: _HeldOut, show_progress: bool):
+        self.corpus, self.folder, self.origin, self.held_out = corpus, folder, origin, held_out
         self.partial = folder.with_name(folder.name + ".partial")
-        self.notes = self.partial / "progress.json"
+        self.progress_file = self.partial / "progress.json"
         self.backend = plain_backend(tokenizer)
-        self.cuts = words_end_at_spaces(self.backend)
+        self.cut_at_spaces = words_end_at_spaces(self.backend)
         self.separator = block_ends(tokenizer)[1]
         self.vocabulary = len(tokenizer)
         self.dtype = token_dtype(self.vocabulary)
@@ -132,7 +142,7 @@ class _Preparation:
         self.rows = TokenisedRows(corpus.name, tokenizer, corpus.train.join_rows)
 
     def run(self) -> None:
-        done = self._noted()
+        done = self._saved_progress()
         if done is None:
             remove(self.partial)
             self.partial.mkdir()
@@ -142,25 +152,25 @@ class _Preparation:
             print(f"continuing the preparation after {sum(done['tokens'].values()):,} tokens", flush=True)
         try:
             self._tokenise(done)
-            self._check(done)
-            self._finish(done)
+            self._require_documents(done)
+            self._publish(done)
         except SourceBroken:
             raise
         except UserError:
             shutil.rmtree(self.partial, ignore_errors=True)
             raise
 
-    def _noted(self) -> dict | None:
-        """The last note that was taken, if it and the tokens that it vouches for are as they were written."""
-        if not self.notes.is_file():
+    def _saved_progress(self) -> dict | None:
+        """The progress saved last; None where there is none, or where it or the tokens it covers are damaged."""
+        if not self.progress_file.is_file():
             return None
         try:
-            done = verify_checksum(read_object(self.notes))
+            done = verify_checksum(read_object(self.progress_file))
             for split in SPLITS:
                 if self._crc32(split, done["tokens"][split]) != done["crc32"][split]:
-                    raise DamagedFile(f"does not vouch for {split}.npy, which is damaged")
+                    raise DamagedFile(f"does not match {split}.npy, which is damaged")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            print(f"warning: {self.notes} {error}: the preparation begins anew", flush=True)
+            print(f"warning: {self.progress_file} {error}: the preparation starts over", flush=True)
             return None
         return done
 
@@ -173,7 +183,7 @@ class _Preparation:
             while left and (chunk := stream.read(min(left, CHUNK_BYTES))):
                 crc, left = zlib.crc32(chunk, crc), left - len(chunk)
         if left:
-            raise DamagedFile(f"vouches for {tokens} tokens, {split}.npy is shorter")
+            raise DamagedFile(f"covers {tokens} tokens, {split}.npy is shorter")
         return crc
 
     def _tokenise(self, done: dict) -> None:
@@ -186,28 +196,28 @@ class _Preparation:
             initial=sum(done["tokens"].values()),
             disable=not self.show_progress,
         )
-        noted = time.monotonic()
+        saved_at = time.monotonic()
         with files["train"], files["validation"], bar:
             for number in range(done["source"], len(sources)):
                 source = sources[number]
                 for texts in _batches(self._documents(source), done["read"]):
                     numbers = np.arange(done["read"], done["read"] + len(texts))
-                    to_validation = self.chooser(numbers) if source is self.corpus.train else np.ones(len(texts), bool)
-                    for text, validation in zip(self._encode(texts), to_validation, strict=True):
-                        split = SPLITS[int(validation)]
-                        files[split].write(text)
-                        done["crc32"][split] = zlib.crc32(text, done["crc32"][split])
+                    held_out = self.held_out(numbers) if source is self.corpus.train else np.ones(len(texts), bool)
+                    for ids, is_validation in zip(self._encode(texts), held_out, strict=True):
+                        split = SPLITS[int(is_validation)]
+                        files[split].write(ids)
+                        done["crc32"][split] = zlib.crc32(ids, done["crc32"][split])
                         done["documents"][split] += 1
-                        done["tokens"][split] += len(text)
-                        bar.update(len(text))
+                        done["tokens"][split] += len(ids)
+                        bar.update(len(ids))
                     done["read"] += len(texts)
-                    if time.monotonic() - noted > SECONDS_BETWEEN_PROGRESS:
-                        self._note(files, done)
-                        noted = time.monotonic()
+                    if time.monotonic() - saved_at > SECONDS_BETWEEN_PROGRESS:
+                        self._save_progress(files, done)
+                        saved_at = time.monotonic()
                 done["source"], done["read"] = number + 1, 0
 
     def _open(self, split: str, tokens: int):
-        """The split's file, cut to its header and the `tokens` that the notes vouch for."""
+        """The split's file, truncated to its header and the `tokens` tokens that the saved progress covers."""
         path = self.partial / f"{split}.npy"
         path.touch()
         stream = path.open("r+b")
@@ -217,7 +227,7 @@ class _Preparation:
         return stream
 
     def _write_header(self, stream, tokens: int) -> None:
-        # NumPy pads its header so that a growing first axis never changes the header's length.
+        # NumPy pads the header, so that its length doesn't change as the first axis grows.
         header = {"descr": np.dtype(self.dtype).str, "fortran_order": False, "shape": (tokens,)}
         np.lib.format.write_array_header_1_0(stream, header)
 
@@ -225,13 +235,13 @@ class _Preparation:
         return self.rows.documents(source.documents()) if source.tokenised else source.documents()
 
     def _encode(self, texts: list) -> Iterator[np.ndarray]:
-        """The ids of each text, or of a row that holds ids already, with the separator after them."""
+        """The ids of each text, or of each row of ids, followed by the separator."""
         if isinstance(texts[0], np.ndarray):
             yield from (np.append(ids, self.separator).astype(self.dtype) for ids in texts)
             return
-        cut = [list(pieces(text, PIECE_CHARACTERS)) if self.cuts else [text] for text in texts]
+        cut = [list(pieces(text, PIECE_CHARACTERS)) if self.cut_at_spaces else [text] for text in texts]
         flat = [piece for parts in cut for piece in parts]
-        at_once = len(texts) + BATCH_CHARACTERS // PIECE_CHARACTERS  # all of a batch, a part of a single long document
+        at_once = len(texts) + BATCH_CHARACTERS // PIECE_CHARACTERS  # a complete batch, or a part of one long document
         encodings = (
             encoding
             for start in range(0, len(flat), at_once)
@@ -241,30 +251,31 @@ class _Preparation:
             ids = chain.from_iterable(encoding.ids for encoding in islice(encodings, len(parts)))
             yield np.array([*ids, self.separator], dtype=self.dtype)
 
-    def _note(self, files: dict, done: dict) -> None:
+    def _save_progress(self, files: dict, done: dict) -> None:
         for stream in files.values():
             stream.flush()
             os.fsync(stream.fileno())
-        write_json(self.notes, add_checksum(done))
+        write_json(self.progress_file, add_checksum(done))
 
-    def _check(self, done: dict) -> None:
+    def _require_documents(self, done: dict) -> None:
         documents = done["documents"]
         if sum(documents.values()) == 0:
             raise UserError(f"found no text in {self.corpus.name}: expected at least one document that isn't blank")
         if documents["train"] == 0:
             raise UserError(
-                f"all {documents['validation']} documents of {self.corpus.name} fell to validation: "
+                f"all {documents['validation']} documents of {self.corpus.name} went to the validation split: "
                 "lower --validation_split_percentage or pass --validation_file"
             )
         if documents["validation"] == 0 and self.corpus.validation is not None:
             raise UserError(f"found no text in the validation source of {self.corpus.name}")
         if documents["validation"] == 0:
             raise UserError(
-                f"none of the {documents['train']} documents of {self.corpus.name} fell to validation: raise "
+                f"none of the {documents['train']} documents of {self.corpus.name} went to the validation split: raise "
                 "--validation_split_percentage, pass --validation_file, or --line_by_line to make each line a document"
             )
 
-    def _finish(self, done: dict) -> None:
+    def _publish(self, done: dict) -> None:
+        """Completes the files and renames the folder."""
         splits = {}
         for split in SPLITS:
             path = self.partial / f"{split}.npy"
@@ -292,14 +303,15 @@ class _Preparation:
         if self.rows.stripped:
             described["rows"] = dict(self.rows.stripped)
             print(self.rows, flush=True)
-        self.notes.unlink(missing_ok=True)
+        self.progress_file.unlink(missing_ok=True)
         write_json(self.partial / PREPARED, redact_all(described))
         write_checksums(self.partial)
         publish_folder(self.partial, self.folder)
 
 
 def _batches(documents: Iterable[str], skip: int) -> Iterator[list[str]]:
-    """Lists of documents of up to BATCH_CHARACTERS, or of one that is longer, after the first `skip` documents."""
+    """Batches of at most BATCH_CHARACTERS (more only for a single longer document), after the first `skip`
+    documents."""
     batch, size = [], 0
     for text in islice(documents, skip, None):
         if batch and (size + len(text) > BATCH_CHARACTERS or len(batch) >= BATCH_DOCUMENTS):

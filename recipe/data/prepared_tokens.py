@@ -1,8 +1,8 @@
-"""Prepared tokens as they lie on disk: opened, and verified before they are used; recipe.data.preparation makes them.
+"""Folders of prepared tokens: opened, and verified before use; recipe.data.preparation writes them.
 
-Nothing damaged is used: train.crc32.npy and validation.crc32.npy have the checksums of the arrays' pages, each compared
-when it is first read (recipe.data.token_arrays), and checksums.json the sha256 of all other files, compared at each
-start. A folder of an earlier version has neither; it is read through once, and gets them.
+Damaged data is never used: train.crc32.npy and validation.crc32.npy hold the checksums of the arrays' pages, each
+verified when the page is first read (recipe.data.token_arrays); checksums.json holds the sha256 of all other files,
+verified at each start. A folder of an earlier version has neither: it is read completely once, and both are written.
 """
 
 import hashlib
@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from recipe.data.remote import PREPARED
 from recipe.data.token_arrays import CheckedTokens, checksums_of, open_tokens, summarise
 from recipe.data.tokenizer import fingerprint
 from recipe.system.errors import UserError
@@ -23,27 +22,29 @@ from recipe.system.files import DamagedFile, read_object, write_atomically
 from recipe.system.locks import exclusive_lock
 from recipe.system.manifest import damage, manifest_of
 
+PREPARED = "prepared.json"  # marks a folder of prepared tokens; written last but for the manifest of an upload
+TOKENIZER_FOLDER = "tokenizer"  # only in prepared tokens that were uploaded
 CHECKSUMS = "checksums.json"  # sizes and sha256 of the small files
-CHECKED_AT_START = 64 << 20  # bytes of a file that is hashed at each start: checksums of 34 billion tokens of two bytes
+MAX_HASHED_AT_START = 64 << 20  # bytes of a file; reached by the page checksums of 34 billion tokens of two bytes
 SPLITS = ("train", "validation")
 
 
 @dataclass(frozen=True)
 class PreparedTokens:
-    """What a folder of prepared tokens holds. `splits` has, by split, the counts of tokens and documents and the
-    sha256 of the tokens; `fingerprint` is the folder's hash of what it was made from."""
+    """An opened folder of prepared tokens. `splits` maps each split to its numbers of tokens and documents and the
+    sha256 of its tokens; `fingerprint` identifies the content: the sha256 of `splits`."""
 
     folder: Path
     fingerprint: str
     splits: dict[str, dict]
 
     def tokens(self, split: str) -> np.ndarray:
-        """The flat array of `split`, memory-mapped, as it lies on disk."""
+        """The flat array of `split`, memory-mapped and not verified."""
         return open_tokens(self.folder / f"{split}.npy")
 
     def checked(self, split: str) -> CheckedTokens | np.ndarray:
-        """The flat array of `split`, whose pages are verified before they are used; the plain array where it was just
-        verified whole, and its folder can't be written to."""
+        """The flat array of `split`, each page verified when it is first read; the plain array where there are no page
+        checksums, because `load_prepared` verified all of it and can't write them to the folder."""
         file = self.folder / f"{split}.npy"
         return CheckedTokens(file, remedy(self.folder)) if checksums_of(file).exists() else open_tokens(file)
 
@@ -53,21 +54,20 @@ class PreparedTokens:
 
 
 def load_prepared(folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> PreparedTokens:
-    """Opens a folder that `prepare` made, which is verified but for the arrays' pages: those are when they are read.
+    """Opens a folder of prepared tokens and verifies it, except for the arrays' pages, which are verified when read.
 
-    Raises UserError where it isn't one, where something in it isn't as it was written, or where it was made with
-    another tokenizer than the given one.
+    Raises UserError where it isn't such a folder, is damaged, or was made with another tokenizer than `tokenizer`.
     """
     try:
         described = read_object(folder / PREPARED)
-        prepared = _described(folder, described)
+        prepared = _parse(folder, described)
         made_with, vocabulary = described["made_from"]["tokenizer"], described["vocabulary"]
     except FileNotFoundError as error:
         raise UserError(f"{folder} has no {PREPARED}: {remedy(folder)}") from error
     except DamagedFile as error:
         raise UserError(f"{folder / PREPARED} {error}: {remedy(folder)}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder / PREPARED} is not what preparing tokens writes: {remedy(folder)}") from error
+        raise UserError(f"{folder / PREPARED} does not have the expected entries: {remedy(folder)}") from error
     _verify(prepared, vocabulary)
     if tokenizer and (made_with != fingerprint(tokenizer) or vocabulary != len(tokenizer)):
         raise UserError(
@@ -77,8 +77,8 @@ def load_prepared(folder: Path, tokenizer: PreTrainedTokenizerFast | None = None
     return prepared
 
 
-def _described(folder: Path, described: dict) -> PreparedTokens:
-    """What prepared.json says. Raises DamagedFile where the hash of its figures isn't its fingerprint."""
+def _parse(folder: Path, described: dict) -> PreparedTokens:
+    """The content of prepared.json. Raises DamagedFile where its numbers don't match its fingerprint."""
     splits = {split: described["splits"][split] for split in SPLITS}
     if described["fingerprint"] != fingerprint_of(described["splits"]):
         raise DamagedFile("has other content than its fingerprint says")
@@ -91,19 +91,19 @@ def _described(folder: Path, described: dict) -> PreparedTokens:
 
 
 def fingerprint_of(splits: dict) -> str:
-    """What tells these tokens from others: the sha256 of the figures of all splits."""
+    """The sha256 of `splits`, which identifies the tokens."""
     return hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()
 
 
 def remedy(folder: Path) -> str:
     """What to do about a damaged folder."""
-    return f"delete the folder {folder} and run again: it is made again (or fetch it again, if it came from elsewhere)"
+    return f"delete the folder {folder} and run again, which makes it again (or fetch it again, if it was fetched)"
 
 
 def _verify(prepared: PreparedTokens, vocabulary: int) -> None:
-    """Raises UserError where a file of the folder isn't as it was written; the arrays' pages are left to their readers.
+    """Raises UserError where a file of the folder is damaged; the arrays' pages are verified when they are read.
 
-    Without checksums the arrays are read through, and get some if the folder can be written to.
+    A folder without checksums is read completely, and they are written if the folder is writable.
     """
     folder = prepared.folder
     for split in SPLITS:
@@ -115,7 +115,7 @@ def _verify(prepared: PreparedTokens, vocabulary: int) -> None:
         except DamagedFile as error:
             raise UserError(f"{folder / split}.npy {error}: {remedy(folder)}") from error
     if not os.path.lexists(folder / CHECKSUMS):
-        _verify_whole(prepared, vocabulary)
+        _verify_arrays(prepared, vocabulary)
     elif reason := damage(folder, CHECKSUMS):
         raise UserError(f"{folder} is damaged: {reason}: {remedy(folder)}")
     try:
@@ -123,19 +123,21 @@ def _verify(prepared: PreparedTokens, vocabulary: int) -> None:
         if counts.shape != (vocabulary,) or counts.dtype != np.int64:
             raise ValueError(f"expected {vocabulary} counts")
     except Exception as error:  # as in recipe.data.token_arrays.open_tokens
-        raise UserError(f"{folder / 'unigram.npy'} is no whole array: {remedy(folder)}") from error
+        raise UserError(f"{folder / 'unigram.npy'} is not a complete array: {remedy(folder)}") from error
 
 
-def _verify_whole(prepared: PreparedTokens, vocabulary: int) -> None:
-    """Reads the arrays of a folder without checksums.json, compares them with their sha256, and writes what is missing.
-    Ranks take turns, and all but the first find it there. Raises UserError where something is damaged."""
+def _verify_arrays(prepared: PreparedTokens, vocabulary: int) -> None:
+    """Compares the arrays of a folder without checksums.json with their sha256, and writes the missing checksums.
+
+    Ranks take turns; all but the first find the checksums written. Raises UserError where something is damaged.
+    """
     folder = prepared.folder
     writable = os.access(folder, os.W_OK) and os.access(folder.parent, os.W_OK)
     with exclusive_lock(folder.parent / f"{folder.name}.lock", f"verifies {folder}") if writable else nullcontext():
         if (folder / CHECKSUMS).exists():
             return
-        later = "once" if writable else "at each start, for nothing can be written there"
-        print(f"verifying  {folder}, which has no {CHECKSUMS}: it is read through, {later}", flush=True)
+        when = "once" if writable else "at each start, since the folder isn't writable"
+        print(f"verifying  {folder}, which has no {CHECKSUMS}: all of it is read, {when}", flush=True)
         for split in SPLITS:
             file = folder / f"{split}.npy"
             try:
@@ -146,8 +148,8 @@ def _verify_whole(prepared: PreparedTokens, vocabulary: int) -> None:
                     file = folder / "unigram.npy"
                     raise DamagedFile("does not hold the counts of train.npy")
             except DamagedFile as error:
-                for made in SPLITS:
-                    checksums_of(folder / f"{made}.npy").unlink(missing_ok=True)
+                for written in SPLITS:
+                    checksums_of(folder / f"{written}.npy").unlink(missing_ok=True)
                 raise UserError(f"{file} {error}: {remedy(folder)}") from error
         if writable:
             write_checksums(folder)
@@ -161,7 +163,7 @@ def _same_counts(prepared: PreparedTokens, counts: np.ndarray) -> bool:
 
 
 def write_checksums(folder: Path) -> None:
-    """checksums.json, of all files that are small enough to be hashed at each start."""
-    named = (PREPARED, "unigram.npy", *(checksums_of(folder / f"{split}.npy").name for split in SPLITS))
-    files = {name: folder / name for name in named if (folder / name).stat().st_size <= CHECKED_AT_START}
+    """Writes checksums.json, which covers all files that are small enough to be hashed at each start."""
+    names = (PREPARED, "unigram.npy", *(checksums_of(folder / f"{split}.npy").name for split in SPLITS))
+    files = {name: folder / name for name in names if (folder / name).stat().st_size <= MAX_HASHED_AT_START}
     write_atomically(folder / CHECKSUMS, manifest_of(files).encode())

@@ -1,4 +1,4 @@
-"""Which files at a path are training text, which are validation text, and which are passed over and why."""
+"""Train and validation splits of the files at a path, and which files are skipped and why."""
 
 import glob
 import re
@@ -12,101 +12,104 @@ from recipe.data.compression import COMPRESSIONS, PLAIN_OR_COMPRESSED
 from recipe.data.text_files import EXPECTED_FORMATS, RECORDS, WHOLE_FILES, format_of
 from recipe.system.errors import UserError
 
-# A name belongs to a split where the split's word stands at its beginning, and then - _ . or a digit, or nothing:
-# train-00000-of-00002, dev_matched, valid.en, test2; but training_of_apostles, devotions, validity and testament
-# are only titles.
+# A name belongs to a split if it begins with the split's word, followed by - _ . or a digit or nothing more:
+# train-00000-of-00002, dev_matched, valid.en and test2 do; training_of_apostles, devotions, validity and testament
+# don't.
 _SPLIT = re.compile(r"(?:(train)|(valid|validation|val|dev|eval)|(test))(?=[-_.\d]|$)", re.IGNORECASE)
 _SPLITS = ("train", "validation", "test")
-ENDINGS_NAMED = 8
+MAX_SUFFIXES_LISTED = 8
 
 
 @dataclass
 class Splits:
-    """Files by split, in order; `passed_over` counts the others by what they are."""
+    """The files of each split, in order; `skipped` counts all other files by the reason."""
 
     train: list[Path]
     validation: list[Path] = field(default_factory=list)
-    passed_over: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
 
     def lines(self) -> list[str]:
-        """Three lines: the files and bytes of either split by ending, and what was passed over; none without files."""
+        """Three lines to print: files and bytes of both splits by suffix, and what is skipped; [] without files."""
         if not self.train:
             return []
-        passed = _counted(self.passed_over)
-        validation = _amount(self.validation) if self.validation else "documents drawn from those for training"
+        validation = _summary(self.validation) if self.validation else "documents drawn from those for training"
         return [
-            f"for training: {_amount(self.train)}",
+            f"for training: {_summary(self.train)}",
             f"for validation: {validation}",
-            f"passed over: {passed or 'nothing'}",
+            f"skipped: {_listed(self.skipped) or 'nothing'}",
         ]
 
 
-def _counted(passed: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {what}" for what, count in passed.items())
+def _listed(skipped: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in skipped.items())
 
 
 def split_of(name: str) -> str | None:
-    """The split that a file's or folder's name says it belongs to: train, validation, test, or None."""
+    """The split to which a file or folder belongs by its name: train, validation, test, or None."""
     found = _SPLIT.match(name)
     return _SPLITS[found.lastindex - 1] if found else None
 
 
 def find_splits(path: str, keep_all: bool = False) -> Splits:
-    """The files at `path` (a file, a folder or a glob) by split; with `keep_all` all of them are training text.
+    """Assigns the files at `path` (a file, a folder or a glob) to splits; with `keep_all`, all are training text.
 
-    The splits of a dataset of save_to_disk go by their names. Of other folders, hidden files, empty ones and those of
-    unknown endings are passed over. Where files of records (.jsonl, .parquet ...) lie beside source code and markup,
-    only the records are text, which the others describe; or only the others, where they are a source tree. Files of
-    text and records go to the split that their name or a folder above them names, others are training text; where some
-    are named train, only they are. Source code and markup go by the folder alone, and only where one is called train:
-    test_x.py is a program. Raises UserError where nothing is left.
+    - The splits of a save_to_disk dataset are recognised by their names.
+    - Hidden files, empty files and files with unknown suffixes are skipped.
+    - Where record files (.jsonl, .parquet ...) lie beside source code and markup, only the records are used, unless the
+      folder is mainly a source tree: then only the source files are.
+    - Text and record files belong to the split that their name or a folder above them names. All others are training
+      text, or are skipped where some files are named train.
+    - Source code and markup are assigned by folder names only, and only where a folder is named train: test_x.py is a
+      program, not a test split.
+
+    Raises UserError where no training text is left.
     """
     root = Path(path).expanduser()
     if root.is_dir() and (saved := saved_dataset(root)):
-        return _of_saved(root, saved, keep_all)
+        return _saved_splits(root, saved, keep_all)
     if root.is_file():
         if format_of(root) is None:
             raise UserError(f"{path} has an unknown format: expected one of {EXPECTED_FORMATS}, {PLAIN_OR_COMPRESSED}")
         return Splits([root])
-    passed: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     base, candidates = _candidates(root)
-    files = _usable(base, candidates, passed)
-    files = _of_one_kind(files, passed)
+    files = _usable(base, candidates, skipped)
+    files = _of_one_kind(files, skipped)
     if not files:
-        found = f" ({_counted(passed)})" if passed else ""
+        found = f" ({_listed(skipped)})" if skipped else ""
         raise UserError(
             f"found no text at {path}{found}: expected a file, a folder or a glob of "
             f"{EXPECTED_FORMATS}, {PLAIN_OR_COMPRESSED}"
         )
     if keep_all or len(files) == 1:
-        return Splits(files, [], passed)
+        return Splits(files, [], skipped)
     folders = {file: [part for part in file.relative_to(base).parts[:-1] if split_of(part)] for file in files}
-    laid_out = any(split_of(part) == "train" for parts in folders.values() for part in parts)
+    has_train_folder = any(split_of(part) == "train" for parts in folders.values() for part in parts)
     named = {}
     for file, parts in folders.items():
         above = split_of(parts[-1]) if parts else None
         if format_of(file) in WHOLE_FILES:
-            named[file] = above if laid_out else None
+            named[file] = above if has_train_folder else None
         else:
             named[file] = split_of(file.name) or above
-    return _by_split(named, passed)
+    return _by_split(named, skipped)
 
 
-def _of_saved(root: Path, saved: dict[str, list[Path]], keep_all: bool) -> Splits:
+def _saved_splits(root: Path, saved: dict[str, list[Path]], keep_all: bool) -> Splits:
     named = {name: None if keep_all or len(saved) == 1 else split_of(name) for name in saved}
     return _by_split({file: named[name] for name, files in saved.items() for file in files}, Counter())
 
 
-def _by_split(named: dict[Path, str | None], passed: Counter[str]) -> Splits:
-    splits = Splits([], [], passed)
+def _by_split(named: dict[Path, str | None], skipped: Counter[str]) -> Splits:
+    splits = Splits([], [], skipped)
     only_named = "train" in named.values()
     for file, split in named.items():
         if split == "validation":
             splits.validation.append(file)
         elif split == "test":
-            passed["of a test split"] += 1
+            skipped["of a test split"] += 1
         elif split is None and only_named:
-            passed[f"{_ending(file)} not named train, as others are"] += 1
+            skipped[f"{_suffix(file)} not named train, as others are"] += 1
         else:
             splits.train.append(file)
     if not splits.train:
@@ -116,7 +119,7 @@ def _by_split(named: dict[Path, str | None], passed: Counter[str]) -> Splits:
 
 
 def _candidates(path: Path) -> tuple[Path, list[Path]]:
-    """(folder, files under it) that a folder or a glob names."""
+    """(folder, paths in it) of a folder or a glob."""
     if path.is_dir():
         return path, sorted(path.rglob("*"))
     fixed = []
@@ -127,30 +130,30 @@ def _candidates(path: Path) -> tuple[Path, list[Path]]:
     return Path(*fixed), [Path(name) for name in sorted(glob.iglob(str(path), recursive=True))]
 
 
-def _usable(base: Path, candidates: Iterable[Path], passed: Counter[str]) -> list[Path]:
-    """The files of known endings that are neither hidden nor empty; the others are counted."""
+def _usable(base: Path, candidates: Iterable[Path], skipped: Counter[str]) -> list[Path]:
+    """The files with known suffixes that are neither hidden nor empty; counts the others in `skipped`."""
     files, unknown = [], Counter()
     for file in candidates:
         if not file.is_file():
             continue
         inside = file.relative_to(base).parts if file.is_relative_to(base) else (file.name,)
         if any(part.startswith(".") or part == "__MACOSX" for part in inside):
-            passed["hidden"] += 1
+            skipped["hidden"] += 1
         elif format_of(file) is None:
-            unknown[_ending(file)] += 1
+            unknown[_suffix(file)] += 1
         elif file.stat().st_size == 0:
-            passed["empty"] += 1
+            skipped["empty"] += 1
         else:
             files.append(file)
-    passed.update(dict(unknown.most_common(ENDINGS_NAMED)))
-    if others := unknown.most_common()[ENDINGS_NAMED:]:
-        passed[f"of {len(others)} other endings"] = sum(count for _, count in others)
+    skipped.update(dict(unknown.most_common(MAX_SUFFIXES_LISTED)))
+    if others := unknown.most_common()[MAX_SUFFIXES_LISTED:]:
+        skipped[f"of {len(others)} other suffixes"] = sum(count for _, count in others)
     return files
 
 
-def _of_one_kind(files: list[Path], passed: Counter[str]) -> list[Path]:
-    """The files without those of records, or without source code and markup, where there are both. The records go where
-    the others are more in number and in bytes, not counting a README."""
+def _of_one_kind(files: list[Path], skipped: Counter[str]) -> list[Path]:
+    """Removes record files or source files (code and markup) where there are both: the record files where the source
+    files, without READMEs, are more in number and in bytes; the source files otherwise."""
     records = [file for file in files if format_of(file) in RECORDS]
     whole = [file for file in files if format_of(file) in WHOLE_FILES]
     if not records or not whole:
@@ -158,10 +161,10 @@ def _of_one_kind(files: list[Path], passed: Counter[str]) -> list[Path]:
     tree = [file for file in whole if not file.name.lower().startswith("readme")]
     is_tree = len(tree) > len(records) and _size(tree) > _size(records)
     dropped, what = (
-        (records, "of records beside source code") if is_tree else (whole, "of code beside files of records")
+        (records, "record files beside source code") if is_tree else (whole, "source files beside record files")
     )
-    kinds = Counter(map(_ending, dropped)).most_common(ENDINGS_NAMED)
-    passed[f"{what} ({', '.join(f'{count:,} {ending}' for ending, count in kinds)})"] = len(dropped)
+    kinds = Counter(map(_suffix, dropped)).most_common(MAX_SUFFIXES_LISTED)
+    skipped[f"{what} ({', '.join(f'{count:,} {suffix}' for suffix, count in kinds)})"] = len(dropped)
     return [file for file in files if file not in set(dropped)]
 
 
@@ -169,21 +172,21 @@ def _size(files: Iterable[Path]) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _ending(file: Path) -> str:
+def _suffix(file: Path) -> str:
     suffixes = file.suffixes
     if suffixes and suffixes[-1].lower() in COMPRESSIONS:
         return "".join(suffixes[-2:]).lower()
-    return suffixes[-1].lower() if suffixes else "without an ending"
+    return suffixes[-1].lower() if suffixes else "without a suffix"
 
 
-def _amount(files: list[Path]) -> str:
-    counts, sizes = Counter(map(_ending, files)), Counter()
+def _summary(files: list[Path]) -> str:
+    counts, sizes = Counter(map(_suffix, files)), Counter()
     for file in files:
-        sizes[_ending(file)] += file.stat().st_size
-    named = counts.most_common(ENDINGS_NAMED)
-    kinds = ", ".join(f"{count:,} {ending} {_bytes(sizes[ending])}" for ending, count in named)
-    if len(counts) > ENDINGS_NAMED:
-        kinds += f" and {len(counts) - ENDINGS_NAMED} other endings"
+        sizes[_suffix(file)] += file.stat().st_size
+    listed = counts.most_common(MAX_SUFFIXES_LISTED)
+    kinds = ", ".join(f"{count:,} {suffix} {_bytes(sizes[suffix])}" for suffix, count in listed)
+    if len(counts) > MAX_SUFFIXES_LISTED:
+        kinds += f" and {len(counts) - MAX_SUFFIXES_LISTED} other suffixes"
     total = f"{len(files):,} file{'s' * (len(files) != 1)}, {_bytes(sizes.total())}"
     return f"{total} ({kinds})" if len(counts) > 1 else f"{total} ({next(iter(counts))})"
 

@@ -1,4 +1,4 @@
-"""CSV and TSV files as rows: which character separates cells, what quotes mean, and that no quote swallows rows."""
+"""CSV and TSV files as rows: delimiters, quoting, and checks that a stray quote doesn't merge rows."""
 
 import csv
 import re
@@ -12,15 +12,16 @@ QUOTING = ("auto", "minimal", "none")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _NAMES = {"\t": "a tab", ",": "a comma", ";": "a semicolon", "|": "|"}
 _SPELLINGS = {"\\t": "\t", "tab": "\t", "comma": ",", "semicolon": ";"}
-# A cell that only a writer with quoting makes: in quotes, and every quote inside of it doubled.
+# A cell in quotes in which every quote is doubled: only a writer that quotes cells produces it.
 _QUOTED = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')
-LOOKS_LIKE_ROWS = 0.9  # share of the lines inside a cell that must read as rows
-LINES_WITHOUT_NUMBERS = 10  # with columns of prose alone, chance gives a few lines the right number of delimiters
-LINES_AT_MOST = 10_000  # of one row before it is looked at: memory stays bounded when a quote is never closed
+LOOKS_LIKE_ROWS = 0.9  # least share of lines inside a cell that look like rows, for an error
+MIN_LINES_WITHOUT_NUMBERS = 10  # where no column holds numbers; a few lines of prose look like rows by chance
+MAX_LINES_UNCHECKED = 10_000  # of one row; bounds the memory taken by a quote that is never closed
 
 
 def check_delimiter(text: str) -> str:
-    """The one character that --csv_delimiter names; `\\t` and `tab` are a tab."""
+    """The one character that --csv_delimiter names; both `\\t` and `tab` stand for a tab. Raises UserError for
+    others."""
     delimiter = _SPELLINGS.get(text, text)
     if len(delimiter) != 1 or delimiter in '"\r\n' or delimiter.isalnum():
         raise UserError(f"found --csv_delimiter {text!r}, expected one character, such as ';' or tab")
@@ -28,19 +29,19 @@ def check_delimiter(text: str) -> str:
 
 
 def read_rows(
-    path: Path, ending: str, lines: Iterator[tuple[int, str]], delimiter: str | None = None, quoting: str = "auto"
+    path: Path, suffix: str, lines: Iterator[tuple[int, str]], delimiter: str | None = None, quoting: str = "auto"
 ) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) of each row of a file, the header first; empty lines are no rows.
+    """Yields (line number, cells) of each row of a file, the header first; empty lines are skipped.
 
-    `ending` (.csv, .tsv) decides what isn't given. Without quoting, each line is a row and a quote is a letter (what
-    .tsv files are by default). With it (.csv), a cell in quotes may hold delimiters, line breaks and doubled quotes;
-    `auto` refuses a cell whose line breaks look like those between rows, `minimal` trusts the quotes.
+    `suffix` (.csv, .tsv) decides the defaults. Without quoting (the default for .tsv), each line is a row and quotes
+    are ordinary characters. With quoting (the default for .csv), a cell in quotes may hold delimiters, line breaks and
+    doubled quotes; `auto` refuses a cell whose lines look like separate rows, `minimal` trusts the quotes.
 
-    Raises UserError for a row with fewer or more cells than the header (empty ones at its end but for that), for quotes
-    that aren't closed, and, without being told, for a .tsv that was written with quoting.
+    Raises UserError for a row with fewer or more cells than the header, apart from extra empty cells at its end; for
+    unclosed quotes; and with `auto`, for a .tsv file that was written with quoting.
     """
-    delimiter = check_delimiter(delimiter) if delimiter else DELIMITERS[ending]
-    quoted = quoting == "minimal" or (quoting == "auto" and ending == ".csv")
+    delimiter = check_delimiter(delimiter) if delimiter else DELIMITERS[suffix]
+    quoted = quoting == "minimal" or (quoting == "auto" and suffix == ".csv")
     if quoted:
         rows = _quoted_rows(path, lines, delimiter, trusting=quoting == "minimal")
     else:
@@ -53,27 +54,27 @@ def read_rows(
         quotes = quotes or any(cell.startswith('"') for cell in row)
         if len(row) != width:
             more = "more" if len(row) > width else "fewer"
-            remedy = "mend the line"
+            remedy = "correct the line"
             if quoted and more == "more":
                 remedy = "put cells that hold the delimiter in quotes"
             elif quotes and not quoted:
                 remedy += ", or pass --csv_quoting minimal if quotes wrap cells that hold delimiters or line breaks"
             raise UserError(
-                f"{path}, line {number}: found {more} fields than the header names, {len(row)} in place of {width}, "
+                f"{path}, line {number}: found {more} fields than the header has, {len(row)} instead of {width}, "
                 f"separated by {_NAMES.get(delimiter, delimiter)}: {remedy}"
             )
         yield number, row
 
 
-def column_of(path: Path, header: list[str], column: str, delimiter: str | None, ending: str) -> int:
-    """The place of a column. Raises UserError where there is none, or two, with the likely reason."""
+def column_index(path: Path, header: list[str], column: str, delimiter: str | None, suffix: str) -> int:
+    """The index of a column. Raises UserError, with the likely reason, where there is none or more than one."""
     if header.count(column) == 1:
         return header.index(column)
     if column in header:
         raise UserError(
             f"{path}: found {header.count(column)} columns called {column!r}, expected one: rename the others"
         )
-    used = check_delimiter(delimiter) if delimiter else DELIMITERS[ending]
+    used = check_delimiter(delimiter) if delimiter else DELIMITERS[suffix]
     for other in _NAMES:
         if other != used and other in used.join(header):
             names = [name.strip().strip('"') for name in used.join(header).split(other)]
@@ -85,14 +86,14 @@ def column_of(path: Path, header: list[str], column: str, delimiter: str | None,
                 )
     if f'"{column}"' in header:
         raise UserError(f"{path}: found the column names in quotes: pass --csv_quoting minimal")
-    names = ", ".join(_short(name) for name in header) or "nothing"
+    names = ", ".join(_shortened(name) for name in header) or "nothing"
     raise UserError(
         f"{path}: found no column {column!r}, only {names}: pass --text_column NAME, or put a line with the names of "
         "the columns first"
     )
 
 
-def _short(name: str) -> str:
+def _shortened(name: str) -> str:
     return name if len(name) <= 40 else f"{name[:40]} ..."
 
 
@@ -111,18 +112,18 @@ def _plain_rows(path: Path, lines: Iterator[tuple[int, str]], delimiter: str, tr
 
 def _quoted_rows(path: Path, lines: Iterator[tuple[int, str]], delimiter: str, trusting: bool):
     csv.field_size_limit(sys.maxsize)
-    record: list[str] = []  # the lines that the next row is made of
+    record: list[str] = []  # the lines of the next row
     last = width = 0
 
-    def fed() -> Iterator[str]:
+    def recorded() -> Iterator[str]:
         nonlocal last
         for last, line in lines:
             record.append(line)
-            if len(record) == LINES_AT_MOST and not trusting:
+            if len(record) == MAX_LINES_UNCHECKED and not trusting:
                 _require_no_rows_inside(path, last - len(record) + 1, record, delimiter, width)
             yield line
 
-    reader = csv.reader(fed(), delimiter=delimiter, strict=True)
+    reader = csv.reader(recorded(), delimiter=delimiter, strict=True)
     while True:
         try:
             row = next(reader)
@@ -138,7 +139,7 @@ def _quoted_rows(path: Path, lines: Iterator[tuple[int, str]], delimiter: str, t
                 ) from error
             what = "is opened and never closed" if "end of data" in str(error) else f"is misplaced ({error})"
             raise UserError(
-                f"{path}, {where}: a quote {what}: write quotes inside a quoted cell twice, or pass --csv_quoting none "
+                f"{path}, {where}: a quote {what}: double the quotes inside quoted cells, or pass --csv_quoting none "
                 "if quotes are plain text"
             ) from error
         if len(record) > 1 and not trusting:
@@ -151,22 +152,24 @@ def _quoted_rows(path: Path, lines: Iterator[tuple[int, str]], delimiter: str, t
 
 
 def _require_no_rows_inside(path: Path, number: int, record: list[str], delimiter: str, width: int) -> None:
-    """Raises UserError where the lines of one row look like rows of their own: `width` cells in each of them, and
-    numbers in the same columns; or, where no column holds numbers, so many cells in a good number of lines.
+    """Raises UserError where the lines of one row look like separate rows: each has `width` cells, with numbers in the
+    same columns; where no column holds numbers, at least MIN_LINES_WITHOUT_NUMBERS lines are required.
 
-    The first line of a cell that is meant so has the cells before it, the last one those after it: in one of the two
-    there is a delimiter too many, unless the text has fewer than its other lines there."""
+    In an intended multi-line cell, the first line also holds the cells before it and the last line those after it.
+    So unless these two lines have fewer delimiters in their text than the other lines, their numbers of cells differ
+    from `width`.
+    """
     rows = [line.rstrip("\r\n").split(delimiter) for line in record]
     if width < 2 or len(rows[0]) != width or len(rows[-1]) != width:
         return
     numbers = [place for place, cell in enumerate(rows[0]) if _is_number(cell)]
     alike = sum(len(row) == width and all(_is_number(row[place]) for place in numbers) for row in rows)
     enough = len(rows) if len(rows) < 10 else LOOKS_LIKE_ROWS * len(rows)
-    if alike >= enough and (numbers or len(rows) >= LINES_WITHOUT_NUMBERS):
+    if alike >= enough and (numbers or len(rows) >= MIN_LINES_WITHOUT_NUMBERS):
         raise UserError(
-            f"{path}, line {number}: a quote opens a cell that goes on to line {number + len(record) - 1}, over lines "
-            "that look like rows of their own: mend the quote; or pass --csv_quoting none if quotes are plain text, "
-            "minimal if the cell is meant so"
+            f"{path}, line {number}: a quote opens a cell that ends on line {number + len(record) - 1}, and its lines "
+            "look like separate rows: correct the quote; or pass --csv_quoting none if quotes are plain text, minimal "
+            "if the cell is intended"
         )
 
 

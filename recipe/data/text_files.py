@@ -1,13 +1,14 @@
-"""Files as documents: text, source code and markup, JSON lines, CSV, TSV, parquet and Arrow; a mistake with its line.
+"""Files as documents: text, source code and markup, JSON lines, CSV, TSV, parquet and Arrow.
 
-What a document is:
-.txt                        a paragraph, blank lines separate them, or a line with `line_by_line`; white space after
-                            lines is dropped, spaces and tabs before them are kept
-.py .md .html ...           the file (see WHOLE_FILES), with its indentation and empty lines
+What a document is, by suffix:
+.txt                        a paragraph (blank lines separate paragraphs), or a line with `line_by_line`; white space at
+                            line ends is dropped, spaces and tabs at their beginning are kept
+.py .md .html ...           the complete file (see WHOLE_FILES), with its indentation and empty lines
 .jsonl .json                one field of each line's object
 .csv .tsv .parquet .arrow   one column of each row
-A field `a.b` is the field b inside of a, where none is called `a.b` itself. A list of strings is one document, with an
-empty line between its strings. White space at either end of a field is dropped. Text is cut after a million characters.
+A field `a.b` is the field b inside of the field a, unless a field is named `a.b` itself. A list of strings is one
+document, with an empty line between the strings. White space at both ends of a field is dropped. Text documents are
+split after a million characters.
 """
 
 import csv
@@ -18,10 +19,10 @@ from pathlib import Path
 from recipe.data.columnar import COLUMNAR, columns_of, read_column
 from recipe.data.compression import COMPRESSIONS, READ_ERRORS, format_suffix, open_binary
 from recipe.data.encodings import MAX_TEXT_CHARACTERS, lines, whole_lines
-from recipe.data.tables import DELIMITERS, column_of, read_rows
+from recipe.data.tables import DELIMITERS, column_index, read_rows
 from recipe.system.errors import UserError
 
-RECORDS = (".jsonl", ".json", *DELIMITERS, *COLUMNAR)  # one document a record
+RECORDS = (".jsonl", ".json", *DELIMITERS, *COLUMNAR)  # one document per record
 WHOLE_FILES = (".md", ".markdown", ".rst", ".html", ".htm", ".xml", ".tex", ".py", ".pyi", ".c", ".h", ".cc", ".cpp",
                ".hpp", ".cs", ".css", ".go", ".java", ".jl", ".js", ".jsx", ".kt", ".lua", ".php", ".pl", ".r", ".rb",
                ".rs", ".scala", ".sh", ".sql", ".swift", ".ts", ".tsx")  # fmt: skip
@@ -32,7 +33,7 @@ _MISSING = object()
 
 
 def format_of(path: Path) -> str | None:
-    """The suffix of FORMATS that a file's name has, compressed or not, in lower case; None for any other."""
+    """The suffix of a file in lower case, without that of a compression, if it is one of FORMATS; None otherwise."""
     suffix = format_suffix(path)
     return suffix if suffix in FORMATS else None
 
@@ -46,9 +47,9 @@ def read_documents(
     csv_delimiter: str | None = None,
     csv_quoting: str = "auto",
 ) -> Iterator[str]:
-    """The documents of a file, in order; an empty string stands for a record without text (null or blank).
+    """Yields the documents of a file, in order; "" for a record without text (null or blank).
 
-    Raises UserError, with the line where there is one, for what can't be read.
+    Raises UserError, with the line where there is one, for a file that can't be read.
     """
     kind = format_of(path)
     try:
@@ -67,10 +68,10 @@ def read_documents(
             else:
                 yield from _read_json_lines(path, pieces, text_column)
     except (csv.Error, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}: mend the file") from error
+        raise UserError(f"{path} cannot be read: {error}: correct the file") from error
     except READ_ERRORS as error:
         if path.suffix.lower() in COMPRESSIONS and getattr(error, "errno", None) is None:
-            raise UserError(f"{path} is not a whole compressed file ({error}): make or download it again") from error
+            raise UserError(f"{path} is damaged or incomplete ({error}): compress or download it again") from error
         raise UserError(f"cannot read {path}: {error.strerror if isinstance(error, OSError) else error}") from error
 
 
@@ -80,13 +81,13 @@ def read_documents(
 def _read_text(pieces: Iterable[tuple[int, str]], line_by_line: bool, keep_linebreaks: bool) -> Iterator[str]:
     """Documents are separated by blank lines, or are single lines."""
     paragraph: list[str] = []
-    size, inside = 0, False  # `inside` a line whose beginning came before
+    size, inside = 0, False  # `inside`: the piece continues the line of the piece before
     for _, line in pieces:
         text = line.strip()
         if text:
             paragraph.append(text if inside or not keep_linebreaks else _indentation(line) + text)
             size += len(text)
-        inside = not line.endswith("\n")  # a piece of a very long line, or the last one
+        inside = not line.endswith("\n")  # a piece of a very long line, or the file's last line
         if paragraph and (not text or line_by_line or inside or size >= MAX_TEXT_CHARACTERS):
             yield _joined(paragraph, keep_linebreaks)
             paragraph, size = [], 0
@@ -99,7 +100,7 @@ def _indentation(line: str) -> str:
 
 
 def _joined(paragraph: list[str], keep_linebreaks: bool) -> str:
-    """The lines as one document. A single space before each of them isn't indentation: WikiText has it everywhere."""
+    """The lines as one document. One space before every line isn't indentation: WikiText has it everywhere."""
     if not keep_linebreaks:
         return " ".join(paragraph)
     if all(line.startswith(" ") for line in paragraph) and any(_indentation(line) == " " for line in paragraph):
@@ -108,7 +109,7 @@ def _joined(paragraph: list[str], keep_linebreaks: bool) -> str:
 
 
 def _read_whole(pieces: Iterable[tuple[int, str]]) -> Iterator[str]:
-    """One document, or several where it is longer than MAX_TEXT_CHARACTERS; without empty lines at either end."""
+    """One document, or several where it is longer than MAX_TEXT_CHARACTERS, without empty lines at both ends."""
     parts: list[str] = []
     size = 0
     for _, line in pieces:
@@ -137,20 +138,20 @@ def _read_json_lines(path: Path, pieces: Iterable[tuple[int, str]], column: str)
         except ValueError as error:
             if number == 1 and line.lstrip().startswith(("[", "{")) and error.pos >= len(line.rstrip()):
                 raise UserError(
-                    f"{path} is one JSON value over many lines, expected one object a line: convert it with "
+                    f"{path} is one JSON value over many lines, expected one object per line: convert it with "
                     f"jq -c {_jq(line)} {path.name} > {path.stem}.jsonl"
                 ) from error
             raise UserError(
-                f"{where}: not JSON ({error}): expected one object a line, such as "
-                f'{{"{column}": "..."}}; mend or remove the line'
+                f"{where}: not JSON ({error}): expected one object per line, such as "
+                f'{{"{column}": "..."}}; correct or remove the line'
             ) from error
         if isinstance(record, list) and number == 1:
             raise UserError(
-                f"{where}: found a list, expected one JSON object a line: convert it with "
+                f"{where}: found a list, expected one JSON object per line: convert it with "
                 f"jq -c {_jq(line)} {path.name} > {path.stem}.jsonl"
             )
         if not isinstance(record, dict):
-            raise UserError(f"{where}: found a {type(record).__name__}, expected one JSON object a line")
+            raise UserError(f"{where}: found a {type(record).__name__}, expected one JSON object per line")
         yield text_of(where, column, field_of(where, column, record))
 
 
@@ -162,9 +163,9 @@ def _read_table(
     path: Path, rows: Iterator[tuple[int, list[str]]], column: str, delimiter: str | None, kind: str
 ) -> Iterator[str]:
     _, header = next(rows, (0, []))
-    place = column_of(path, header, column, delimiter, kind)
+    index = column_index(path, header, column, delimiter, kind)
     for number, row in rows:
-        yield text_of(f"{path}, line {number}", column, row[place])
+        yield text_of(f"{path}, line {number}", column, row[index])
 
 
 def _read_columnar(path: Path, column: str) -> Iterator[str]:
@@ -181,8 +182,11 @@ def _read_columnar(path: Path, column: str) -> Iterator[str]:
 
 
 def field_of(where: object, column: str, record: dict, names: list[str] | None = None) -> object:
-    """The field called `column`; or what `a.b` leads to inside of the field a, in each item of a list. None where a
-    field on the way is null. Raises UserError where there is none; its message has the `names` there are."""
+    """The field named `column`; for `a.b`, the field b inside of the field a, or of each item where a is a list. None
+    where a field on the way is null.
+
+    Raises UserError where there is no such field; its message lists `names`, by default those of `record`.
+    """
     found = _inside(record, column)
     if found is _MISSING:
         raise UserError(unknown_column(where, column, names or _names(record)))
@@ -204,7 +208,7 @@ def _inside(value: object, column: str) -> object:
 
 
 def _names(record: dict) -> list[str]:
-    """The fields of a record, those of nested ones as `a.b`."""
+    """The names of a record's fields; those of nested records as `a.b`."""
     return [
         inner
         for name, value in record.items()
@@ -213,14 +217,14 @@ def _names(record: dict) -> list[str]:
 
 
 def unknown_column(where: object, column: str, columns: Iterable) -> str:
-    """What to say where a column is missing."""
+    """The message for a missing column."""
     names = ", ".join(map(str, columns)) or "none"
     return f"{where}: found no column {column!r}, only {names}: pass --text_column NAME"
 
 
 def text_of(where: object, column: str, value: object) -> str:
-    """The stripped text of a cell, "" for a null or blank one; a list of strings is one text, with an empty line
-    between its strings. Raises UserError for what isn't text."""
+    """The text of a cell without white space at both ends; "" for a null or blank cell. A list of strings is one text,
+    with an empty line between the strings. Raises UserError for anything else."""
     if value is None:
         return ""
     if isinstance(value, list):

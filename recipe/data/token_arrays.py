@@ -1,9 +1,9 @@
-"""Flat arrays of token ids on disk: the integers that hold them, and checksums that tell damage before it is used.
+"""Flat arrays of token ids on disk: their integer type, and page checksums that detect damage before it is used.
 
-Beside each array NAME.npy lies NAME.crc32.npy, one CRC-32 for every 4 KiB of the file (0.1 % of its size). A page is
-compared with its checksum when a process first reads from it, so that a start costs nothing however large the array,
-and no step sees a damaged token. CRC-32 sees every change that lies within 32 neighbouring bits, and misses any other
-with a chance of 1 in 4 billion.
+Beside each array NAME.npy is NAME.crc32.npy, one CRC-32 per 4 KiB page of the file (0.1 % of its size). A page is
+verified when a process first reads from it, so that starting takes no time however large the array is, and no step
+sees a damaged token. CRC-32 detects every change within 32 consecutive bits, and misses any other with a probability
+of 1 in 4 billion.
 """
 
 import hashlib
@@ -17,25 +17,25 @@ import numpy as np
 from recipe.system.errors import RankError
 from recipe.system.files import DamagedFile, atomic_output
 
-PAGE = 4096  # bytes: what the system reads at a time
-CHUNK_PAGES = 1024
+PAGE = 4096  # bytes: the unit in which the operating system reads a memory-mapped file
+CHUNK_PAGES = 1024  # read at a time where all of a file is read
 
 
 def token_dtype(vocabulary: int) -> type[np.unsignedinteger]:
-    """The smallest integers that hold the ids 0 to `vocabulary` - 1."""
+    """The smallest integer type that holds the ids 0 to `vocabulary` - 1."""
     return np.uint16 if vocabulary <= 1 << 16 else np.uint32
 
 
 def checksums_of(file: Path) -> Path:
-    """The file with the checksums of an array's file."""
+    """The path of the page checksums of an array's file."""
     return file.with_name(f"{file.stem}.crc32.npy")
 
 
 class CheckedTokens:
-    """A flat array of token ids, memory-mapped; what a slice or `verified` gives was compared with its checksums.
+    """A memory-mapped flat array of token ids; slices and `verified` return only tokens whose pages were verified.
 
-    DataLoader workers that are forked share the notes on what was verified. `array` is the array as it lies on disk.
-    Raises DamagedFile where the file has another size or header than its tokens need, or other checksums than pages.
+    Forked DataLoader workers share the record of verified pages. `array` is the unverified array. Raises DamagedFile
+    where the file's size doesn't match its header, or the number of checksums its number of pages.
     """
 
     def __init__(self, file: Path, remedy: str):
@@ -50,18 +50,18 @@ class CheckedTokens:
             raise DamagedFile(f"has checksums that cannot be read ({str(error).splitlines()[0]})") from error
         if self.checksums.shape != (pages,) or self.checksums.dtype != np.uint32:
             raise DamagedFile(f"has {self.checksums.size} checksums for {pages} pages")
-        # Zeroed by the system when touched, and shared with processes that are forked later.
-        self.seen = np.frombuffer(mmap.mmap(-1, pages), dtype=np.bool_)
+        # Zeroed by the operating system, and shared with processes that are forked later.
+        self.page_verified = np.frombuffer(mmap.mmap(-1, pages), dtype=np.bool_)
 
     def __len__(self) -> int:
         return len(self.array)
 
     def __getitem__(self, part: slice) -> np.ndarray:
-        """A stretch of the tokens, verified."""
+        """A slice of the tokens, verified."""
         start, stop, _ = part.indices(len(self))
         return self.verified(np.array([start]), np.array([stop]))[part]
 
-    def __reduce__(self):  # to a worker that isn't forked: it opens the file itself
+    def __reduce__(self):  # a worker that isn't forked opens the file itself
         return type(self), (self.file, self.remedy)
 
     @property
@@ -69,40 +69,41 @@ class CheckedTokens:
         return self.array.dtype
 
     def verified(self, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-        """The whole array, once the tokens of the ranges [starts, stops) are known to be as they were written.
+        """Verifies the tokens in the ranges [starts, stops), then returns the complete array.
 
-        Raises RankError, which names the file, the damaged bytes and the remedy, where they are not.
+        Raises RankError, which names the file, the damaged bytes and the remedy, where a page doesn't match its
+        checksum.
         """
         size = self.array.itemsize
         first, last = (self.first_byte + starts * size) // PAGE, (self.first_byte + stops * size - 1) // PAGE
         pages = np.minimum(first[:, None] + np.arange(1 + (last - first).max(initial=0)), last[:, None])
-        for page in np.unique(pages[~self.seen[pages]]).tolist():
+        for page in np.unique(pages[~self.page_verified[pages]]).tolist():
             begin, end = page * PAGE, min((page + 1) * PAGE, len(self.bytes))
             if zlib.crc32(self.bytes[begin:end]) != self.checksums[page]:
                 raise RankError(
-                    f"{self.file} is damaged: bytes {begin} to {end - 1} are not those that were written: {self.remedy}"
+                    f"{self.file} is damaged: bytes {begin} to {end - 1} changed after they were written: {self.remedy}"
                 )
-            self.seen[page] = True
+            self.page_verified[page] = True
         return self.array
 
 
 def open_tokens(file: Path) -> np.ndarray:
-    """The flat array of ids in a file, memory-mapped. Raises DamagedFile where it isn't one, or has another size."""
+    """The flat array of ids in a file, memory-mapped. Raises DamagedFile for any other content or size."""
     try:
         array = np.load(file, mmap_mode="r")
-    except Exception as error:  # whatever the bytes are taken for, a zip, a pickle, a header, has errors of its own
+    except Exception as error:  # np.load raises the errors of zip files, pickles and headers, whichever it sees
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise DamagedFile(f"is no whole array ({reason})") from error
+        raise DamagedFile(f"is not a complete array ({reason})") from error
     if not isinstance(array, np.memmap) or array.ndim != 1 or array.dtype not in (np.uint16, np.uint32):
-        raise DamagedFile("is no flat array of uint16 or uint32")
+        raise DamagedFile("is not a flat array of uint16 or uint32")
     if array.offset + array.nbytes != (found := file.stat().st_size):
         raise DamagedFile(f"has {found} bytes, expected {array.offset + array.nbytes}")
-    return np.asarray(array)  # a plain view: slicing np.memmap itself is ten times slower
+    return np.asarray(array)  # a plain view: slicing an np.memmap is ten times slower
 
 
-def read_through(file: Path, digest, checksums: list[int]) -> Iterator[np.ndarray]:
-    """The tokens of an array's file in order, read once: updates the hashlib object `digest` with their bytes, and
-    appends the checksum of each page of the file to `checksums`."""
+def _read_in_chunks(file: Path, digest, checksums: list[int]) -> Iterator[np.ndarray]:
+    """Yields the tokens of an array's file in order; updates the hashlib object `digest` with their bytes and appends
+    the checksum of each page of the file to `checksums`."""
     array = open_tokens(file)
     header = file.stat().st_size - array.nbytes
     with file.open("rb") as stream:
@@ -115,10 +116,10 @@ def read_through(file: Path, digest, checksums: list[int]) -> Iterator[np.ndarra
 
 
 def summarise(file: Path, vocabulary: int, write: bool) -> tuple[str, np.ndarray]:
-    """(sha256 of the tokens, [vocabulary] int64: how often each id occurs) of an array's file; with `write`, writes the
-    checksums of its pages beside it. Raises DamagedFile for ids beyond the vocabulary."""
+    """(sha256 of the tokens, [vocabulary] int64 counts of each id) of an array's file, read once; with `write`, also
+    writes the page checksums. Raises DamagedFile for ids outside of the vocabulary."""
     digest, counts, checksums = hashlib.sha256(), np.zeros(vocabulary, dtype=np.int64), []
-    for tokens in read_through(file, digest, checksums):
+    for tokens in _read_in_chunks(file, digest, checksums):
         found = np.bincount(tokens, minlength=vocabulary)
         if len(found) > vocabulary:
             raise DamagedFile(f"holds the id {len(found) - 1}, its tokenizer has {vocabulary} tokens")

@@ -10,42 +10,49 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
 
-from recipe.data.alphabet import ALPHABET, WORD_LETTERS, alphabet, learnable, stands_alone, survey
+from recipe.data.alphabet import (
+    ALPHABET,
+    WORD_LETTERS,
+    choose_alphabet,
+    count_letters,
+    cut_endless_words,
+    is_own_word,
+)
 from recipe.data.tokenizer_files import open_tokenizer
 from recipe.system.errors import UserError
 from recipe.system.files import flush, publish_folder
 from recipe.system.hub import is_local, require_hub, require_local_path
 
-TRAIN = "train"  # the TOKENIZER that asks for one of our own
+TRAIN = "train"  # the tokenizer name that trains one on the corpus
 KINDS = ("bpe", "wordpiece", "unigram")
 ROBERTA_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # ids 0 to 4; the first four as in RoBERTa
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# Merges learned from this much text are the merges of the corpus; the counts of its distinct words fit in 2 GB.
+# More text hardly changes the merges; the counts of this text's distinct words fit in 2 GB.
 MAX_TRAINING_CHARACTERS = 200_000_000
 PIECE_CHARACTERS = 10_000
 _SPACE = re.compile(r"(?<=\S) (?=\S)")
-PAD = "<pad>"  # of a tokenizer that has none, as GPT-2's
+PAD = "<pad>"  # added to tokenizers without a pad token, such as GPT-2's
 MAX_VOCAB_SIZE = 1 << 21  # the largest vocabularies in use have about one million tokens
 
 
 def load_tokenizer(name: str, needs: tuple[str, ...] = ("pad", "mask"), **hub_options) -> PreTrainedTokenizerFast:
-    """Loads the tokenizer `name`, a hub id, a folder or a file (recipe.data.tokenizer_files); `hub_options` go to
-    `from_pretrained`.
+    """Loads the tokenizer `name`: a hub id, a folder or a file (recipe.data.tokenizer_files); `hub_options` are passed
+    to `from_pretrained`.
 
-    Raises UserError where there is none, where it isn't a fast one, or where it lacks special tokens that the recipe
-    `needs`, or tokens to begin and end a sequence. Where only "pad" is needed, it is added if there is none.
+    Raises UserError where there is none, where it isn't a fast one, where it lacks special tokens that the run `needs`
+    or tokens that begin and end a sequence. Where only "pad" is needed and missing, it is added.
     """
     require_local_path(name, "tokenizer")
     if not is_local(name):
         require_hub(f"tokenizer {name}", "a local folder as TOKENIZER, or TOKENIZER=train to train one on the corpus")
     file = Path(name).expanduser() / "tokenizer.json"
-    if os.path.lexists(file) and not file.is_file():  # transformers would pass over it and make up an empty tokenizer
-        raise UserError(f"cannot load the tokenizer {name}: tokenizer.json is no file: put a copy of it back")
+    if os.path.lexists(file) and not file.is_file():  # transformers would ignore it and create an empty tokenizer
+        raise UserError(f"cannot load the tokenizer {name}: tokenizer.json is not a file: replace it by a copy")
     tokenizer = open_tokenizer(name, **hub_options)
     if needs == ("pad",) and tokenizer.pad_token_id is None:
         tokenizer.add_special_tokens({"pad_token": PAD})
         if os.environ.get("RANK", "0") == "0":
-            print(f"tokenizer  {name} has no pad token: {PAD} was added to it, id {tokenizer.pad_token_id}")
+            print(f"tokenizer  {name} has no pad token: {PAD} was added, id {tokenizer.pad_token_id}")
     if missing := [role for role in needs if getattr(tokenizer, f"{role}_token_id") is None]:
         other = "; run_clm.py trains without a mask token" if "mask" in missing else ""
         tokens = ", ".join(f"'{role}_token': '<{role}>'" for role in missing)
@@ -59,7 +66,7 @@ def load_tokenizer(name: str, needs: tuple[str, ...] = ("pad", "mask"), **hub_op
 
 
 def block_ends(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
-    """The ids that every block begins and ends with: <s> and </s>, or [CLS] and [SEP]."""
+    """The ids of the tokens that begin and end every block: <s> and </s>, or [CLS] and [SEP]."""
     first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
     last = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
     if first is None or last is None:
@@ -71,7 +78,7 @@ def block_ends(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
 
 
 def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    """A copy of the Rust tokenizer that neither pads nor truncates, and reads '</s>' in a text as text."""
+    """A copy of the Rust tokenizer that neither pads nor truncates and treats '</s>' in a text as text."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_padding()
     backend.no_truncation()
@@ -80,12 +87,12 @@ def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
 
 
 def words_end_at_spaces(backend: Tokenizer) -> bool:
-    """Whether text cut by `pieces` has the tokens of the whole: so it is with byte-level BPE and with BERT's words,
-    which don't reach over a space, unless a token was added that does."""
+    """Whether the tokens of a text are those of its `pieces`: true for byte-level BPE and BERT's pre-tokenizer, whose
+    words don't contain spaces, unless ordinary tokens were added, which may."""
     words = backend.pre_tokenizer
     if isinstance(words, pre_tokenizers.Sequence):
         first, *others = list(words)
-        if all(isinstance(other, pre_tokenizers.FixedLength) for other in others):  # which cut inside words
+        if all(isinstance(other, pre_tokenizers.FixedLength) for other in others):  # these split inside of words
             words = first
     known = isinstance(words, pre_tokenizers.BertPreTokenizer) or (
         isinstance(words, pre_tokenizers.ByteLevel) and words.use_regex
@@ -96,7 +103,7 @@ def words_end_at_spaces(backend: Tokenizer) -> bool:
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
-    """sha256 of everything that decides which ids a text gets."""
+    """The sha256 of everything that determines the ids of a text."""
     ends = block_ends(tokenizer)
     return hashlib.sha256(f"{plain_backend(tokenizer).to_str()}{ends}".encode()).hexdigest()
 
@@ -110,12 +117,12 @@ def train_tokenizer(
     lowercase: bool = False,
     max_characters: int = MAX_TRAINING_CHARACTERS,
 ) -> PreTrainedTokenizerFast:
-    """Trains a tokenizer on the stream that `documents()` begins.
+    """Trains a tokenizer on the texts of `documents()`, which is called once per pass.
 
-    `kind` is "bpe" (byte-level, RoBERTa's special tokens), "wordpiece" (BERT's) or "unigram" (RoBERTa's). Text is
-    taken in order until `max_characters`; of a longer corpus, `sample` gives a seeded part. The result has
-    `vocab_size` tokens, fewer if the text is too small to fill it. The same text gives the same tokenizer, but for
-    "unigram", whose trainer adds floats in no fixed order. Raises UserError where there is no text to learn from.
+    `kind` is "bpe" (byte-level, RoBERTa's special tokens), "wordpiece" (BERT's) or "unigram" (RoBERTa's). Text is used
+    in order up to `max_characters`; `sample` draws a random part of a longer corpus. The result has `vocab_size`
+    tokens, or fewer if the text is too small. The same text gives the same tokenizer, except for "unigram", whose
+    trainer adds floats in no fixed order. Raises UserError where there is no text.
     """
     if kind not in KINDS:
         raise UserError(f"found the tokenizer kind {kind!r}, expected one of {', '.join(KINDS)}")
@@ -131,7 +138,7 @@ def train_tokenizer(
             if characters >= max_characters:
                 return
             characters += len(text)
-            yield from learnable(pieces(text))
+            yield from cut_endless_words(pieces(text))
 
     train = {"bpe": _byte_level_bpe, "wordpiece": _wordpiece, "unigram": _unigram}[kind]
     backend = train(bounded, vocab_size, min_frequency, lowercase)
@@ -141,7 +148,7 @@ def train_tokenizer(
 
 
 def check_vocab_size(vocab_size: int, floor: int = 0, of: str = "") -> None:
-    """Raises UserError for a vocabulary without room beyond the `floor` tokens that it must hold, or an absurd one."""
+    """Raises UserError unless `floor` < `vocab_size` <= MAX_VOCAB_SIZE; `of` says what the `floor` tokens are."""
     if vocab_size <= floor:
         raise UserError(f"found VOCAB_SIZE {vocab_size}, expected more than {f'the {floor} {of}' if floor else 0}")
     if vocab_size > MAX_VOCAB_SIZE:
@@ -151,14 +158,17 @@ def check_vocab_size(vocab_size: int, floor: int = 0, of: str = "") -> None:
 
 
 def sample(documents: Iterable[str], share: float, seed: int, rest: bool = False) -> Iterator[str]:
-    """A seeded `share` of the documents, in their order; with `rest`, the others."""
+    """A random `share` of the documents, in their order, drawn by `seed`; with `rest`, all others."""
     generator = np.random.Generator(np.random.Philox(key=seed))
     return (text for text in documents if (generator.random() < share) != rest)
 
 
 def pieces(text: str, size: int | None = None) -> Iterator[str]:
-    """`text` cut at single spaces into pieces of about `size` characters, which have the words of the whole: a book
-    costs its trainer and its encoder a hundred bytes a character. Text without spaces stays whole."""
+    """Cuts `text` at single spaces into pieces of about `size` characters, which don't split a word.
+
+    Trainers and encoders take about a hundred bytes per character of a text, too much for whole books. Text without
+    single spaces is one piece.
+    """
     size, start = size or PIECE_CHARACTERS, 0
     while space := _SPACE.search(text, start + size):
         yield text[start : space.start()]
@@ -184,21 +194,23 @@ def _byte_level_bpe(texts: Callable[[], Iterable[str]], vocab_size: int, min_fre
 
 
 def _wordpiece(texts: Callable[[], Iterable[str]], vocab_size: int, min_frequency: int, lowercase: bool):
-    """WordPiece from BPE merges with the ## mark, as the library's own trainer does it, but reproducible: that one
-    numbers the marked letters in the order of a hash map, and ties between merges then fall differently each time.
+    """WordPiece from BPE merges with the prefix ##, as in the library's own trainer, but reproducible: that one numbers
+    the letters with the prefix in the order of a hash map, so that ties between merges are broken differently each
+    time.
 
-    Where words of more than 100 letters are a part of the text (DNA, proteins, Thai), every 100 letters of them are a
-    word: WordPiece would make each of them [UNK]."""
+    Where words of more than 100 letters are common (DNA, proteins, Thai), they are split every 100 letters: WordPiece
+    would replace each of them by [UNK]."""
     backend = Tokenizer(models.BPE(continuing_subword_prefix="##"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    letters, long_words = survey(texts(), backend.normalizer, backend.pre_tokenizer)
-    alone = {letter for letter in letters if stands_alone(letter, backend.normalizer, backend.pre_tokenizer)}
-    kept = alphabet(letters, lambda letter: 2 - (letter in alone), "wordpiece", vocab_size, len(BERT_SPECIALS))
-    # A mark on what stands alone is never used; it is left out where the vocabulary needs the room.
-    spare = len(kept) <= ALPHABET and len(BERT_SPECIALS) + 2 * len(kept) < vocab_size
+    letters, long_words = count_letters(texts(), backend.normalizer, backend.pre_tokenizer)
+    alone = {letter for letter in letters if is_own_word(letter, backend.normalizer, backend.pre_tokenizer)}
+    kept = choose_alphabet(letters, lambda letter: 2 - (letter in alone), "wordpiece", vocab_size, len(BERT_SPECIALS))
+    # ## before a letter that is always its own word is never used: such tokens are left out where the vocabulary is
+    # full.
+    has_spare_tokens = len(kept) <= ALPHABET and len(BERT_SPECIALS) + 2 * len(kept) < vocab_size
     kept = sorted(kept)
-    inside = kept if spare else [letter for letter in kept if letter not in alone]
+    inside = kept if has_spare_tokens else [letter for letter in kept if letter not in alone]
     if long_words:
         cut = pre_tokenizers.FixedLength(WORD_LETTERS)
         backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, cut])
@@ -225,12 +237,12 @@ def _unigram(texts: Callable[[], Iterable[str]], vocab_size: int, min_frequency:
     def normalizer():
         return normalizers.Sequence([normalizers.NFKC(), *([normalizers.Lowercase()] if lowercase else [])])
 
-    backend.normalizer, own = normalizer(), normalizer()  # the trainer holds the first one's lock while it reads
+    backend.normalizer, own = normalizer(), normalizer()  # the trainer locks the first one while it reads
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.decoder = decoders.Metaspace()
-    letters, _ = survey(texts(), backend.normalizer, backend.pre_tokenizer)
+    letters, _ = count_letters(texts(), backend.normalizer, backend.pre_tokenizer)
     specials = (*ROBERTA_SPECIALS, "▁")
-    rare = set(letters).difference(alphabet(letters, lambda _: 1, "unigram", vocab_size, len(specials)))
+    rare = set(letters).difference(choose_alphabet(letters, lambda _: 1, "unigram", vocab_size, len(specials)))
     rare = {ord(letter): " " for letter in rare if not letter.isspace()}
     trainer = trainers.UnigramTrainer(
         vocab_size=vocab_size,
@@ -238,14 +250,14 @@ def _unigram(texts: Callable[[], Iterable[str]], vocab_size: int, min_frequency:
         unk_token="<unk>",
         show_progress=False,
     )
-    # The trainer takes every letter into the vocabulary, and gives up where they don't fit.
+    # The trainer puts every letter into the vocabulary, and fails where they don't fit.
     known = (own.normalize_str(text).translate(rare) for text in texts()) if rare else texts()
     backend.train_from_iterator(known, trainer)
     return backend
 
 
 def _with_mask(specials: tuple[str, ...]) -> list[AddedToken | str]:
-    """RoBERTa's mask takes the space before it, so that "is <mask>" fills in " Paris"."""
+    """RoBERTa's mask token includes the space before it, so that "is <mask>" is filled with " Paris"."""
     return [AddedToken(s, lstrip=True, special=True) if s == "<mask>" else s for s in specials]
 
 
@@ -256,7 +268,7 @@ def _wrap(backend: Tokenizer, kind: str, lowercase: bool) -> PreTrainedTokenizer
         backend.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
         if plain:
             return BertTokenizer(tokenizer_object=backend, do_lower_case=lowercase, model_max_length=512)
-        # BertTokenizer would put words of its own in place of ours when it is loaded.
+        # BertTokenizer would replace this pre-tokenizer by its own when it is loaded.
         names = {f"{name[1:-1].lower()}_token": name for name in BERT_SPECIALS}
         inputs = list(BertTokenizer.model_input_names)
         return PreTrainedTokenizerFast(
@@ -279,7 +291,8 @@ def _wrap(backend: Tokenizer, kind: str, lowercase: bool) -> PreTrainedTokenizer
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Writes the tokenizer's files to `folder`, which appears whole or not at all."""
+    """Writes the tokenizer's files to `folder`, each of them atomically; a new folder appears complete or not at
+    all."""
     partial = folder.with_name(folder.name + ".partial")
     tokenizer.save_pretrained(partial)
     if folder.exists():

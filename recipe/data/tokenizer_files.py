@@ -1,5 +1,5 @@
-"""Tokenizers as other programs leave them: a folder of transformers, a bare tokenizer.json, the vocabulary files of
-BERT, RoBERTa and GPT-2, or a SentencePiece model; each becomes a fast tokenizer with its special tokens."""
+"""Tokenizer file formats: a folder of transformers, a bare tokenizer.json, vocabulary files of BERT, RoBERTa and GPT-2,
+or a SentencePiece model; each is opened as a fast tokenizer with its special tokens."""
 
 import importlib.util
 import json
@@ -27,8 +27,8 @@ TOKENIZER, SETTINGS, WORDPIECE, BPE, MERGES = (
     "merges.txt",
 )
 PIECES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model")
-# The names that special tokens go by, where no file says which token is which.
-NAMES = {
+# The usual names of special tokens, used where no file says which token has which role.
+USUAL_NAMES = {
     "pad": ("<pad>", "[PAD]"),
     "mask": ("<mask>", "[MASK]"),
     "unk": ("<unk>", "[UNK]"),
@@ -42,53 +42,53 @@ ROBERTA_NAMES = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 
 def open_tokenizer(name: str, **hub_options) -> PreTrainedTokenizerFast:
-    """The tokenizer of a hub id, a folder or a file. Raises UserError for files that make none."""
+    """Opens the tokenizer in a folder, a file or a hub repository. Raises UserError for unusable files."""
     path = Path(name).expanduser()
     if path.is_file() and path.name in (TOKENIZER, WORDPIECE, BPE, MERGES):
         path = path.parent
     try:
         if path.is_file():
-            tokenizer = _of_file(path)
+            tokenizer = _from_file(path)
         elif path.is_dir():
-            tokenizer = _of_folder(path, **hub_options)
+            tokenizer = _from_folder(path, **hub_options)
         else:
             tokenizer = AutoTokenizer.from_pretrained(name, **hub_options)
     except UserError:
         raise
-    except Exception as error:  # libraries raise OSError, ValueError, KeyError ... for the same thing
+    except Exception as error:  # libraries raise OSError, ValueError, KeyError ... for the same problem
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"cannot load the tokenizer {name}: {reason}: pass a hub id or a tokenizer's folder") from error
     if not tokenizer.is_fast:
         raise UserError(f"the tokenizer {name} has no tokenizer.json: convert it to a fast one")
-    _name_special_tokens(tokenizer)
+    _set_special_tokens(tokenizer)
     tokenizer.name_or_path = tokenizer.name_or_path or name
     return tokenizer
 
 
-def _of_file(path: Path) -> PreTrainedTokenizerFast:
+def _from_file(path: Path) -> PreTrainedTokenizerFast:
     if path.suffix == ".model":
-        return _of_pieces(path)
+        return _from_sentencepiece(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         content = None
     if not (isinstance(content, dict) and isinstance(content.get("model"), dict)):
         raise UserError(
-            f"{path} holds no tokenizer: expected a tokenizer's folder, a tokenizer.json, vocab.txt, vocab.json beside "
+            f"{path} is not a tokenizer: expected a tokenizer's folder, a tokenizer.json, vocab.txt, vocab.json beside "
             "merges.txt, or a SentencePiece .model"
         )
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(content)))
 
 
-def _of_folder(folder: Path, **hub_options) -> PreTrainedTokenizerFast:
+def _from_folder(folder: Path, **hub_options) -> PreTrainedTokenizerFast:
     def has(name: str) -> bool:
         return (folder / name).is_file()
 
     pieces = next((folder / name for name in PIECES if has(name)), None)
     if not has(TOKENIZER):
         if has(BPE) != has(MERGES):
-            there, missing = (BPE, MERGES) if has(BPE) else (MERGES, BPE)
-            raise UserError(f"the tokenizer {folder} has {there} without {missing}: copy that file, too")
+            found, missing = (BPE, MERGES) if has(BPE) else (MERGES, BPE)
+            raise UserError(f"the tokenizer {folder} has {found} without {missing}: copy that file, too")
         if not (has(BPE) or has(WORDPIECE) or pieces):
             raise UserError(
                 f"cannot load the tokenizer {folder}: found no tokenizer.json, vocab.txt, vocab.json with merges.txt "
@@ -98,23 +98,23 @@ def _of_folder(folder: Path, **hub_options) -> PreTrainedTokenizerFast:
             _require_sentencepiece(pieces)
         if not _names_its_class(folder):
             if has(BPE):
-                return _of_merges(folder)
+                return _from_merges(folder)
             if has(WORDPIECE):
-                return _of_wordpiece(folder)
-            return _of_pieces(pieces)
+                return _from_wordpiece(folder)
+            return _from_sentencepiece(pieces)
         if has(WORDPIECE):
-            hub_options |= _case_of(folder)
+            hub_options |= _casing(folder)
     return AutoTokenizer.from_pretrained(str(folder), **hub_options)
 
 
 def _names_its_class(folder: Path) -> bool:
-    """Whether a file of the folder says which class of transformers its tokenizer is of."""
+    """Whether a file in the folder names the transformers class of its tokenizer."""
     return bool(
-        _settings(folder / SETTINGS).get("tokenizer_class") or _settings(folder / "config.json").get("model_type")
+        _read_json(folder / SETTINGS).get("tokenizer_class") or _read_json(folder / "config.json").get("model_type")
     )
 
 
-def _settings(file: Path) -> dict:
+def _read_json(file: Path) -> dict:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -122,15 +122,15 @@ def _settings(file: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def _of_wordpiece(folder: Path) -> PreTrainedTokenizerFast:
+def _from_wordpiece(folder: Path) -> PreTrainedTokenizerFast:
     _require_tokens(folder / WORDPIECE, _lines(folder / WORDPIECE), BERT_NAMES, "a BERT vocabulary")
-    return BertTokenizer.from_pretrained(str(folder), **_case_of(folder))
+    return BertTokenizer.from_pretrained(str(folder), **_casing(folder))
 
 
-def _case_of(folder: Path) -> dict:
-    """{"do_lower_case": False} for a vocabulary with capital letters, where no file says which case it is of: BERT's
-    class would lower the case of every text, which such a vocabulary has fewer words for."""
-    if "do_lower_case" in _settings(folder / SETTINGS):
+def _casing(folder: Path) -> dict:
+    """The option do_lower_case, by whether the vocabulary has capital letters; {} where a file already sets it. BERT's
+    class lowercases by default, and a cased vocabulary has fewer lower-case words."""
+    if "do_lower_case" in _read_json(folder / SETTINGS):
         return {}
     words = (word for word in _lines(folder / WORDPIECE) if not (word.startswith("[") and word.endswith("]")))
     return {"do_lower_case": all(word == word.lower() for word in words)}
@@ -140,12 +140,12 @@ def _lines(file: Path) -> list[str]:
     return file.read_text(encoding="utf-8").split("\n")
 
 
-def _of_merges(folder: Path) -> PreTrainedTokenizerFast:
-    vocabulary = _settings(folder / BPE)
+def _from_merges(folder: Path) -> PreTrainedTokenizerFast:
+    vocabulary = _read_json(folder / BPE)
     if not any(token.startswith("Ġ") for token in vocabulary):
         raise UserError(
-            f"{folder / BPE} is no byte-level vocabulary (no token begins with Ġ): expected files of RoBERTa or GPT-2, "
-            "or a tokenizer.json"
+            f"{folder / BPE} is not a byte-level vocabulary (no token begins with Ġ): expected files of RoBERTa or "
+            "GPT-2, or a tokenizer.json"
         )
     if "<|endoftext|>" in vocabulary and "<s>" not in vocabulary:
         return GPT2Tokenizer.from_pretrained(str(folder))
@@ -164,8 +164,9 @@ def _require_sentencepiece(model: Path) -> None:
         raise UserError(f"{model} is a SentencePiece model, which needs a package: pip install sentencepiece")
 
 
-def _of_pieces(model: Path) -> PreTrainedTokenizerFast:
-    """A SentencePiece model in the layout that its file's name stands for: ALBERT's, XLM-RoBERTa's, or its own."""
+def _from_sentencepiece(model: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a SentencePiece model: in the layout of XLM-RoBERTa by its file name, of ALBERT by its special
+    tokens, or its own."""
     _require_sentencepiece(model)
     if model.name == "sentencepiece.bpe.model":
         return XLMRobertaTokenizer.from_pretrained(str(model.parent))
@@ -175,13 +176,13 @@ def _of_pieces(model: Path) -> PreTrainedTokenizerFast:
     if all(pieces.piece_to_id(name) != pieces.unk_id() for name in ("[CLS]", "[SEP]", "[MASK]")):
         return AlbertTokenizer.from_pretrained(str(model.parent))
     parts = PreTrainedTokenizerFast.convert_to_native_format(vocab_file=str(model))
-    _read_as_trained(parts["tokenizer_object"], SentencePieceExtractor(str(model)).proto)
+    _restore_space_rules(parts["tokenizer_object"], SentencePieceExtractor(str(model)).proto)
     return PreTrainedTokenizerFast(**parts)
 
 
-def _read_as_trained(backend: Tokenizer, proto) -> None:
-    """Gives `backend` the model's rules for spaces (in place): transformers leaves out the space that begins a text,
-    without which its first word is another one, and that several spaces are one."""
+def _restore_space_rules(backend: Tokenizer, proto) -> None:
+    """Applies the model's rules for spaces to `backend` (in place). transformers ignores two of them: the space put
+    before a text, without which the first word has other tokens, and the merging of consecutive spaces."""
     rules = proto.normalizer_spec
     steps = [normalizers.Precompiled(rules.precompiled_charsmap)] if rules.precompiled_charsmap else []
     if rules.remove_extra_whitespaces:
@@ -193,20 +194,20 @@ def _read_as_trained(backend: Tokenizer, proto) -> None:
     backend.decoder = decoders.Sequence([*bytes_too, decoders.Metaspace(prepend_scheme=scheme)])
 
 
-def _name_special_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Says which tokens are the special ones where no file does and their names are the usual ones; sequences begin and
-    end with them then, if with nothing else."""
+def _set_special_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Sets the special tokens that no file names, if there are tokens with the usual names; adds them to both ends of a
+    sequence if nothing is added there yet."""
     backend, missing = tokenizer.backend_tokenizer, {}
-    ends = {"cls": "bos", "sep": "eos", "bos": "cls", "eos": "sep"}  # one of each pair is enough
-    for role, names in NAMES.items():
+    ends = {"cls": "bos", "sep": "eos", "bos": "cls", "eos": "sep"}  # one of each pair suffices
+    for role, names in USUAL_NAMES.items():
         given = (getattr(tokenizer, f"{kind}_token") for kind in (role, ends.get(role, role)))
         if any(token is not None for token in given) or ends.get(role) in missing:
             continue
         if found := next((name for name in names if backend.token_to_id(name) is not None), None):
             missing[role] = found
-    if not missing or set(missing) == {"unk"}:  # a byte-level BPE that lists an <unk> needs none
+    if not missing or set(missing) == {"unk"}:  # a byte-level BPE with an <unk> in its vocabulary never uses it
         return
-    added = {token.content: token for token in backend.get_added_tokens_decoder().values()}  # a mask takes its space
+    added = {token.content: token for token in backend.get_added_tokens_decoder().values()}  # keeps the mask's lstrip
     tokenizer.add_special_tokens({f"{role}_token": added.get(name, name) for role, name in missing.items()})
     begin, end = tokenizer.cls_token or tokenizer.bos_token, tokenizer.sep_token or tokenizer.eos_token
     if begin is None or end in (None, begin) or backend.num_special_tokens_to_add(False):
@@ -215,5 +216,5 @@ def _name_special_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
     if begin[0] == "[CLS]":
         backend.post_processor = processors.BertProcessing(end, begin)
     else:
-        spaced = isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel)
-        backend.post_processor = processors.RobertaProcessing(end, begin, trim_offsets=spaced, add_prefix_space=False)
+        trim = isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel)
+        backend.post_processor = processors.RobertaProcessing(end, begin, trim_offsets=trim, add_prefix_space=False)

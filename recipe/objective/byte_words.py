@@ -1,9 +1,10 @@
-"""The words of a byte-level BPE in a row of token ids.
+"""Word boundaries of byte-level BPE tokenizers in a row of token ids.
 
-GPT-2's pre-tokenizer cuts a text into contractions ('s 't 're 've 'm 'll 'd), runs of letters, of numbers and of other
-signs, each with the space before it, and runs of white space, of which a last character that is followed by a word
-stands alone, or with the word if it is a space. A token lies inside one word, so whether a word begins at a token
-follows from the classes of the characters on both sides, and a few tokens around: tables over the vocabulary say it.
+GPT-2's pre-tokenizer splits a text into contractions ('s 't 're 've 'm 'll 'd); runs of letters, of numbers and of
+other characters, each including a space before it; and runs of white space, without the last character if a word
+follows: that one belongs to the word if it is a space, and is a word of its own if not. A token is always inside one
+word. So whether a word begins at a token follows from the classes of the characters on both sides and a few
+neighbouring tokens, which are looked up in tables over the vocabulary.
 """
 
 from functools import cache
@@ -13,7 +14,7 @@ import numpy as np
 from tokenizers import pre_tokenizers
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-LETTER, NUMBER, OTHER, SPACE, SPECIAL, INSIDE, OPEN = range(7)  # INSIDE, OPEN: begins or ends inside a character
+LETTER, NUMBER, OTHER, SPACE, SPECIAL, INSIDE, OPEN = range(7)  # INSIDE, OPEN: begins, ends inside a character
 CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 
 
@@ -28,8 +29,8 @@ def _byte_of() -> dict[str, int]:
     return {character: byte for byte, character in bytes_to_unicode().items()}
 
 
-def _whole(text: bytes) -> tuple[bytes, str, bytes]:
-    """(bytes that end a character begun before, whole characters, bytes of a last character that isn't whole)."""
+def _split_characters(text: bytes) -> tuple[bytes, str, bytes]:
+    """(last bytes of a character that began before, complete characters, first bytes of an incomplete character)."""
     head = 0
     while head < len(text) and text[head] & 0xC0 == 0x80:
         head += 1
@@ -37,30 +38,30 @@ def _whole(text: bytes) -> tuple[bytes, str, bytes]:
     for back in range(1, min(4, len(text) - head) + 1):
         lead = text[-back]
         if lead & 0xC0 != 0x80:
-            tail = len(text) - back if _length(lead) > back else tail
+            tail = len(text) - back if _byte_length(lead) > back else tail
             break
     return text[:head], text[head:tail].decode(errors="replace"), text[tail:]
 
 
-def _length(lead: int) -> int:
-    """Bytes of a character, by its first."""
+def _byte_length(lead: int) -> int:
+    """The number of bytes of a UTF-8 character, from its first byte."""
     return 1 if lead < 0xC0 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
 
 
 class Gpt2Words:
-    """Where words begin, for GPT-2's pre-tokenizer `words`; `texts` are the tokens' bytes, `added` [vocabulary] the
-    tokens that are no part of the text around them.
+    """Marks where words begin, for GPT-2's pre-tokenizer `words`; `texts` are the bytes of all tokens, `added`
+    [vocabulary] bool the added tokens, which are no part of the text around them.
 
-    Exact but at the ends of a row: a word that was cut there may be another one in the whole text ("'s" without what
-    stood before it, white space without what came after).
+    Exact except at both ends of a row, where a word depends on text outside of the row ("'s" on what is before it,
+    white space on what follows).
     """
 
     def __init__(self, texts: list[bytes], added: np.ndarray, words: pre_tokenizers.PreTokenizer):
         self.words, self.classes, self.texts = words, {}, texts
         self.first, self.last = np.full((2, len(texts)), SPECIAL, dtype=np.int8)
-        self.blank = np.zeros(len(texts), dtype=bool)  # white space alone
+        self.blank = np.zeros(len(texts), dtype=bool)  # only white space
         for token in np.flatnonzero(~added).tolist():
-            head, whole, tail = _whole(texts[token])
+            head, whole, tail = _split_characters(texts[token])
             if head or whole or tail:
                 self.first[token] = INSIDE if head else self._class_of(whole[0]) if whole else OPEN
                 self.last[token] = OPEN if tail else self._class_of(whole[-1]) if whole else INSIDE
@@ -69,52 +70,52 @@ class Gpt2Words:
         self.lone_space, self.apostrophe = self._tokens(" "), self._tokens("'")
         self.contraction = self._tokens(*CONTRACTIONS)
         self.after_apostrophe = self._tokens(*(letters[1:] for letters in CONTRACTIONS))
-        # Those of three characters, cut after the second one: 'r and e, or ' and r and e.
-        self.cut = [
+        # Contractions of three characters that consist of two or three tokens: 'r and e, or ' and r and e.
+        self.split_contractions = [
             tuple(self._tokens(part) for part in (letters[:2], letters[1], letters[2]))
             for letters in CONTRACTIONS
             if len(letters) == 3
         ]
 
     def _class_of(self, character: str) -> int:
-        """The class of a character, read off the pre-tokenizer itself."""
+        """The class of a character, determined by the pre-tokenizer itself."""
         if character not in self.classes:
-            alike = (kind for kind, n in enumerate("a1!") if len(self.words.pre_tokenize_str(n + character + n)) == 1)
-            self.classes[character] = next(alike, SPACE)
+            same = (kind for kind, n in enumerate("a1!") if len(self.words.pre_tokenize_str(n + character + n)) == 1)
+            self.classes[character] = next(same, SPACE)
         return self.classes[character]
 
     def _tokens(self, *texts: str) -> np.ndarray:
-        """[vocabulary] bool: the tokens of these texts."""
+        """The tokens with one of these texts, [vocabulary] bool."""
         wanted = {text.encode() for text in texts}
         return np.array([text in wanted for text in self.texts]) & (self.first != SPECIAL)
 
     def __call__(self, ids: np.ndarray) -> np.ndarray:
-        """[batch, length] bool."""
+        """Whether a word begins at each token of `ids`, [batch, length] bool."""
         first, last, blank = self.first[ids], self.last[ids], self.blank[ids]
         broken = self._close_characters(ids, first, last, blank) if (last >= INSIDE).any() else []
-        after = np.full(ids.shape, SPECIAL, dtype=np.int8)  # the class that comes next
+        after = np.full(ids.shape, SPECIAL, dtype=np.int8)  # the class of the next character
         after[:, :-1] = first[:, 1:]
         ends_run = self.single[ids]
         for row, place, following in broken:
             after[row, place], ends_run[row, place] = following, True
-        ends_run &= after <= OTHER  # a last character of white space before a word
-        joins = np.zeros(ids.shape, dtype=bool)  # to the token before
+        ends_run &= after <= OTHER  # the last white space before a word
+        joins = np.zeros(ids.shape, dtype=bool)  # belongs to the word of the token before
         before, follows = last[:, :-1], first[:, 1:]
         joins[:, 1:] = (before == follows) & (before <= OTHER)
         joins[:, 1:] |= self.lone_space[ids[:, :-1]] & (follows <= OTHER)
         joins[:, 1:] |= (before == SPACE) & blank[:, 1:] & ~ends_run[:, 1:]
         joins[:, 1:] |= (follows == INSIDE) & (before != SPECIAL)
-        self._contract(ids, joins)
+        self._join_contractions(ids, joins)
         return ~joins
 
-    def _contract(self, ids: np.ndarray, joins: np.ndarray) -> None:
-        """Joins the tokens of a contraction and parts it from what follows (in place)."""
+    def _join_contractions(self, ids: np.ndarray, joins: np.ndarray) -> None:
+        """Joins the tokens of each contraction and separates it from what follows (in place)."""
         ends = self.contraction[ids]
         begins = self.apostrophe[ids] & ~joins
         two = begins[:, :-1] & self.after_apostrophe[ids[:, 1:]]
         joins[:, 1:] |= two
         ends[:, 1:] |= two
-        for start, middle, end in self.cut:
+        for start, middle, end in self.split_contractions:
             ends[:, 1:] |= start[ids[:, :-1]] & end[ids[:, 1:]]
             three = begins[:, :-2] & middle[ids[:, 1:-1]] & end[ids[:, 2:]]
             joins[:, 1:-1] |= three
@@ -123,49 +124,51 @@ class Gpt2Words:
         joins[:, 1:] &= ~ends[:, :-1]
 
     def _close_characters(self, ids, first, last, blank) -> list[tuple[int, int, int]]:
-        """Gives tokens that share a character its class (in place). Returns (row, place, class of what follows) of
-        white space that is broken so."""
+        """Assigns a character's class to the tokens that share its bytes (in place). Returns (row, position, class of
+        the next character) of white-space characters that are split in this way."""
         spaces = []
-        places = np.argwhere(last == OPEN)[::-1].tolist()  # from the last one on: it looks at what follows
+        places = np.argwhere(last == OPEN)[::-1].tolist()  # backwards, since the loop reads classes of later tokens
         for row, place in places:
-            character, stop = _whole(self.texts[ids[row, place]])[2], place + 1
-            missing = _length(character[0]) - len(character)
+            character, stop = _split_characters(self.texts[ids[row, place]])[2], place + 1
+            missing = _byte_length(character[0]) - len(character)
             while missing > 0 and stop < ids.shape[1] and first[row, stop] == INSIDE:
-                head = _whole(self.texts[ids[row, stop]])[0]
+                head = _split_characters(self.texts[ids[row, stop]])[0]
                 character, missing, stop = character + head, missing - len(head), stop + 1
             kind = OTHER if missing else self._class_of(character.decode(errors="replace")[0])
             unset = last[row, place:stop]
             unset[unset >= INSIDE] = kind
-            blank[row, place] = kind == SPACE == first[row, place]  # a token with white space at both ends is all of it
+            blank[row, place] = kind == SPACE == first[row, place]  # white space at both ends: the complete token is
             if first[row, place] == OPEN:
                 first[row, place], blank[row, place] = kind, kind == SPACE
                 if kind == SPACE:
                     spaces.append((row, place, first[row, stop] if stop < ids.shape[1] else SPECIAL))
-        last[last >= INSIDE] = OTHER  # of a character that began before the row
+        last[last >= INSIDE] = OTHER  # the end of a character that began before the row
         return spaces
 
 
-class RereadWords:
-    """Where words begin, for any byte-level pre-tokenizer: the text of each row is put together and cut again, which
-    takes some 7 ms for 512 tokens, in place of 0.3. Exact but at the ends of a row."""
+class DecodedWords:
+    """Marks where words begin, for any byte-level pre-tokenizer: each row is decoded and pre-tokenised again, which
+    takes about 7 ms per 512 tokens (Gpt2Words: 0.3). Exact except at both ends of a row."""
 
     def __init__(self, texts: list[bytes], added: np.ndarray, words: pre_tokenizers.PreTokenizer):
         self.texts, self.added, self.words = texts, added, words
         self.lengths = np.array([len(text) for text in texts])
 
     def __call__(self, ids: np.ndarray) -> np.ndarray:
+        """Whether a word begins at each token of `ids`, [batch, length] bool."""
         begins = self.added[ids]
-        for row, own in zip(ids, begins, strict=True):
-            edges = [-1, *np.flatnonzero(own).tolist(), len(row)]
+        for row, row_begins in zip(ids, begins, strict=True):
+            edges = [-1, *np.flatnonzero(row_begins).tolist(), len(row)]
             for before, stop in pairwise(edges):
                 if stop - before > 1:
-                    own[before + 1 : stop] = self._stretch(row[before + 1 : stop])
+                    row_begins[before + 1 : stop] = self._begins_in_text(row[before + 1 : stop])
         return begins
 
-    def _stretch(self, ids: np.ndarray) -> np.ndarray:
-        head, whole, _ = _whole(b"".join(self.texts[token] for token in ids.tolist()))
-        lengths = [len(piece) for piece, _ in self.words.pre_tokenize_str(whole)]  # a character stands for a byte
-        space = sum(lengths) - len(whole.encode())  # one that the pre-tokenizer puts before a text
+    def _begins_in_text(self, ids: np.ndarray) -> np.ndarray:
+        """Where words begin in tokens without added tokens among them, [length] bool."""
+        head, whole, _ = _split_characters(b"".join(self.texts[token] for token in ids.tolist()))
+        lengths = [len(piece) for piece, _ in self.words.pre_tokenize_str(whole)]  # one character per byte
+        space = sum(lengths) - len(whole.encode())  # 1 if the pre-tokenizer puts a space before the text
         words = len(head) - space + np.cumsum([0, *lengths])
         starts = np.cumsum(self.lengths[ids]) - self.lengths[ids]
         return np.isin(starts, words) | (starts == 0)

@@ -1,4 +1,4 @@
-"""Batches of the causal objective: every token is predicted from those before it."""
+"""Batches of the causal objective: next-token prediction."""
 
 import numpy as np
 import torch
@@ -8,12 +8,12 @@ from recipe.objective.masking import IGNORED
 
 
 class NextTokens(OrderedBlocks):
-    """Sequences whose every token is predicted from those before it.
+    """Sequences in which every token is predicted from those before it.
 
-    `blocks` are one token longer than what the model sees, and have no end token: the model reads all but the last
-    token and predicts all but the first, so each token of the corpus is predicted exactly once an epoch. A batch holds
-    input_ids [batch, length] and labels [batch, length], both int64; labels behind the text are -100, and need no
-    attention mask: no text comes after them.
+    `blocks` are one token longer than the model's input and have no end token: the model reads all but the last token
+    and predicts all but the first, so that each token of the corpus is predicted exactly once per epoch. A batch holds
+    input_ids [batch, length] and labels [batch, length], both int64. Padding has the label -100 and needs no attention
+    mask, since it comes after all text.
     """
 
     metric_prefix = ""

@@ -1,4 +1,4 @@
-"""Batches of the masked objective: blocks with some of their tokens masked."""
+"""Batches of the masked-language-modelling objective."""
 
 import numpy as np
 import torch
@@ -8,10 +8,10 @@ from recipe.objective.masking import Masking
 
 
 class MaskedSequences(OrderedBlocks):
-    """Sequences with some of their tokens hidden.
+    """Sequences with masked tokens.
 
     A batch holds input_ids [batch, length], masked_positions [batch, K] and labels [batch, K], all int64, and an
-    attention_mask only if a block in it is padded: without one, attention takes its fastest path.
+    attention_mask [batch, length] only if a block is padded: without one, attention uses its fastest kernel.
     """
 
     metric_prefix = "masked_"

@@ -1,8 +1,8 @@
-"""Which tokens of a block are hidden, and behind what: BERT's masking from a counter-based generator.
+"""BERT's masking from a counter-based random generator: which tokens are masked, and what replaces them.
 
-Sequence n draws from its own stretch of one Philox stream (Salmon et al., "Parallel random numbers: as easy as
-1, 2, 3", 2011), so its mask is a pure function of (seed, n). Every block of a run gives the same number of masked
-positions, so shapes never change.
+Sequence n draws from its own section of one Philox stream (Salmon et al., "Parallel random numbers: as easy as 1, 2,
+3", 2011), so that its mask is a pure function of (seed, n). Every block of a run has the same number of masked
+positions, so that shapes are static.
 """
 
 from collections.abc import Callable
@@ -11,21 +11,22 @@ from functools import cached_property
 
 import numpy as np
 
-from recipe.objective.span_masking import NEVER, Spans, choose, run_of
+from recipe.objective.span_masking import NEVER, Spans, choose_smallest, run_starts
 from recipe.objective.words import WordBoundaries
 
-IGNORED = -100  # the label that cross-entropy skips
+IGNORED = -100  # the label that cross-entropy ignores
 
 
 @dataclass(frozen=True)
 class Masking:
-    """How blocks are masked. Probabilities are shares of 1.
+    """The masking of blocks; probabilities are between 0 and 1.
 
-    `mlm_probability` of a block's tokens are chosen to be predicted; of those, `mask_replace_prob` become the mask
-    token, `random_replace_prob` a random ordinary token, the rest stay (Devlin et al., 2019: .15, .8, .1).
-    `special_ids` are never chosen and never drawn. With `words`, whole words are chosen; with `spans`, stretches of
-    tokens or words, and an unbroken stretch is replaced in one way. With `rate_of`, sequence n has `rate_of(n)` of its
-    tokens predicted, at most `mlm_probability`, which goes on deciding the shape.
+    A share `mlm_probability` of a block's tokens is masked, that is, chosen for prediction; of these,
+    `mask_replace_prob` are replaced by the mask token, `random_replace_prob` by a random ordinary token, and the rest
+    stay (Devlin et al., 2019: .15, .8, .1). `special_ids` are never masked and never drawn. With `words`, whole words
+    are masked; with `spans`, spans of tokens or words, and all tokens of an unbroken run are replaced in the same way.
+    With `rate_of`, a share `rate_of(n)` <= `mlm_probability` of sequence n is masked; the shape still follows from
+    `mlm_probability`.
     """
 
     vocab_size: int
@@ -47,23 +48,23 @@ class Masking:
 
     @cached_property
     def ordinary_ids(self) -> np.ndarray:
-        """The ids that a hidden token may be replaced by."""
+        """The ids that may replace a masked token."""
         return np.flatnonzero(~self.is_special)
 
     def masked_per_block(self, length: int) -> int:
-        """Masked positions of a block of `length` tokens."""
+        """The number of masked positions in a block of `length` tokens."""
         return max(1, round(self.mlm_probability * length))
 
     def rates(self, numbers: np.ndarray) -> np.ndarray:
-        """The share of tokens to predict in each sequence n."""
+        """The masking rate of each sequence in `numbers`."""
         return np.full(len(numbers), self.mlm_probability) if self.rate_of is None else self.rate_of(numbers)
 
     def apply(self, ids: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Masks the sequences first, first + 1, ... whose tokens are the rows of `ids` [batch, length].
+        """Masks the sequences first, first + 1, ..., whose tokens are the rows of `ids` [batch, length].
 
-        Returns (input ids [batch, length], positions [batch, K], labels [batch, K]), all int64. Where a block has
-        fewer than K tokens to hide (the short last one of the corpus, or words that don't add up), spare places carry
-        -100.
+        Returns (input ids [batch, length], masked positions [batch, K], labels [batch, K]), all int64. A block with
+        fewer than K masked tokens (the short last block, or words whose sizes don't add up) has the label -100 at its
+        spare positions.
         """
         batch, length = ids.shape
         count = self.masked_per_block(length)
@@ -77,11 +78,11 @@ class Masking:
             positions = np.argsort(keys, axis=1)[:, :count]
             chosen = np.take_along_axis(ordinary, positions, axis=1) & (np.arange(count) < quota)
         else:
-            hidden = self._hidden(ids, ordinary, keys, quota, span_draws)
-            positions = np.argsort(~hidden, axis=1, kind="stable")[:, :count]
-            chosen = np.take_along_axis(hidden, positions, axis=1)
+            masked = self._choose_words_or_spans(ids, ordinary, keys, quota, span_draws)
+            positions = np.argsort(~masked, axis=1, kind="stable")[:, :count]
+            chosen = np.take_along_axis(masked, positions, axis=1)
             if self.spans is not None:
-                actions = np.take_along_axis(actions, run_of(positions), axis=1)
+                actions = np.take_along_axis(actions, run_starts(positions), axis=1)
 
         original = np.take_along_axis(ids, positions, axis=1).astype(np.int64)
         replaced = np.where(actions < self.mask_replace_prob, self.mask_id, original)
@@ -92,10 +93,10 @@ class Masking:
         np.put_along_axis(inputs, positions, np.where(chosen, replaced, original), axis=1)
         return inputs, positions, np.where(chosen, original, IGNORED)
 
-    def _hidden(self, ids, ordinary, keys, quota, span_draws) -> np.ndarray:
-        """[batch, length] bool: what whole words or spans come to."""
+    def _choose_words_or_spans(self, ids, ordinary, keys, quota, span_draws) -> np.ndarray:
+        """The tokens masked under whole-word or span masking, [batch, length] bool."""
         if self.words is None:
-            return choose(self.spans.spread(keys, span_draws, np.cumsum(~ordinary, axis=1)), quota)
+            return choose_smallest(self.spans.spread(keys, span_draws, np.cumsum(~ordinary, axis=1)), quota)
         spread = None
         if self.spans is not None:
 
@@ -105,10 +106,10 @@ class Masking:
         return self.words.choose(ids, ordinary, keys, quota, spread)
 
     def _random(self, batch: int, length: int, count: int, first: int):
-        """Per sequence: `length` order keys (uint32), `count` actions in [0, 1), `count` draws (uint32) and, for spans,
-        `length` more."""
+        """Random numbers per sequence: `length` order keys (uint32), `count` actions in [0, 1), `count` draws (uint32)
+        and, for spans, `length` more draws."""
         words = length + 2 * count + (0 if self.spans is None else length)
-        counters = -(-words // 8)  # one Philox counter gives four uint64, that is eight uint32
+        counters = -(-words // 8)  # one Philox counter gives four uint64, or eight uint32
         stream = np.random.Philox(key=self.seed, counter=first * counters)
         raw = stream.random_raw(batch * counters * 4).view(np.uint32).reshape(batch, counters * 8)
         keys, actions, draws, spans = np.split(raw[:, :words], (length, length + count, length + 2 * count), axis=1)

@@ -1,11 +1,12 @@
-"""The baseline that a masked language model must beat: guessing by how often each token occurs in the training text."""
+"""The unigram baseline: predictions from token frequencies in the training text, which a trained model must beat."""
 
 import numpy as np
 import torch
 
 
 class UnigramBaseline:
-    """Predicts every hidden token from training counts [vocab], with one added to each (Laplace), specials left out."""
+    """Predicts every token from training counts [vocabulary] with add-one (Laplace) smoothing, without
+    `special_ids`."""
 
     def __init__(self, counts: np.ndarray, special_ids: tuple[int, ...]):
         smoothed = counts.astype(np.float64) + 1.0
@@ -15,6 +16,6 @@ class UnigramBaseline:
         self.most_frequent = int(smoothed.argmax())
 
     def score(self, labels: torch.Tensor) -> tuple[float, int]:
-        """(summed cross-entropy in nats, correct guesses) over the labels that aren't -100."""
+        """(summed cross-entropy in nats, number of correct predictions) over the labels that aren't -100."""
         counted = labels[labels >= 0].cpu()
         return -self.log_probabilities[counted].sum().item(), int((counted == self.most_frequent).sum())

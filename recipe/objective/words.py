@@ -1,4 +1,4 @@
-"""Where words begin in a row of token ids: the words of the tokenizer's own pre-tokenizer, found from the ids alone."""
+"""Word boundaries for whole-word masking: where the pre-tokenizer's words begin, found from the token ids alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,28 +7,28 @@ import numpy as np
 from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from recipe.objective.byte_words import Gpt2Words, RereadWords, token_bytes
+from recipe.objective.byte_words import DecodedWords, Gpt2Words, token_bytes
 from recipe.system.errors import UserError
 
 
 @dataclass(frozen=True)
 class MarkedWords:
-    """Words whose first token shows it: `opens` [vocabulary] bool."""
+    """Words whose first token shows it by a mark: `is_first` [vocabulary] bool."""
 
-    opens: np.ndarray
+    is_first: np.ndarray
 
     def __call__(self, ids: np.ndarray) -> np.ndarray:
-        return self.opens[ids]
+        return self.is_first[ids]
 
 
 @dataclass(frozen=True)
 class WordBoundaries:
-    """`begins(ids)` says for `ids` [batch, length] where a word begins, [batch, length] bool."""
+    """Word boundaries of a tokenizer: `begins(ids)` [batch, length] bool marks where words begin in `ids`."""
 
     begins: Callable[[np.ndarray], np.ndarray]
 
     def starts(self, ids: np.ndarray) -> np.ndarray:
-        """[batch, length] bool: whether a word begins at each token of `ids`; the first one of a row begins one."""
+        """Whether a word begins at each token of `ids`, [batch, length] bool; the first token of a row always does."""
         starts = self.begins(ids).copy()
         starts[:, 0] = True
         return starts
@@ -41,12 +41,12 @@ class WordBoundaries:
         quota: np.ndarray,
         spread: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> np.ndarray:
-        """Chooses whole words in the order of the key of their first token until `quota` [batch, 1] tokens are hidden.
-        `spread`, if given, turns the keys of words [batch, words] into others (recipe.objective.span_masking).
+        """Chooses whole words to mask, in the order of their first tokens' keys, up to `quota` [batch, 1] tokens.
 
-        A word that no longer fits is passed over for later ones that do, so a word is hidden whole or not at all; a
-        row is short of its quota only when no word is small enough. `ordinary` marks the tokens that may be hidden; a
-        special token ends a word. Returns [batch, length] bool.
+        A word that no longer fits is skipped in favour of later ones, so that words are masked completely or not at
+        all; a row has fewer tokens than its quota only when no remaining word is small enough. `ordinary` marks the
+        tokens that may be masked; a special token ends a word. `spread`, if given, maps the keys of words [batch,
+        words] to other keys (recipe.objective.span_masking). Returns [batch, length] bool.
         """
         batch, length = ids.shape
         starts = self.starts(ids) | ~ordinary
@@ -73,22 +73,21 @@ class WordBoundaries:
             taken |= fits
             open_words &= ~fits
             left = left - (sizes * fits).sum(axis=1, keepdims=True)
-        hidden_words = np.zeros_like(taken)
-        np.put_along_axis(hidden_words, order, taken, axis=1)
-        return np.take_along_axis(hidden_words, word, axis=1) & ordinary
+        masked_words = np.zeros_like(taken)
+        np.put_along_axis(masked_words, order, taken, axis=1)
+        return np.take_along_axis(masked_words, word, axis=1) & ordinary
 
 
 def word_boundaries(tokenizer: PreTrainedTokenizerFast) -> WordBoundaries:
-    """The boundaries of `tokenizer`'s words.
+    """The word boundaries of `tokenizer`.
 
-    WordPiece marks what continues a word with ##, SentencePiece what begins one with ▁. To a byte-level BPE with
-    GPT-2's rule see `recipe.objective.byte_words`; text is put together again for one with another rule. Raises
-    UserError for a vocabulary that shows no words.
+    WordPiece marks the continuation of a word with ##, SentencePiece the beginning with ▁; for byte-level BPE see
+    `recipe.objective.byte_words`. Raises UserError for a vocabulary without marks.
     """
     backend = tokenizer.backend_tokenizer
     tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     added = np.zeros(len(tokens), dtype=bool)
-    added[list(backend.get_added_tokens_decoder())] = True  # text is cut at them before there are words
+    added[list(backend.get_added_tokens_decoder())] = True  # text is split at them before it is split into words
     if isinstance(backend.model, models.WordPiece):
         mark = backend.model.continuing_subword_prefix
         return WordBoundaries(MarkedWords(np.array([not token.startswith(mark) for token in tokens]) | added))
@@ -97,14 +96,14 @@ def word_boundaries(tokenizer: PreTrainedTokenizerFast) -> WordBoundaries:
         texts = [b"" if is_added else token_bytes(token) for token, is_added in zip(tokens, added, strict=True)]
         if len(steps) == 1 and steps[0].use_regex:
             return WordBoundaries(Gpt2Words(texts, added, backend.pre_tokenizer))
-        return WordBoundaries(RereadWords(texts, added, backend.pre_tokenizer))
-    opens = np.array([token.startswith("▁") for token in tokens])
-    if not opens.any():
+        return WordBoundaries(DecodedWords(texts, added, backend.pre_tokenizer))
+    is_first = np.array([token.startswith("▁") for token in tokens])
+    if not is_first.any():
         raise UserError(
             "--whole_word_mask needs a vocabulary that marks words with Ġ, ## or ▁, this tokenizer's has none of them: "
             "leave the flag out or use another tokenizer"
         )
-    return WordBoundaries(MarkedWords(opens | added))
+    return WordBoundaries(MarkedWords(is_first | added))
 
 
 def _steps(pre_tokenizer) -> list:

@@ -1,4 +1,4 @@
-"""A tokenizer trained on a text can read it: other scripts, words of any length, emoji; and small vocabularies."""
+"""Trained tokenizers know their text's letters: other scripts, words of any length, emoji; small vocabularies."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 import recipe.data.alphabet
-from recipe.data.alphabet import alphabet, learnable
+from recipe.data.alphabet import choose_alphabet, cut_endless_words
 from recipe.data.fertility import fertility
 from recipe.data.tokenizer import fingerprint, pieces, save_tokenizer, train_tokenizer
 from recipe.system.errors import UserError
@@ -40,7 +40,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("text", list(TEXTS))
-def test_wordpiece_reads_what_it_learned_from(text):
+def test_wordpiece_knows_the_text_it_was_trained_on(text):
     tokenizer = train_tokenizer(
         lambda: TEXTS[text], kind="wordpiece", vocab_size=500 if text in ("dna", "protein") else 5000
     )
@@ -50,15 +50,15 @@ def test_wordpiece_reads_what_it_learned_from(text):
 
 
 @pytest.mark.parametrize("text", ["chinese", "protein", "code"])
-def test_unigram_reads_what_it_learned_from(text):
+def test_unigram_knows_the_text_it_was_trained_on(text):
     texts = TEXTS[text][:100] if text == "chinese" else TEXTS[text][:5]
-    size = len(set("".join(texts))) - 20 if text == "chinese" else 200  # no room for the rarest letters
+    size = len(set("".join(texts))) - 20 if text == "chinese" else 200  # too small for the rarest letters
     tokenizer = train_tokenizer(lambda: texts, kind="unigram", vocab_size=size)
     found = fertility(tokenizer, texts)
     assert found.unknown <= 0.03 * found.tokens and len(tokenizer) <= size
 
 
-def test_words_of_any_length_survive_being_saved(tmp_path):
+def test_a_saved_tokenizer_still_splits_long_words(tmp_path):
     texts = [drawn("ACGT", 5000)]
     trained = train_tokenizer(lambda: texts, kind="wordpiece", vocab_size=300)
     save_tokenizer(trained, tmp_path)
@@ -71,44 +71,44 @@ def test_words_of_any_length_survive_being_saved(tmp_path):
         and loaded.unk_token_id not in encoded["input_ids"]
     )
     assert set(encoded["token_type_ids"]) == {0, 1} and loaded.mask_token == "[MASK]"
-    # One long word in a text of ordinary ones is no reason.
+    # One long word among many ordinary ones doesn't change the tokenizer's class.
     mostly = ["the cat sat on a mat " * 8000 + "A" * 150]
     assert type(train_tokenizer(lambda: mostly, kind="wordpiece", vocab_size=60)).__name__ == "BertTokenizer"
 
 
-def test_the_text_is_cut_for_learning_only_where_words_are_endless(monkeypatch):
+def test_only_endless_words_are_cut_for_training(monkeypatch):
     monkeypatch.setattr(recipe.data.alphabet, "RUN_LETTERS", 200)
-    monkeypatch.setattr(recipe.data.alphabet, "_LETTERS", recipe.data.alphabet.re.compile(r"\w{201,}"))
+    monkeypatch.setattr(recipe.data.alphabet, "_LONG_RUN", recipe.data.alphabet.re.compile(r"\w{201,}"))
     texts = ["the cat " * 100, "語" * 200, f"a {'x' * 250}, {'y' * 199} b", "é" * 450]
-    cut = list(learnable(texts))
+    cut = list(cut_endless_words(texts))
     assert "".join(cut) == "".join(texts) and texts[:2] == cut[:2]
     assert [len(part) for part in cut[2:]] == [102, 100, 253, 100, 100, 100, 100, 50]
 
 
-def test_no_more_endless_words_are_learned_from_than_memory_holds(monkeypatch):
+def test_the_amount_of_endless_words_is_bounded(monkeypatch):
     monkeypatch.setattr(recipe.data.alphabet, "MAX_RUN_LETTERS", 1000)
-    assert len(list(learnable("A" * 300 for _ in range(100)))) == 4
-    assert len(list(learnable("the cat " * 100 for _ in range(100)))) == 100
+    assert len(list(cut_endless_words("A" * 300 for _ in range(100)))) == 4
+    assert len(list(cut_endless_words("the cat " * 100 for _ in range(100)))) == 100
 
 
-def test_the_alphabet_is_what_covers_the_text_and_fits():
+def test_the_alphabet_covers_the_text_and_fits_the_vocabulary():
     letters = Counter({chr(0x4E00 + n): 1000 - n for n in range(900)} | {" ": 10**6, "é": 1})
-    both = len(alphabet(letters, lambda _: 2, "wordpiece", 5000, 5))
-    assert both == 901  # every letter, though é is less than COVERED asks for
-    assert len(alphabet(letters, lambda _: 2, "wordpiece", 1750, 5)) == 872
+    # Every letter, although COVERED would be reached without é.
+    assert len(choose_alphabet(letters, lambda _: 2, "wordpiece", 5000, 5)) == 901
+    assert len(choose_alphabet(letters, lambda _: 2, "wordpiece", 1750, 5)) == 872
     with pytest.raises(
         UserError, match=r"found VOCAB_SIZE 1000, expected at least (\d+): a wordpiece vocabulary"
     ) as error:
-        alphabet(letters, lambda _: 2, "wordpiece", 1000, 5)
+        choose_alphabet(letters, lambda _: 2, "wordpiece", 1000, 5)
     smallest = int(str(error.value).split("at least ")[1].split(":")[0])
-    assert alphabet(letters, lambda _: 2, "wordpiece", smallest, 5)
+    assert choose_alphabet(letters, lambda _: 2, "wordpiece", smallest, 5)
     with pytest.raises(UserError, match=f"at least {smallest}"):
-        alphabet(letters, lambda _: 2, "wordpiece", smallest - 1, 5)
+        choose_alphabet(letters, lambda _: 2, "wordpiece", smallest - 1, 5)
     many = Counter({chr(0x4E00 + n): 100 for n in range(5000)})
-    assert len(alphabet(many, lambda _: 1, "wordpiece", 8192, 5)) == 5000
+    assert len(choose_alphabet(many, lambda _: 1, "wordpiece", 8192, 5)) == 5000
 
 
-def test_a_vocabulary_without_room_for_the_letters_is_refused():
+def test_a_vocabulary_too_small_for_the_letters_is_refused():
     for kind in ("wordpiece", "unigram"):
         with pytest.raises(UserError, match=f"a {kind} vocabulary has . special tokens and the .* most frequent"):
             train_tokenizer(lambda: TEXTS["chinese"], kind=kind, vocab_size=300)
@@ -116,7 +116,7 @@ def test_a_vocabulary_without_room_for_the_letters_is_refused():
 
 @pytest.mark.parametrize("size", [-3, 0, 5, 2_097_153, 1_000_000_000])
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
-def test_absurd_sizes_are_refused_before_any_text_is_read(kind, size):
+def test_invalid_sizes_are_refused_before_any_text_is_read(kind, size):
     def texts():
         raise AssertionError("text was read")
 
@@ -124,5 +124,5 @@ def test_absurd_sizes_are_refused_before_any_text_is_read(kind, size):
         train_tokenizer(texts, kind=kind, vocab_size=size)
 
 
-def test_runs_cut_for_learning_are_not_cut_for_encoding():
+def test_words_cut_for_training_are_not_cut_for_encoding():
     assert list(pieces("A" * 100_000)) == ["A" * 100_000]

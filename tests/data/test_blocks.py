@@ -1,4 +1,4 @@
-"""Law 5: blocks hold every token once; law 3: batches have one shape; law 4: workers don't matter."""
+"""Blocks: every token exactly once, static batch shapes, and no influence of loader workers."""
 
 import numpy as np
 import pytest
@@ -20,23 +20,23 @@ def test_every_token_is_in_exactly_one_block(tokens):
     assert (rows[:, 0] == 0).all()
     body = rows[:, 1:]
     assert body[body >= 10].tolist() == flat.tolist()
-    for row in rows:  # the end token closes the text; only padding follows
+    for row in rows:  # the end token follows the text, and only padding follows it
         text = row[row >= 10]
         assert row[1 + len(text)] == 2 and (row[2 + len(text) :] == 1).all()
     assert (rows[:-1, -1] == 2).all()
 
 
-def test_an_epoch_shows_every_token_once(bpe, documents):
+def test_an_epoch_contains_every_token_once(bpe, documents):
     sequences = sequences_of(bpe, documents)
     epoch = [sequences.blocks.rows(sequences.block_ids(range(n, n + 1)))[0] for n in range(len(sequences))]
     body = np.concatenate([row[1:-1][row[1:-1] != bpe.pad_token_id] for row in epoch])
     short = len(sequences.blocks.tokens) % 30 > 0
     counts = np.bincount(body, minlength=400)
-    counts[bpe.eos_token_id] -= short  # the short block closes inside its body
+    counts[bpe.eos_token_id] -= short  # the short block's end token is inside of its body
     assert counts.tolist() == np.bincount(sequences.blocks.tokens, minlength=400).tolist()
 
 
-def test_shapes_are_those_of_every_other_batch_and_the_mask_comes_only_with_padding(bpe, documents):
+def test_all_batches_have_one_shape_and_only_padding_needs_an_attention_mask(bpe, documents):
     sequences = sequences_of(bpe, documents, order_seed=None)
     shapes = set()
     for n in range(len(sequences)):
@@ -59,7 +59,7 @@ def test_workers_change_nothing(bpe, documents, workers):
 
 
 @pytest.mark.parametrize("order_seed", [None, 3])
-def test_a_limit_takes_blocks_from_all_over_the_corpus(bpe, documents, order_seed):
+def test_a_limit_uses_blocks_spread_over_the_corpus(bpe, documents, order_seed):
     whole = sequences_of(bpe, documents)
     limited = MaskedSequences(whole.blocks, whole.masking, order_seed, limit=7)
     ids = sorted(limited.block_ids(range(7)))

@@ -1,4 +1,4 @@
-"""Rows of ids that somebody else tokenised: the same tokens as the text gives, and every disagreement named."""
+"""Pre-tokenised datasets give the same tokens as their text, or are refused with the reason."""
 
 import json
 
@@ -17,12 +17,12 @@ from recipe.system.errors import UserError
 
 
 def padded(tokenizer, documents, length=160):
-    """Rows as the usual example scripts write them: begin, text, end, padding."""
+    """Rows as the usual example scripts write them: begin token, text, end token, padding."""
     return tokenizer(documents, padding="max_length", truncation=True, max_length=length)["input_ids"]
 
 
 def write(folder, kind, rows, validation=None):
-    """Saves rows in one of the usual ways; returns what DATASET would be."""
+    """Saves rows in one of the usual ways; returns the path to use as the dataset."""
     made = datasets.Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]})
     if kind == "save_to_disk":
         made.save_to_disk(folder / "saved", num_shards=3)
@@ -49,7 +49,7 @@ def tokens(dataset, tokenizer, folder, **options):
 
 
 @pytest.mark.parametrize("kind", ["save_to_disk", "parquet", "large", "fixed"])
-def test_rows_give_the_tokens_that_their_text_gives(bpe, wordpiece, documents, text_file, tmp_path, kind, capsys):
+def test_rows_give_the_same_tokens_as_their_text(bpe, wordpiece, documents, text_file, tmp_path, kind, capsys):
     for tokenizer in (bpe, wordpiece):
         rows = padded(tokenizer, documents)
         assert max(map(len, rows)) == 160 and all(tokenizer.pad_token_id in row for row in rows)  # nothing was cut
@@ -57,10 +57,10 @@ def test_rows_give_the_tokens_that_their_text_gives(bpe, wordpiece, documents, t
         here.mkdir()
         assert tokens(write(here, kind, rows), tokenizer, here / "data") == tokens(text_file, tokenizer, here / "data")
     said = capsys.readouterr().out
-    assert f"took 32,000 ids in {len(documents)} rows" in said and "200 begin, 200 end and" in said
+    assert f"used 32,000 ids in {len(documents)} rows" in said and "200 begin, 200 end and" in said
 
 
-def test_a_saved_validation_split_is_used_and_a_test_split_left_alone(bpe, documents, tmp_path):
+def test_a_saved_validation_split_is_used_and_a_test_split_is_not(bpe, documents, tmp_path):
     rows = padded(bpe, documents)
     train, validation = tokens(write(tmp_path, "splits", rows[:50], rows[50:60]), bpe, tmp_path / "data")
     assert (train.count(2), validation.count(2)) == (50, 10)
@@ -96,13 +96,13 @@ def test_joined_rows_are_one_stream(bpe):
     assert documents_in(bpe, [stream[:3], stream[3:7], stream[7:]])[0] == [[5, 6, 7], [8, 9, 10], [11, 12], [13, 14]]
 
 
-def test_a_stream_without_end_tokens_comes_in_bounded_pieces(bpe, monkeypatch):
+def test_a_stream_without_end_tokens_is_split_into_bounded_documents(bpe, monkeypatch):
     monkeypatch.setattr("recipe.data.columnar.MAX_JOINED_TOKENS", 10)
     found, _ = documents_in(bpe, [[5] * 4] * 10, join=True)
     assert [len(document) for document in found] == [12, 12, 12, 4]
 
 
-def test_killed_it_continues_to_the_same_tokens(bpe, documents, tmp_path, monkeypatch):
+def test_a_killed_preparation_of_rows_continues_to_the_same_tokens(bpe, documents, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe.data.preparation, "BATCH_DOCUMENTS", 7)
     monkeypatch.setattr(recipe.data.preparation, "SECONDS_BETWEEN_PROGRESS", -1)
     dataset = write(tmp_path, "save_to_disk", padded(bpe, documents))
@@ -136,18 +136,18 @@ def test_rows_of_another_tokenizer_are_refused(bpe, wordpiece, documents, tmp_pa
     assert documents_in(bpe, [[len(bpe) - 1]])[0] == [[len(bpe) - 1]]
     with pytest.raises(UserError, match="row 1: found the id 320, the tokenizer has 320 tokens"):
         documents_in(bpe, [[5], [len(bpe)]])
-    assert len(documents_in(bpe, [[7, 5, 6, 2]] * 150)[0]) == 150  # our end alone is proof enough
+    assert len(documents_in(bpe, [[7, 5, 6, 2]] * 150)[0]) == 150  # the tokenizer's end token suffices
     bare = larger(documents, add_special_tokens=False)["input_ids"]
     tokens(write(tmp_path, "parquet", bare), larger, tmp_path / "data")  # no specials: nothing to compare
 
 
-def test_masked_rows_are_refused_and_a_mention_of_the_mask_is_not(bpe):
+def test_masked_rows_are_refused_but_not_text_that_mentions_the_mask(bpe):
     row = [5] * 200
     row[7] = bpe.mask_token_id
     assert len(documents_in(bpe, [row])[0][0]) == 200
     for place in range(0, 200, 8):
         row[place] = bpe.mask_token_id
-    with pytest.raises(UserError, match="are the mask token: expected rows that weren't masked"):
+    with pytest.raises(UserError, match="are the mask token: expected rows without masking"):
         documents_in(bpe, [row])
 
 
@@ -164,17 +164,17 @@ def saved(tmp_path, **changes):
         ({"_data_files": [{"filename": "../../secret.arrow"}]}, "names the file '../../secret.arrow', expected one in"),
         ({"_data_files": [{"filename": "/etc/passwd"}]}, "names the file '/etc/passwd'"),
         ({"_data_files": [{"filename": "gone.arrow"}]}, r"cannot read .*gone\.arrow"),
-        ({"_data_files": 5}, "no whole dataset of save_to_disk"),
+        ({"_data_files": 5}, "is an incomplete dataset of save_to_disk"),
         ({"_indices_data_files": [{"filename": "i.arrow"}]}, "flatten_indices"),
     ],
 )
-def test_damaged_saved_datasets(bpe, tmp_path, changes, message):
+def test_damaged_saved_datasets_are_refused(bpe, tmp_path, changes, message):
     with pytest.raises(UserError, match=message) as error:
         tokens(saved(tmp_path, **changes), bpe, tmp_path / "data")
     assert "\n" not in str(error.value)
 
 
-def test_a_split_that_leads_out_of_the_folder(tmp_path):
+def test_a_split_outside_of_the_folder_is_refused(tmp_path):
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["../.."]}')
     with pytest.raises(UserError, match="expected one in that folder"):
         saved_dataset(tmp_path)
@@ -189,18 +189,18 @@ def test_a_split_that_leads_out_of_the_folder(tmp_path):
         (pyarrow.array([[-1, 5]]), "row 0: found the id -1"),
     ],
 )
-def test_bad_columns(bpe, tmp_path, column, message):
+def test_unusable_columns_of_ids_are_refused(bpe, tmp_path, column, message):
     pyarrow.parquet.write_table(pyarrow.table({"input_ids": column}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=message):
         tokens(tmp_path / "a.parquet", bpe, tmp_path / "data")
 
 
-def test_a_cut_arrow_file_and_a_folder_of_both_kinds(bpe, documents, tmp_path):
+def test_a_cut_arrow_file_and_a_folder_of_text_and_ids_are_refused(bpe, documents, tmp_path):
     dataset = write(tmp_path, "save_to_disk", padded(bpe, documents))
     file = sorted(dataset.glob("*.arrow"))[1]
     for cut in (8, 1000):  # after the last batch, and inside it
         file.write_bytes(file.read_bytes()[:-cut])
-        with pytest.raises(UserError, match=r"\.arrow is not a whole arrow file"):
+        with pytest.raises(UserError, match=r"\.arrow is a damaged or incomplete arrow file"):
             tokens(dataset, bpe, tmp_path / "data")
     both = tmp_path / "both"
     both.mkdir()
@@ -210,7 +210,7 @@ def test_a_cut_arrow_file_and_a_folder_of_both_kinds(bpe, documents, tmp_path):
         tokens(both, bpe, tmp_path / "data")
 
 
-def test_token_ids_are_no_text(text_file, bpe, documents, tmp_path):
+def test_token_ids_are_not_text(text_file, bpe, documents, tmp_path):
     corpus = open_corpus(str(write(tmp_path, "parquet", padded(bpe, documents))))
     with pytest.raises(UserError, match="expected text to train a tokenizer on"):
         train_tokenizer(corpus.train.texts)

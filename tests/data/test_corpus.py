@@ -1,4 +1,4 @@
-"""Every format in, documents out; every unusable file is named with its line."""
+"""Corpora in every format give the expected documents; unusable files are refused by name and line."""
 
 import gzip
 import json
@@ -42,7 +42,7 @@ def read(path, **options):
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "tsv", "parquet"])
 def test_formats(tmp_path, kind):
     path = write(tmp_path / f"corpus.{kind}", kind)
-    quoted = {"csv_quoting": "minimal"} if kind == "tsv" else {}  # pandas wraps cells with line breaks in quotes
+    quoted = {"csv_quoting": "minimal"} if kind == "tsv" else {}  # pandas puts cells with line breaks in quotes
     assert read(path, **quoted) == TEXTS
     if kind != "parquet":
         for suffix, compress in ((".gz", gzip.compress), (".zst", zstd)):
@@ -70,7 +70,7 @@ def test_source_code_keeps_its_indentation(tmp_path):
     assert len(pieces) == 2 and "\n".join(pieces) == ("    x = 1\n" * 150_000).rstrip()
 
 
-def test_prose_is_read_as_it_always_was(tmp_path):
+def test_white_space_of_prose_is_normalised(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text(" = Title = \n \n A sentence . \n Another . \n\n\u3000\u3000中文。\r\n\tnot WikiText\n plain\n")
     assert read(path) == ["= Title =", "A sentence .\nAnother .", "中文。\n\tnot WikiText\n plain"]
@@ -79,7 +79,7 @@ def test_prose_is_read_as_it_always_was(tmp_path):
         assert all(text == "\n".join(line.strip() for line in text.split("\n")) for text in texts)
 
 
-def test_fields_inside_of_fields_and_lists(tmp_path):
+def test_nested_fields_and_lists(tmp_path):
     rows = [
         {"data": {"text": " a "}, "parts": [{"text": "x"}, {"text": "y"}], "lines": ["one", None, " two "]},
         {"data": {"text": "b"}, "parts": [], "lines": []},
@@ -102,7 +102,7 @@ def test_fields_inside_of_fields_and_lists(tmp_path):
     assert read(tmp_path / "b.jsonl", text_column="a.b") == ["whole"]
 
 
-def test_lines_of_json_end_at_line_feeds_alone(tmp_path):
+def test_json_lines_end_only_at_line_feeds(tmp_path):
     texts = ["one\u2028two", "three\u0085four\u2029", "five\x0bsix\x0c\x1c"]
     (tmp_path / "a.jsonl").write_text(
         "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts[:2])
@@ -124,7 +124,7 @@ def test_lone_surrogates_are_replaced_and_counted(tmp_path, bpe, capsys):
         assert list(corpus.train.documents()) == ["good 😀", "cut \ufffd end", "\ufffd\ufffd"]
     assert capsys.readouterr().out.splitlines() == [
         f"warning: replaced 3 lone surrogates (halves of a character) by U+FFFD, the first in {tmp_path / 'b.jsonl'}",
-        "passed over 2 records without text (null or blank)",
+        "skipped 2 records without text (null or blank)",
     ]
     assert prepare_tokens(corpus, bpe, tmp_path / "data", validation_percentage=50, show_progress=False)
 
@@ -133,7 +133,7 @@ def test_lines_as_documents(tmp_path):
     assert len(read(write(tmp_path / "a.txt", "txt"), line_by_line=True)) == 4
 
 
-def test_a_folder_is_split_by_file_names(tmp_path):
+def test_files_of_a_folder_are_assigned_to_splits_by_name(tmp_path):
     for name in ("train-1.txt", "train-0.txt", "validation-0.txt", "test.txt", "notes.md"):
         (tmp_path / name).write_text(name)
     corpus = open_corpus(str(tmp_path))
@@ -142,13 +142,13 @@ def test_a_folder_is_split_by_file_names(tmp_path):
     assert open_corpus(str(tmp_path / "train-*.txt")).validation is None
 
 
-def test_a_file_name_is_only_a_name(tmp_path):
+def test_a_file_name_is_never_run_by_a_shell(tmp_path):
     path = tmp_path / "$(touch pwned).txt"
     path.write_text("text")
     assert read(path) == ["text"] and not (tmp_path / "pwned").exists()
 
 
-def test_text_without_blank_lines_comes_in_bounded_pieces(tmp_path):
+def test_text_without_blank_lines_is_split_into_bounded_pieces(tmp_path):
     path = tmp_path / "long.txt"
     path.write_text("é" * (2 * MAX_TEXT_CHARACTERS + 5))
     pieces = read(path)
@@ -157,7 +157,7 @@ def test_text_without_blank_lines_comes_in_bounded_pieces(tmp_path):
     assert max(map(len, read(path))) <= MAX_TEXT_CHARACTERS * 1.3
 
 
-def test_the_built_in_corpus_is_prose_each_piece_once():
+def test_the_built_in_corpus_has_millions_of_characters_and_no_duplicates():
     documents = read("docstrings")
     assert len(documents) > 5000 and len(set(documents)) == len(documents)
     assert 8e6 < sum(map(len, documents)) < 3e7
@@ -171,8 +171,8 @@ def test_the_built_in_corpus_is_prose_each_piece_once():
         ("image.png", b"\x89PNG", "unknown format"),
         ("binary.txt", b"text\nmore\0text", "line 2: found a zero byte"),
         ("latin.txt", "gut\nschön\n".encode("latin-1"), "line 2: byte 0xf6 is not UTF-8, it looks like windows-1252"),
-        ("cut.txt.gz", gzip.compress(b"text " * 10_000, mtime=0)[:40], "not a whole compressed file"),
-        ("cut.txt.zst", zstd(bytes(range(1, 127)) * 99)[:60], "not a whole compressed file"),
+        ("cut.txt.gz", gzip.compress(b"text " * 10_000, mtime=0)[:40], "is damaged or incomplete"),
+        ("cut.txt.zst", zstd(bytes(range(1, 127)) * 99)[:60], "is damaged or incomplete"),
         ("broken.jsonl", b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
         ("list.jsonl", b"[1, 2]\n", "line 1: found a list"),
         ("other.jsonl", b'{"body": "a"}\n', "line 1: found no column 'text', only body"),
@@ -184,10 +184,10 @@ def test_the_built_in_corpus_is_prose_each_piece_once():
         ("object.json", b'{\n  "text": "a"\n}\n', r"one JSON value over many lines.*jq -c \. object\.json"),
         ("other.csv", b"id,body\n1,a\n", "found no column 'text', only id, body"),
         ("short.csv", b"text,id,body\na,1\n".replace(b"text,id,body", b"id,body,text"), "line 2: found fewer fields"),
-        ("broken.parquet", b"PAR1 not really", "not a whole parquet file"),
+        ("broken.parquet", b"PAR1 not really", "is a damaged or incomplete parquet file"),
     ],
 )
-def test_unusable_files_are_named(tmp_path, name, content, message):
+def test_unusable_files_are_refused_by_name(tmp_path, name, content, message):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
@@ -196,7 +196,7 @@ def test_unusable_files_are_named(tmp_path, name, content, message):
     assert name in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_file_of_another_kind_is_found_before_the_first_is_read(tmp_path):
+def test_an_unusable_file_is_found_before_the_first_file_is_read(tmp_path):
     for number in range(3):
         write(tmp_path / f"{number}.jsonl", "jsonl")
     (tmp_path / "3.jsonl").write_text('{"body": "a"}\n')
@@ -204,26 +204,26 @@ def test_a_file_of_another_kind_is_found_before_the_first_is_read(tmp_path):
         next(open_corpus(str(tmp_path)).train.documents())
 
 
-def test_a_column_can_be_named(tmp_path):
+def test_the_text_column_can_be_chosen(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"body": "a"}\n')
     assert read(path, text_column="body") == ["a"]
 
 
-def test_one_source_is_asked_for():
+def test_exactly_one_source_is_required():
     for arguments in ({}, {"dataset": "docstrings", "train_file": "a.txt"}):
         with pytest.raises(UserError, match="exactly one"):
             open_corpus(**arguments)
 
 
-def test_the_hub_without_a_network_says_what_to_pass_instead(monkeypatch, tmp_path):
+def test_without_a_network_the_error_says_what_to_pass_instead_of_a_hub_dataset(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "none"))
     with pytest.raises(UserError, match="cannot be reached from here: pass a local file"):
         open_corpus("somebody/something")
 
 
-def test_a_hub_dataset_is_read_at_one_commit_and_a_broken_stream_is_not_blamed_on_the_text(monkeypatch):
+def test_a_hub_dataset_is_read_at_one_commit_and_a_lost_connection_is_no_user_error(monkeypatch):
     import datasets
     import huggingface_hub
 
@@ -236,7 +236,7 @@ def test_a_hub_dataset_is_read_at_one_commit_and_a_broken_stream_is_not_blamed_o
 
     def fail_at_b(row):
         if row["text"] == "b":
-            raise ConnectionError("the line is dead")
+            raise ConnectionError("connection lost")
         return row
 
     about = type("About", (), {"sha": "abc123"})
@@ -247,5 +247,5 @@ def test_a_hub_dataset_is_read_at_one_commit_and_a_broken_stream_is_not_blamed_o
     assert opened == [("somebody/something", "en", "abc123", True)]
     assert list(corpus.train.documents()) == ["a", "b"]
     assert corpus.train.description["commit"] == "abc123" and corpus.name == "somebody-something-en"
-    with pytest.raises(SourceBroken, match=r"broke off.*the line is dead.*it continues"):
+    with pytest.raises(SourceBroken, match=r"was interrupted: connection lost: run again to continue it"):
         list(corpus.validation.documents())

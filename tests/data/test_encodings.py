@@ -1,4 +1,4 @@
-"""Bytes as they lie on users' disks: which encodings are read, which are named, and what isn't text at all."""
+"""Encodings of users' files: which are detected, which are suggested in errors, and files that aren't text."""
 
 import codecs
 import gzip
@@ -16,7 +16,7 @@ from recipe.data.encodings import guess_encoding
 from recipe.system.errors import UserError
 
 TEXT = "It’s a “quoted” sentence – with dashes … and a café in Köln.\nŒuvre, naïve, €5."
-WINDOWS = {  # what users' files hold, and what Windows and others wrote them in
+OTHER_ENCODINGS = {  # text as Windows and other systems encode it
     "windows-1252": TEXT * 3,
     "windows-1251": "Широкая электрификация южных губерний даст мощный толчок подъёму сельского хозяйства.\n" * 3,
     "gb18030": "今天天气很好，我们一起去公园散步，然后在湖边吃了午饭。\n" * 3,
@@ -30,7 +30,7 @@ def read(path, **options):
 
 
 def packed(path, content):
-    """The content at `path` and compressed beside it."""
+    """Writes the content to `path`, and compressed to files beside it; returns all paths."""
     names = [path, path.with_name(path.name + ".gz"), path.with_name(path.name + ".zst")]
     for name, bytes_ in zip(
         names, (content, gzip.compress(content), pyarrow.compress(content, "zstd", True)), strict=True
@@ -40,7 +40,7 @@ def packed(path, content):
 
 
 def as_file(ending, text):
-    """TEXT in each format, without the parts that make it one."""
+    """`text` as the content of a file with this suffix."""
     if ending == "jsonl":
         return pandas.DataFrame({"text": [text]}).to_json(orient="records", lines=True, force_ascii=False)
     if ending in ("csv", "tsv"):
@@ -70,9 +70,9 @@ def test_every_format_in_every_encoding(tmp_path, ending):
         assert read(path, text_encoding="utf-16-le") == [text]
 
 
-@pytest.mark.parametrize("encoding", WINDOWS)
-def test_the_message_names_the_conversion_that_is_right(tmp_path, encoding):
-    content = WINDOWS[encoding].encode(encoding)
+@pytest.mark.parametrize("encoding", OTHER_ENCODINGS)
+def test_the_error_contains_a_correct_conversion_command(tmp_path, encoding):
+    content = OTHER_ENCODINGS[encoding].encode(encoding)
     assert guess_encoding(content) == encoding
     path = tmp_path / "old.txt"
     path.write_bytes(b"plain first line\n" + content)
@@ -83,11 +83,11 @@ def test_the_message_names_the_conversion_that_is_right(tmp_path, encoding):
     assert (
         read(tmp_path / "new.txt")
         == read(path, text_encoding=encoding)
-        == [f"plain first line\n{WINDOWS[encoding]}".strip()]
+        == [f"plain first line\n{OTHER_ENCODINGS[encoding]}".strip()]
     )
 
 
-def test_an_encoding_is_for_the_files_that_are_not_utf_8(tmp_path):
+def test_the_encoding_applies_only_to_files_that_are_not_utf_8(tmp_path):
     for name, encoding in (("0", "utf-8"), ("1", "cp1252"), ("2", "utf-16")):
         (tmp_path / f"{name}.txt").write_bytes((TEXT * 2).encode(encoding))
     assert read(tmp_path, text_encoding="windows-1252") == [TEXT * 2] * 3
@@ -96,7 +96,7 @@ def test_an_encoding_is_for_the_files_that_are_not_utf_8(tmp_path):
         read(tmp_path, text_encoding="windows-1252")
 
 
-def test_long_lines_in_other_encodings_come_in_bounded_pieces(tmp_path):
+def test_long_lines_in_other_encodings_are_split_into_bounded_pieces(tmp_path):
     (tmp_path / "a.txt").write_bytes(("語" * 2_500_000).encode("utf-16"))
     assert [len(piece) for piece in read(tmp_path / "a.txt")] == [1_000_000, 1_000_000, 500_000]
 
@@ -126,13 +126,13 @@ def tar_of(text):
     ("content", "message"),
     [
         (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n", "is a PDF, not text: extract its text first"),
-        (zip_of("a"), r"is a zip archive \(or a \.docx"),
+        (zip_of("a"), r"is a zip archive \(as are \.docx"),
         (tar_of("a"), "is a tar archive, not text"),
-        (gzip.compress(b"text", mtime=0), r"is a gzip file, not text: give the file the ending \.gz"),
+        (gzip.compress(b"text", mtime=0), r"is a gzip file, not text: give the file the suffix \.gz"),
         (pyarrow.compress(b"text", "zstd", True), r"is a Zstandard file, not text"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is an image"),
         (b"\xff\xd8\xff\xe0\0\x10JFIF", "is an image"),
-        (b"PAR1\x15\x04", r"is a parquet file, not text: give the file the ending \.parquet"),
+        (b"PAR1\x15\x04", r"is a parquet file, not text: give the file the suffix \.parquet"),
         (b"\0\x05\x16\x07\0\x02\0\0Mac OS X", "AppleDouble"),
         (b"SQLite format 3\0\x10", "is an SQLite database"),
         (b"{\\rtf1\\ansi", "is a rich-text document"),
@@ -141,7 +141,7 @@ def tar_of(text):
         (b"\x01\x02\0\0\x03\0\0\x04", "line 1: found a zero byte, expected UTF-8 text: this file is binary"),
     ],
 )  # fmt: skip
-def test_what_is_no_text_is_named_for_what_it_is(tmp_path, content, message):
+def test_files_that_are_not_text_are_refused_with_their_kind(tmp_path, content, message):
     for name in ("a.txt", "a.jsonl", "a.csv", "a.py"):
         for path in packed(tmp_path / name, content):
             with pytest.raises(UserError, match=message) as error:

@@ -1,4 +1,4 @@
-"""Fertility on texts whose counts are known by hand."""
+"""Fertility on texts with known counts, and the limit for unknown tokens."""
 
 import json
 from itertools import pairwise
@@ -29,17 +29,18 @@ CHINESE = "語言模型可以閱讀文字。" * 20
 
 @pytest.fixture(scope="module")
 def words():
-    """A WordPiece that knows three words and their letters, and a byte-level BPE that knows nothing but bytes."""
+    """A WordPiece tokenizer that knows three words and their letters."""
     text = ["cat dog bird"] * 50
     return train_tokenizer(lambda: text, kind="wordpiece", vocab_size=60, min_frequency=1)
 
 
 @pytest.fixture(scope="module")
 def letters():
+    """A byte-level BPE with hardly any merges."""
     return train_tokenizer(lambda: ["x"], kind="bpe", vocab_size=262, min_frequency=2)
 
 
-def test_counts_by_hand(words, letters):
+def test_counts_are_those_found_by_hand(words, letters):
     assert fertility(words, ["cat dog", "bird cat"]) == Fertility(words=4, letters=13, tokens=4, unknown=0, bytes=15)
     assert fertility(words, ["cat 語語 dog</s>"]) == Fertility(words=3, letters=12, tokens=8, unknown=6, bytes=18)
     assert fertility(letters, ["cat é"]) == Fertility(words=2, letters=4, tokens=6, unknown=0, bytes=6)
@@ -63,7 +64,7 @@ def test_long_texts_are_cut_and_bounded(letters, monkeypatch):
     )
 
 
-def test_a_row_for_each_tokenizer(words, letters):
+def test_the_table_has_one_row_per_tokenizer(words, letters):
     console = Console(width=100)
     with console.capture() as capture:
         console.print(
@@ -74,21 +75,21 @@ def test_a_row_for_each_tokenizer(words, letters):
     assert theirs == ["[theirs]", "261", "3.750", "1.00", "0.000%"]
 
 
-def test_tokens_are_counted_per_word_or_per_letter_where_there_are_no_spaces(words, letters):
+def test_fertility_is_per_word_or_per_letter_in_text_without_spaces(words, letters):
     assert str(fertility(words, ["cat dog", "bird cat"])) == "1.00 tokens per word, 0.00% unknown"
     assert str(fertility(letters, [CHINESE])) == "3.00 tokens per letter, 0.00% unknown"
     assert str(fertility(words, ["cat 語"])) == "1.00 tokens per word, 50.00% unknown"
     assert str(fertility(words, [])) == "0.00 tokens per word, 0.00% unknown"
 
 
-def test_what_is_unknown(words, letters, documents):
+def test_unknown_tokens_by_kind_of_tokenizer(words, letters, documents):
     assert unknown_id_of(words) == words.unk_token_id
-    assert unknown_id_of(letters) is None  # bytes know everything, though there is an <unk>
+    assert unknown_id_of(letters) is None  # bytes cover every text, although there is an <unk>
     unigram = train_tokenizer(lambda: documents, kind="unigram", vocab_size=100)
     assert fertility(unigram, ["the cat 語"]).unknown == 1
 
 
-def test_a_sample_is_spread_over_the_text_and_bounded(monkeypatch):
+def test_a_sample_is_evenly_spread_and_bounded(monkeypatch):
     monkeypatch.setattr(recipe.data.fertility, "SAMPLE_CHARACTERS", 1000)
     monkeypatch.setattr(recipe.data.fertility, "SAMPLE_DOCUMENT", 50)
     monkeypatch.setattr(recipe.data.fertility, "SAMPLE_READ", 100_000)
@@ -102,7 +103,7 @@ def test_a_sample_is_spread_over_the_text_and_bounded(monkeypatch):
     assert spread_sample([CHINESE]) == [CHINESE[85:135]]
 
 
-def test_a_tokenizer_that_cannot_read_the_text_is_refused_before_it_is_tokenised(run, words, tmp_path):
+def test_a_tokenizer_that_does_not_know_the_text_is_refused_before_tokenising(run, words, tmp_path):
     save_tokenizer(words, tmp_path / "words")
     (tmp_path / "chinese.txt").write_text("\n\n".join(["cat dog bird " * 12, CHINESE] * 50))
     text = ("--train_file", str(tmp_path / "chinese.txt"), "--tokenizer_name", str(tmp_path / "words"))
@@ -114,7 +115,7 @@ def test_a_tokenizer_that_cannot_read_the_text_is_refused_before_it_is_tokenised
     assert not (tmp_path / "run").exists() and not list((tmp_path / "data").glob("*/"))
 
 
-def test_tokens_that_were_made_already_are_counted(words, tmp_path, capsys, monkeypatch):
+def test_unknown_tokens_in_existing_prepared_tokens_are_counted(words, tmp_path, capsys, monkeypatch):
     (tmp_path / "text.txt").write_text("\n\n".join(["cat dog bird " * 3 + "語", "cat dog"] * 100))
     corpus = open_corpus(str(tmp_path / "text.txt"))
     data = DataArguments(prepared_dir=str(tmp_path / "data"))
@@ -126,10 +127,10 @@ def test_tokens_that_were_made_already_are_counted(words, tmp_path, capsys, monk
         load_or_prepare_tokens(data, open_corpus(str(prepared.folder)), words, quiet=True)
     monkeypatch.setattr(recipe.data.fertility, "MAX_UNKNOWN", 0.1)
     load_or_prepare_tokens(data, corpus, words, quiet=True)
-    assert capsys.readouterr().out == ""  # what was made once isn't measured again
+    assert capsys.readouterr().out == ""  # existing tokens aren't sampled again
 
 
-def test_the_limit_is_five_percent(words):
+def test_at_most_five_percent_may_be_unknown(words):
     require_few_unknown(0.05, words, "ours", "all tokens")
     with pytest.raises(
         UserError, match=r"5.1% of all tokens are .UNK., unknown to the tokenizer ours: expected at most 5%"
@@ -137,7 +138,7 @@ def test_the_limit_is_five_percent(words):
         require_few_unknown(0.051, words, "ours", "all tokens")
 
 
-def test_a_new_tokenizer_that_cannot_read_what_is_held_out_is_not_saved(tmp_path, monkeypatch):
+def test_a_trained_tokenizer_that_does_not_know_the_validation_text_is_not_saved(tmp_path, monkeypatch):
     rows = [{"text": text} for text in ["cat dog bird " * 20] * 50]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "valid.txt").write_text(CHINESE)

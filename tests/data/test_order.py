@@ -1,4 +1,4 @@
-"""Law 4: which block a step sees depends on seed, corpus and step alone."""
+"""Training order: the blocks of a step depend only on seed, number of blocks and step."""
 
 import itertools
 
@@ -13,7 +13,7 @@ def test_permute_is_a_permutation(size):
     assert sorted(permute(np.arange(size), size, key=5)) == list(range(size))
 
 
-def test_permute_one_by_one_is_permute_at_once():
+def test_permuting_indices_one_by_one_gives_the_same_result():
     at_once = permute(np.arange(100), 100, key=9)
     assert [int(permute(np.array([i]), 100, key=9)[0]) for i in range(100)] == at_once.tolist()
 
@@ -22,11 +22,11 @@ def test_permutations_look_random():
     size = 2000
     orders = [permute(np.arange(size), size, key) for key in range(20)]
     for order in orders:
-        # Neighbours part: |a - b| of random neighbours averages size / 3; a shift or a stride would not.
+        # |a - b| of random neighbours is size / 3 on average, but not under a shift or a stride.
         assert abs(np.abs(np.diff(order)).mean() - size / 3) < 0.1 * size / 3
         assert abs(np.corrcoef(order, np.arange(size))[0, 1]) < 0.1
     fixed_points = [(a == b).sum() for a, b in itertools.pairwise(orders)]
-    assert np.mean(fixed_points) < 4  # two random permutations agree in one place on average
+    assert np.mean(fixed_points) < 4  # two random permutations agree in one position on average
 
 
 def test_every_epoch_sees_every_block_once_in_another_order():
@@ -35,11 +35,11 @@ def test_every_epoch_sees_every_block_once_in_another_order():
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
-def test_seed_decides_the_order():
+def test_the_order_depends_on_the_seed():
     assert blocks_of(np.arange(50), 50, seed=1).tolist() != blocks_of(np.arange(50), 50, seed=2).tolist()
 
 
-def test_order_is_known_far_out_without_walking_there():
+def test_the_order_of_a_distant_step_takes_constant_time():
     far = blocks_of(np.arange(10**15, 10**15 + 4), 250_000_000, seed=1)
     assert ((far >= 0) & (far < 250_000_000)).all()
 
@@ -59,7 +59,7 @@ def step_sequences(micro_batch, accumulation, ranks, step):
 
 
 @pytest.mark.parametrize("cut", [(32, 1, 1), (8, 4, 1), (4, 8, 1), (16, 1, 2), (4, 4, 2), (1, 8, 4)])
-def test_a_step_holds_the_same_sequences_however_it_is_cut(cut):
+def test_a_step_holds_the_same_sequences_however_it_is_split(cut):
     for step in range(5):
         assert step_sequences(*cut, step) == list(range(32 * step, 32 * step + 32))
 
@@ -68,4 +68,4 @@ def test_a_resumed_run_starts_at_its_step():
     whole = list(MicroBatches(10, 4, 2, 1, 2, lambda: 0))
     resumed = MicroBatches(10, 4, 2, 1, 2, lambda: 6)
     assert list(resumed) == whole[12:]
-    assert len(resumed) == 20  # the Trainer reads the whole run's length
+    assert len(resumed) == 20  # the Trainer needs the length of the complete run

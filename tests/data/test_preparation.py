@@ -1,4 +1,4 @@
-"""Prepared tokens: every token of every document once, made once, continued when killed, made anew when needed."""
+"""Preparation: every token of every document once; made once, continued after a kill, made again for other inputs."""
 
 import json
 
@@ -18,7 +18,7 @@ def quiet(corpus, tokenizer, folder, **options):
 
 
 def documents_of(tokens, separator):
-    """The flat array cut back into documents, each with its separator."""
+    """The flat array split into its documents, each with its separator."""
     return [part.tolist() for part in np.split(tokens, np.flatnonzero(tokens == separator) + 1)[:-1]]
 
 
@@ -28,7 +28,7 @@ def expected(tokenizer, documents):
     ]
 
 
-def test_every_document_is_there_once_in_order_and_split_by_document(bpe, text_file, documents, tmp_path):
+def test_every_document_is_stored_once_in_order_and_splits_are_by_document(bpe, text_file, documents, tmp_path):
     prepared = quiet(open_corpus(str(text_file)), bpe, tmp_path / "data", validation_percentage=10)
     train, validation = (documents_of(prepared.tokens(split), bpe.sep_token_id) for split in ("train", "validation"))
     everything = expected(bpe, documents)
@@ -42,12 +42,12 @@ def test_every_document_is_there_once_in_order_and_split_by_document(bpe, text_f
     np.testing.assert_array_equal(prepared.unigram_counts(), np.bincount(prepared.tokens("train"), minlength=len(bpe)))
 
 
-def test_a_large_vocabulary_takes_four_bytes(bpe, text_file, tmp_path, monkeypatch):
+def test_a_large_vocabulary_takes_four_bytes_per_token(bpe, text_file, tmp_path, monkeypatch):
     monkeypatch.setattr(type(bpe), "__len__", lambda self: 70_000)
     assert quiet(open_corpus(str(text_file)), bpe, tmp_path / "data").tokens("train").dtype == np.uint32
 
 
-def test_a_validation_source_is_used_as_it_is(bpe, tmp_path):
+def test_a_validation_source_is_used_unchanged(bpe, tmp_path):
     for name, text in (("train.txt", "the cat\n\nsat"), ("valid.txt", "on a mat")):
         (tmp_path / name).write_text(text)
     prepared = quiet(open_corpus(str(tmp_path)), bpe, tmp_path / "data")
@@ -55,13 +55,13 @@ def test_a_validation_source_is_used_as_it_is(bpe, tmp_path):
     assert documents_of(prepared.tokens("train"), 2) == expected(bpe, ["the cat", "sat"])
 
 
-def test_the_split_is_decided_by_its_seed(bpe, text_file, tmp_path):
+def test_the_split_depends_on_its_seed(bpe, text_file, tmp_path):
     corpus = open_corpus(str(text_file))
     splits = [quiet(corpus, bpe, tmp_path / "data", seed=seed).tokens("validation").tolist() for seed in (1, 2)]
     assert splits[0] != splits[1]
 
 
-def test_made_once_and_made_anew_for_other_text_or_tokenizer(bpe, wordpiece, text_file, tmp_path):
+def test_tokens_are_made_once_and_again_for_other_text_or_another_tokenizer(bpe, wordpiece, text_file, tmp_path):
     first = quiet(open_corpus(str(text_file)), bpe, tmp_path / "data")
     stamp = (first.folder / "train.npy").stat().st_mtime_ns
     again = quiet(open_corpus(str(text_file)), bpe, tmp_path / "data")
@@ -98,7 +98,7 @@ class Killed(BaseException):
     pass
 
 
-def test_killed_anywhere_it_continues_to_the_same_tokens(bpe, documents, tmp_path, monkeypatch):
+def test_a_preparation_killed_anywhere_continues_to_the_same_tokens(bpe, documents, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe.data.preparation, "BATCH_DOCUMENTS", 7)
     monkeypatch.setattr(recipe.data.preparation, "SECONDS_BETWEEN_PROGRESS", -1)
     calls, deadline = 0, None
@@ -113,7 +113,7 @@ def test_killed_anywhere_it_continues_to_the_same_tokens(bpe, documents, tmp_pat
 
     validation = Source("validation", {"made": "here"}, lambda: iter(documents[:5]))
     corpus = Corpus("toy", Source("train", {"made": "up"}, stream), validation)
-    whole = quiet(corpus, bpe, tmp_path / "whole")
+    uninterrupted = quiet(corpus, bpe, tmp_path / "whole")
     for first, second in ((3, 50), (60, 130), (199, 200)):
         for limit in (first, second):
             calls, deadline = 0, limit
@@ -122,11 +122,11 @@ def test_killed_anywhere_it_continues_to_the_same_tokens(bpe, documents, tmp_pat
                     quiet(corpus, bpe, tmp_path / f"killed-{first}")
         deadline = None
         resumed = quiet(corpus, bpe, tmp_path / f"killed-{first}")
-        assert resumed.splits == whole.splits
+        assert resumed.splits == uninterrupted.splits
         assert not list(resumed.folder.parent.glob("*.partial"))
 
 
-def test_what_the_notes_do_not_vouch_for_is_cut_off(bpe, documents, tmp_path, monkeypatch):
+def test_tokens_written_after_the_saved_progress_are_cut_off(bpe, documents, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe.data.preparation, "BATCH_DOCUMENTS", 20)
     monkeypatch.setattr(recipe.data.preparation, "SECONDS_BETWEEN_PROGRESS", -1)
 
@@ -139,7 +139,7 @@ def test_what_the_notes_do_not_vouch_for_is_cut_off(bpe, documents, tmp_path, mo
         quiet(corpus, bpe, tmp_path)
     (partial,) = tmp_path.glob("*.partial")
     with (partial / "train.npy").open("ab") as stream_file:
-        stream_file.write(b"written but not noted")
+        stream_file.write(b"not covered by the progress")
     corpus = Corpus("toy", Source("train", {}, lambda: iter(documents)), corpus.validation)
     assert documents_of(quiet(corpus, bpe, tmp_path).tokens("train"), 2) == expected(bpe, documents)
 
@@ -160,7 +160,7 @@ def test_unusable_text_leaves_nothing_behind(bpe, tmp_path, text, message):
     assert [p.suffix for p in (tmp_path / "data").iterdir()] in ([], [".lock"])
 
 
-def test_a_folder_that_was_tampered_with_is_refused(bpe, text_file, tmp_path):
+def test_a_changed_prepared_json_is_refused(bpe, text_file, tmp_path):
     prepared = quiet(open_corpus(str(text_file)), bpe, tmp_path / "data")
     described = json.loads((prepared.folder / "prepared.json").read_text())
     described["splits"]["train"]["tokens"] += 1
@@ -171,7 +171,7 @@ def test_a_folder_that_was_tampered_with_is_refused(bpe, text_file, tmp_path):
         load_prepared(prepared.folder)
 
 
-def test_a_folder_that_cannot_be_written_is_named(bpe, text_file, tmp_path):
+def test_a_folder_that_is_not_writable_is_named(bpe, text_file, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write prepared tokens to"):
         quiet(open_corpus(str(text_file)), bpe, tmp_path / "file")

@@ -1,5 +1,4 @@
-"""Prepared tokens are as they were written, or they are refused by name: at the start what is small, the rest when it is
-read."""
+"""Damaged prepared tokens are refused by name: small files when the folder is opened, the arrays' pages when read."""
 
 import json
 import os
@@ -45,13 +44,13 @@ def made(tokenizer, folder, documents=None):
 
 
 def flip(file, place, bit=1):
-    """Changes the lowest bit of the byte at `place`: an id stays one of the vocabulary's."""
+    """Flips bits of the byte at `place`; by default the lowest, so that an id stays inside of the vocabulary."""
     content = bytearray(file.read_bytes())
     content[place] ^= bit
     file.write_bytes(content)
 
 
-def test_a_folder_has_checksums_of_everything_in_it(prepared):
+def test_a_folder_has_checksums_of_all_its_files(prepared):
     assert sorted(path.name for path in prepared.folder.iterdir()) == FILES
     assert set(json.loads((prepared.folder / CHECKSUMS).read_text())["files"]) == set(FILES) - {
         CHECKSUMS, "train.npy", "validation.npy"
@@ -61,13 +60,13 @@ def test_a_folder_has_checksums_of_everything_in_it(prepared):
 
 
 @pytest.mark.parametrize("page", [0, 2, -1])
-def test_a_flipped_bit_is_refused_where_it_is_read_and_nowhere_else(prepared, page):
+def test_a_flipped_bit_is_refused_when_its_page_is_read_and_nowhere_else(prepared, page):
     file = prepared.folder / "train.npy"
     size = file.stat().st_size
     page %= -(-size // PAGE)
     place = min(page * PAGE + 500, size - 2)
     flip(file, place)
-    tokens = load_prepared(prepared.folder).checked("train")  # the start reads no page
+    tokens = load_prepared(prepared.folder).checked("train")  # opening reads no page
     blocks = Blocks(tokens, 32, (0, 2), 1)
     damaged = {
         number
@@ -87,20 +86,20 @@ def test_a_flipped_bit_is_refused_where_it_is_read_and_nowhere_else(prepared, pa
         tokens[max(0, page * PAGE // 2 - 64) :]
 
 
-def test_a_page_is_compared_once_also_by_the_workers_of_a_loader(prepared, monkeypatch):
-    tokens, compared = prepared.checked("train"), []
-    monkeypatch.setattr("recipe.data.token_arrays.zlib.crc32", lambda data: compared.append(1) or tokens.checksums[0])
+def test_a_page_is_verified_once_for_a_process_and_its_forked_workers(prepared, monkeypatch):
+    tokens, verified = prepared.checked("train"), []
+    monkeypatch.setattr("recipe.data.token_arrays.zlib.crc32", lambda data: verified.append(1) or tokens.checksums[0])
     first = (np.array([5, 5]), np.array([9, 700]))
     if child := os.fork():
         assert os.waitpid(child, 0)[1] == 0
     else:
         tokens.verified(*first)
-        os._exit(len(compared) != 1)
+        os._exit(len(verified) != 1)
     tokens.verified(*first)
-    assert not compared
+    assert not verified
     again = pickle.loads(pickle.dumps(tokens))  # to a worker that isn't forked
     again.verified(*first)
-    assert len(compared) == 1
+    assert len(verified) == 1
 
 
 @pytest.mark.parametrize(
@@ -112,7 +111,7 @@ def test_a_page_is_compared_once_also_by_the_workers_of_a_loader(prepared, monke
         ("checksums.json", "doesn't match|is not JSON|unreadable|missing|bytes"),
     ],
 )
-def test_every_other_file_is_compared_at_the_start(prepared, name, message):
+def test_every_other_file_is_verified_at_the_start(prepared, name, message):
     file = prepared.folder / name
     good = file.read_bytes()
     for place in (len(good) // 3, len(good) // 2, len(good) - 5):
@@ -126,7 +125,7 @@ def test_every_other_file_is_compared_at_the_start(prepared, name, message):
 
 @pytest.mark.parametrize("name", ["train.npy", "validation.npy", "unigram.npy", "prepared.json"])
 @pytest.mark.parametrize("how", ["empty", "cut", "longer", "missing", "a folder"])
-def test_a_file_of_another_size_or_none_is_named(prepared, name, how):
+def test_a_missing_file_or_one_of_another_size_is_named(prepared, name, how):
     file = prepared.folder / name
     good = file.read_bytes()
     if how in ("missing", "a folder"):
@@ -149,25 +148,25 @@ def test_without_prepared_json_nothing_is_tokenised_again(bpe, prepared, monkeyp
         made(bpe, prepared.folder.parent)
 
 
-def without_checksums(folder):
+def remove_checksums(folder):
     for name in FILES[::-1]:
         if "crc32" in name or name == CHECKSUMS:
             (folder / name).unlink()
 
 
-def test_a_folder_of_the_version_before_is_read_through_once(prepared, capsys):
+def test_a_folder_without_checksums_is_read_completely_once(prepared, capsys):
     before = {path.name: path.read_bytes() for path in prepared.folder.iterdir()}
-    without_checksums(prepared.folder)
+    remove_checksums(prepared.folder)
     load_prepared(prepared.folder)
-    assert "it is read through, once" in capsys.readouterr().out
+    assert "all of it is read, once" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in prepared.folder.iterdir()} == before
     load_prepared(prepared.folder)
-    assert "read through" not in capsys.readouterr().out
+    assert "all of it is read" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["train.npy", "validation.npy", "unigram.npy"])
-def test_damage_in_a_folder_of_the_version_before_is_found(prepared, name):
-    without_checksums(prepared.folder)
+def test_damage_in_a_folder_without_checksums_is_found(prepared, name):
+    remove_checksums(prepared.folder)
     flip(prepared.folder / name, 500)
     for _ in range(2):
         with pytest.raises(UserError, match=rf"{name} (has the sha256|does not hold the counts)"):
@@ -177,21 +176,23 @@ def test_damage_in_a_folder_of_the_version_before_is_found(prepared, name):
     ]
 
 
-def test_where_nothing_can_be_written_it_is_read_through_each_time(prepared, monkeypatch, capsys):
-    without_checksums(prepared.folder)
+def test_a_read_only_folder_without_checksums_is_read_completely_each_time(prepared, monkeypatch, capsys):
+    remove_checksums(prepared.folder)
     before = sorted(prepared.folder.parent.rglob("*"))
     monkeypatch.setattr(recipe.data.prepared_tokens.os, "access", lambda *_: False)
     for _ in range(2):
         tokens = load_prepared(prepared.folder).checked("train")
-        assert "read through, at each start" in capsys.readouterr().out and not isinstance(tokens, CheckedTokens)
+        assert "all of it is read, at each start" in capsys.readouterr().out and not isinstance(tokens, CheckedTokens)
     assert sorted(prepared.folder.parent.rglob("*")) == before
     flip(prepared.folder / "train.npy", 500)
     with pytest.raises(UserError, match=r"train\.npy has the sha256"):
         load_prepared(prepared.folder)
 
 
-@pytest.mark.parametrize("damage", ["the tokens", "the note", "an older note"])
-def test_a_preparation_is_not_continued_on_damaged_tokens(bpe, documents, tmp_path, monkeypatch, damage, capsys):
+@pytest.mark.parametrize("damage", ["the tokens", "the progress", "progress of an earlier version"])
+def test_a_preparation_with_damaged_tokens_or_progress_starts_over(
+    bpe, documents, tmp_path, monkeypatch, damage, capsys
+):
     monkeypatch.setattr(recipe.data.preparation, "BATCH_DOCUMENTS", 20)
     monkeypatch.setattr(recipe.data.preparation, "SECONDS_BETWEEN_PROGRESS", -1)
 
@@ -206,20 +207,21 @@ def test_a_preparation_is_not_continued_on_damaged_tokens(bpe, documents, tmp_pa
     with pytest.raises(Killed):
         prepare_tokens(Corpus("toy", Source("train", {}, stream), validation), bpe, tmp_path, show_progress=False)
     (partial,) = tmp_path.glob("*.partial")
-    notes = partial / "progress.json"
+    progress = partial / "progress.json"
     if damage == "the tokens":
         flip(partial / "train.npy", 200)
-    elif damage == "the note":
-        notes.write_text(notes.read_text().replace('"read": 100', '"read": 101').replace('"read": 80', '"read": 81'))
+    elif damage == "the progress":
+        text = progress.read_text()
+        progress.write_text(text.replace('"read": 100', '"read": 101').replace('"read": 80', '"read": 81'))
     else:
-        notes.write_text('{"source": 0, "documents": {}, "tokens": {}, "read": 0}')
+        progress.write_text('{"source": 0, "documents": {}, "tokens": {}, "read": 0}')
     corpus = Corpus("toy", Source("train", {}, lambda: iter(documents)), validation)
     resumed = prepare_tokens(corpus, bpe, tmp_path, show_progress=False)
-    assert "the preparation begins anew" in capsys.readouterr().out
+    assert "the preparation starts over" in capsys.readouterr().out
     assert resumed.splits == prepare_tokens(corpus, bpe, tmp_path / "whole", show_progress=False).splits
 
 
-def test_no_step_is_taken_on_damaged_tokens_also_after_a_kill(run, tmp_path):
+def test_no_step_uses_damaged_tokens(run, tmp_path):
     assert run()[0] == 0
     (folder,) = (path.parent for path in (tmp_path / "data").rglob("prepared.json"))
     train, validation = folder / "train.npy", folder / "validation.npy"
@@ -243,9 +245,13 @@ def test_no_step_is_taken_on_damaged_tokens_also_after_a_kill(run, tmp_path):
 
 
 @pytest.mark.parametrize(("vocabulary", "kind"), [(65_535, np.uint16), (65_536, np.uint16), (65_537, np.uint32)])
-def test_ids_take_the_integers_that_hold_them(vocabulary, kind, tmp_path, monkeypatch):
+def test_ids_are_stored_in_an_integer_type_that_holds_them(vocabulary, kind, tmp_path, monkeypatch):
     assert token_dtype(vocabulary) is kind and token_dtype(250_002) is np.uint32
-    for module in ("data.preparation", "finetune.examples", "finetune.qa.windows"):  # a second each of so many words
+    for module in (
+        "data.preparation",
+        "finetune.examples",
+        "finetune.qa.windows",
+    ):  # it takes a second for this vocabulary
         monkeypatch.setattr(f"recipe.{module}.fingerprint", lambda tokenizer: str(len(tokenizer)))
     tokenizer, last = words_by_number(vocabulary), vocabulary - 1
     text = f"w{last} w7 w{last}"
@@ -275,7 +281,7 @@ def test_ids_take_the_integers_that_hold_them(vocabulary, kind, tmp_path, monkey
 
 
 def words_by_number(count: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of `count` tokens, w5 the one with the id 5 and so on."""
+    """A tokenizer of `count` tokens: after five special tokens, the word w5 has the id 5 and so on."""
     specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     words = {word: n for n, word in enumerate([*specials, *(f"w{n}" for n in range(5, count))])}
     backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))

@@ -1,4 +1,4 @@
-"""CSV and TSV: what quotes and delimiters mean, and that neither a quote nor a short row loses text in silence."""
+"""CSV and TSV: quotes and delimiters, and that neither a stray quote nor a short row silently loses text."""
 
 import csv
 
@@ -15,7 +15,7 @@ def read(path, **options):
 
 
 def table(path, rows, header="id,text"):
-    """A file of lines joined as they are: nobody quotes anything."""
+    """Writes a file whose cells are joined without any quoting."""
     separator = "\t" if path.suffix == ".tsv" else ","
     path.write_text(
         "\n".join([header.replace(",", separator), *(separator.join(map(str, row)) for row in rows)]) + "\n"
@@ -36,14 +36,14 @@ def test_stray_quotes_lose_no_row(tmp_path, places):
     assert read(path, csv_quoting="none") == texts
 
 
-def test_quotes_that_close_by_chance_are_seen_by_the_rows_between_them(tmp_path):
+def test_a_quote_closed_by_chance_is_detected_by_the_rows_inside_the_cell(tmp_path):
     texts = list(TEXTS)
     texts[50] = f'"{texts[50]}'
-    for last in (51, 90):  # valid CSV all of it: a quote opens one cell and closes another
+    for last in (51, 90):  # still valid CSV: one quote opens a cell, the other closes it
         changed = [*texts[:last], f'{texts[last]} 5"', *texts[last + 1 :]]
         path = table(tmp_path / "a.csv", enumerate(changed))
         with pytest.raises(
-            UserError, match=rf"line 52: a quote opens a cell that goes on to line {last + 2}, over lines"
+            UserError, match=rf"line 52: a quote opens a cell that ends on line {last + 2}, and its lines look like"
         ):
             read(path)
         assert len(read(path, csv_quoting="minimal")) == 200 - (last - 50)
@@ -51,13 +51,13 @@ def test_quotes_that_close_by_chance_are_seen_by_the_rows_between_them(tmp_path)
     path = table(
         tmp_path / "b.csv", [(f'"{texts[0]}', "a"), *((text, "a") for text in TEXTS[1:90]), ('b"', "a")], "text,from"
     )
-    with pytest.raises(UserError, match="line 2: a quote opens a cell that goes on to line 92"):
+    with pytest.raises(UserError, match="line 2: a quote opens a cell that ends on line 92"):
         read(path)
 
 
-def test_a_quote_that_is_never_closed_does_not_fill_the_memory(tmp_path):
+def test_an_unclosed_quote_takes_bounded_memory(tmp_path):
     path = table(tmp_path / "a.csv", [(0, '"open'), *((number, "text") for number in range(1, 30_000))])
-    with pytest.raises(UserError, match="line 2: a quote opens a cell that goes on to line 10001"):
+    with pytest.raises(UserError, match="line 2: a quote opens a cell that ends on line 10001"):
         read(path)
 
 
@@ -91,10 +91,10 @@ def test_a_field_of_any_length_needs_no_quotes(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "id,text\n1,hello, world\n", "line 2: found more fields than the header names, 3 in place of 2.*quotes"),
-        ("a.csv", "id,text\n0,a\n1\n", "line 3: found fewer fields than the header names, 1 in place of 2"),
+        ("a.csv", "id,text\n1,hello, world\n", "line 2: found more fields than the header has, 3 instead of 2.*quotes"),
+        ("a.csv", "id,text\n0,a\n1\n", "line 3: found fewer fields than the header has, 1 instead of 2"),
         ("a.csv", "text,id,label\na,1\n", "line 2: found fewer fields"),
-        ("a.tsv", "id\ttext\n1\ta\tb\n", "line 2: found more fields than the header names, 3 in place of 2"),
+        ("a.tsv", "id\ttext\n1\ta\tb\n", "line 2: found more fields than the header has, 3 instead of 2"),
         ("a.tsv", 'id\ttext\n1\t"one\ntwo"\n', "line 3: found fewer fields.*pass --csv_quoting minimal"),
         ("a.tsv", 'id\ttext\n1\t"he said ""no"""\n', "line 2: found a cell in quotes with doubled quotes.*minimal, or none"),
         ("a.tsv", '"id"\t"text"\n"1"\t"a"\n', "found the column names in quotes: pass --csv_quoting minimal"),
@@ -116,12 +116,12 @@ def test_broken_tables_are_refused_with_the_line(tmp_path, name, content, messag
     assert name in str(error.value) and "\n" not in str(error.value)
 
 
-def test_settings_for_what_the_defaults_refuse(tmp_path):
+def test_settings_for_files_that_the_defaults_refuse(tmp_path):
     for name, content, options in (
         ("semicolon.csv", 'id;text\n1;a, b\n2;"c; d"\n', {"csv_delimiter": ";"}),
         ("tab.csv", "id\ttext\n1\ta, b\n2\tc; d\n", {"csv_delimiter": "tab"}),
         ("quoted.tsv", 'id\ttext\n1\t"a, b"\n2\t"c; d"\n', {"csv_quoting": "minimal"}),
-        ("empty.csv", 'id,text\n1,"a, b",\n2,c; d,,\n', {}),  # empty cells that spreadsheets leave behind
+        ("empty.csv", 'id,text\n1,"a, b",\n2,c; d,,\n', {}),  # extra empty cells, as spreadsheets write them
     ):
         (tmp_path / name).write_text(content)
         assert read(tmp_path / name, **options) == ["a, b", "c; d"]
@@ -145,17 +145,17 @@ def test_settings_are_checked_before_anything_is_read(flags, message):
         DataArguments(**flags)
 
 
-def test_settings_enter_the_description_only_where_they_are_given(tmp_path):
+def test_the_description_contains_only_settings_that_were_given(tmp_path):
     path = table(tmp_path / "a.csv", enumerate(TEXTS))
     plain = open_corpus(str(path)).train.description
     assert not {"csv_quoting", "csv_delimiter", "text_encoding"} & set(plain)
-    assert plain["reading"] == {".csv": 2}  # tokens that an older reader prepared are not taken for these
+    assert plain["reading"] == {".csv": 2}  # tokens prepared with an older reader are not reused
     assert open_corpus(str(path), csv_quoting="none").train.description == plain | {"csv_quoting": "none"}
     (tmp_path / "b.jsonl").write_text('{"text": "a"}\n')
     assert set(open_corpus(str(tmp_path / "b.jsonl")).train.description) == {"files", "text_column", "line_by_line"}
 
 
-def test_settings_that_change_nothing_are_said(tmp_path):
+def test_settings_without_effect_are_reported(tmp_path):
     given = {"text_column": "body", "line_by_line": True, "keep_linebreaks": False, "text_encoding": "cp1252",
              "csv_delimiter": ";", "csv_quoting": "none"}  # fmt: skip
     (tmp_path / "a.txt").write_text("a")

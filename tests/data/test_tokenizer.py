@@ -1,4 +1,4 @@
-"""Tokenizers trained here: the right special ids, the same each time, and text that says </s> stays text."""
+"""Tokenizer training: special ids, reproducibility, bounded reading; '</s>' in a text is text."""
 
 import pytest
 from transformers import AutoTokenizer
@@ -16,7 +16,7 @@ from recipe.data.tokenizer import (
 from recipe.system.errors import UserError
 
 
-def test_bpe_has_robertas_ids(bpe):
+def test_bpe_has_the_special_ids_of_roberta(bpe):
     assert [bpe.convert_tokens_to_ids(t) for t in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")] == [0, 1, 2, 3, 4]
     assert block_ends(bpe) == (0, 2)
     assert bpe("the cat", "sat")["input_ids"][0] == 0
@@ -24,7 +24,7 @@ def test_bpe_has_robertas_ids(bpe):
     assert bpe.decode(bpe(text, add_special_tokens=False)["input_ids"]) == text
 
 
-def test_wordpiece_has_berts_layout(wordpiece):
+def test_wordpiece_has_the_layout_of_bert(wordpiece):
     assert [wordpiece.convert_tokens_to_ids(t) for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")] == list(
         range(5)
     )
@@ -42,7 +42,7 @@ def test_training_twice_gives_the_same_tokenizer(documents, kind):
 
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
-def test_a_saved_tokenizer_is_the_same_one_to_plain_transformers(documents, kind, tmp_path):
+def test_transformers_loads_a_saved_tokenizer_unchanged(documents, kind, tmp_path):
     trained = train_tokenizer(lambda: documents, kind=kind, vocab_size=300, min_frequency=1)
     save_tokenizer(trained, tmp_path / "tokenizer")
     loaded = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
@@ -67,10 +67,9 @@ def test_long_documents_in_pieces_give_the_same_tokenizer(documents, monkeypatch
         cut = list(pieces(text, size))
         assert "".join(cut) == text and len(cut) > len(text) / size / 40 and max(map(len, cut)) < size + 40
     assert list(pieces("語" * 1000, 10)) == ["語" * 1000] and list(pieces("", 10)) == [""]
-    broken = "\n \n".join(
-        documents[:50]
-    )  # a cut at one of these lone spaces would part white space that belongs together
-    text = broken.replace(" the ", " the\n \n") + text
+    # A cut at a space between two line breaks would split one run of white space.
+    with_breaks = "\n \n".join(documents[:50])
+    text = with_breaks.replace(" the ", " the\n \n") + text
     for kind in ("bpe", "wordpiece"):
         trained = []
         for size in (10**9, 5):
@@ -79,7 +78,7 @@ def test_long_documents_in_pieces_give_the_same_tokenizer(documents, monkeypatch
         assert fingerprint(trained[0]) == fingerprint(trained[1])
 
 
-def test_no_more_text_is_read_than_asked_for():
+def test_no_more_text_is_read_than_max_characters():
     read = []
 
     def endless():
@@ -91,7 +90,7 @@ def test_no_more_text_is_read_than_asked_for():
     assert len(read) < 60
 
 
-def test_a_sample_is_seeded(documents):
+def test_a_sample_depends_only_on_its_seed(documents):
     drawn = list(sample(documents, 0.3, seed=1))
     assert drawn == list(sample(documents, 0.3, seed=1)) != list(sample(documents, 0.3, seed=2))
     assert 0.15 < len(drawn) / len(documents) < 0.45
@@ -113,12 +112,12 @@ def test_lowercase_wordpiece(documents):
         ({"documents": lambda: ["a"], "kind": "word"}, "expected one of bpe, wordpiece, unigram"),
     ],
 )
-def test_bad_requests(arguments, message):
+def test_invalid_training_arguments_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
         train_tokenizer(**arguments)
 
 
-def test_loading_what_is_not_there(tmp_path, monkeypatch):
+def test_missing_tokenizers_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="found no tokenizer at"):
         load_tokenizer(str(tmp_path / "none"))
     with pytest.raises(UserError, match="cannot load the tokenizer"):

@@ -1,4 +1,4 @@
-"""Tokenizers as other programs leave them: the same ids as the tokenizer they were made from, or one line."""
+"""Tokenizer files of other programs give the same ids as the tokenizer they come from, or an error of one line."""
 
 import importlib.util
 import json
@@ -36,7 +36,7 @@ def gpt2(documents):
 
 
 def write_vocabulary(tokenizer, folder, **files):
-    """vocab.txt of a WordPiece, with other small JSON `files` beside it."""
+    """Writes the vocab.txt of a WordPiece tokenizer and JSON `files` beside it; returns the folder."""
     folder.mkdir()
     vocabulary = tokenizer.get_vocab()
     (folder / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)) + "\n")
@@ -48,8 +48,8 @@ def write_vocabulary(tokenizer, folder, **files):
 def same(loaded, tokenizer, mask_takes_its_space: bool = True) -> None:
     assert loaded(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]
     assert loaded(TEXT, TEXT)["input_ids"] == tokenizer(TEXT, TEXT)["input_ids"]
-    hidden = f"the {tokenizer.mask_token} sat"
-    assert not mask_takes_its_space or loaded(hidden)["input_ids"] == tokenizer(hidden)["input_ids"]
+    masked = f"the {tokenizer.mask_token} sat"
+    assert not mask_takes_its_space or loaded(masked)["input_ids"] == tokenizer(masked)["input_ids"]
     assert block_ends(loaded) == block_ends(tokenizer)
     for role in ("pad", "mask", "unk"):
         assert getattr(loaded, f"{role}_token_id") == getattr(tokenizer, f"{role}_token_id") is not None
@@ -57,13 +57,13 @@ def same(loaded, tokenizer, mask_takes_its_space: bool = True) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece", "unigram"])
-def test_a_bare_tokenizer_json_and_its_path(kind, request, tmp_path):
+def test_a_single_tokenizer_json(kind, request, tmp_path):
     tokenizer = request.getfixturevalue(kind)
     (tmp_path / "bare").mkdir()
     tokenizer.backend_tokenizer.save(str(tmp_path / "bare" / "tokenizer.json"))
     shutil.copy(tmp_path / "bare" / "tokenizer.json", tmp_path / "ours.json")
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    content = json.loads(backend.to_str()) | {"post_processor": None}  # nothing puts <s> and </s> around a text
+    content = json.loads(backend.to_str()) | {"post_processor": None}  # adds no <s> and </s>
     (tmp_path / "plain.json").write_text(json.dumps(content))
     for name in ("bare", "bare/tokenizer.json", "ours.json", "plain.json"):
         loaded = load_tokenizer(str(tmp_path / name))
@@ -73,7 +73,7 @@ def test_a_bare_tokenizer_json_and_its_path(kind, request, tmp_path):
         shutil.rmtree(tmp_path / "saved")
 
 
-def test_vocab_txt_alone_or_with_the_files_of_an_older_transformers(wordpiece, tmp_path):
+def test_vocab_txt_alone_or_beside_files_of_older_versions_of_transformers(wordpiece, tmp_path):
     roles = {f"{token[1:-1].lower()}_token": token for token in ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")}
     folders = [
         write_vocabulary(wordpiece, tmp_path / "alone"),
@@ -86,11 +86,11 @@ def test_vocab_txt_alone_or_with_the_files_of_an_older_transformers(wordpiece, t
         same(load_tokenizer(str(name)), wordpiece)
 
 
-def test_the_case_of_a_vocabulary_is_read_off_it(documents, wordpiece, tmp_path):
+def test_the_casing_is_determined_by_the_vocabulary(documents, wordpiece, tmp_path):
     lower = train_tokenizer(lambda: documents, kind="wordpiece", vocab_size=100, min_frequency=1, lowercase=True)
     same(load_tokenizer(str(write_vocabulary(lower, tmp_path / "lower"))), lower)
-    said = write_vocabulary(wordpiece, tmp_path / "said", tokenizer_config={"do_lower_case": True})
-    assert load_tokenizer(str(said)).tokenize("CAT") == load_tokenizer(str(said)).tokenize("cat")
+    given = write_vocabulary(wordpiece, tmp_path / "given", tokenizer_config={"do_lower_case": True})
+    assert load_tokenizer(str(given)).tokenize("CAT") == load_tokenizer(str(given)).tokenize("cat")
 
 
 def test_vocab_json_and_merges_txt(bpe, tmp_path):
@@ -99,20 +99,20 @@ def test_vocab_json_and_merges_txt(bpe, tmp_path):
         bpe.backend_tokenizer.model.save(str(tmp_path / name))
     (tmp_path / "model" / "config.json").write_text('{"model_type": "roberta"}')
     for name in ("alone", "model", "alone/vocab.json", "alone/merges.txt"):
-        # With a config beside them they are read as before, by transformers, whose mask takes no space.
+        # With a config beside them, transformers reads them; its mask token has no lstrip.
         same(load_tokenizer(str(tmp_path / name)), bpe, mask_takes_its_space=name != "model")
 
 
 @pytest.mark.parametrize("missing", ["vocab.json", "merges.txt"])
-def test_half_of_a_vocabulary_is_refused(bpe, tmp_path, missing):
+def test_vocab_json_or_merges_txt_alone_is_refused(bpe, tmp_path, missing):
     bpe.backend_tokenizer.model.save(str(tmp_path))
     (tmp_path / missing).unlink()
-    (tmp_path / "config.json").write_text('{"model_type": "roberta"}')  # transformers would make up its merges
+    (tmp_path / "config.json").write_text('{"model_type": "roberta"}')  # transformers would use no merges
     with pytest.raises(UserError, match=f"without {missing}: copy that file, too"):
         load_tokenizer(str(tmp_path))
 
 
-def test_other_files_are_refused_in_one_line(tmp_path, wordpiece, bpe):
+def test_unusable_files_are_refused_in_one_line(tmp_path, wordpiece, bpe):
     words = write_vocabulary(wordpiece, tmp_path / "words")
     lines = (words / "vocab.txt").read_text().replace("[MASK]", "[mask]")
     (words / "vocab.txt").write_text(lines)
@@ -126,11 +126,11 @@ def test_other_files_are_refused_in_one_line(tmp_path, wordpiece, bpe):
     (tmp_path / "text.txt").write_text("the cat")
     for name, message in (
         ("words", r"vocab.txt has no token \[MASK\], which a BERT vocabulary has"),
-        ("clip", "is no byte-level vocabulary"),
+        ("clip", "is not a byte-level vocabulary"),
         ("robust", "vocab.json has no token <pad>, <mask>, which a RoBERTa vocabulary has"),
-        ("config.json", "config.json holds no tokenizer: expected a tokenizer's folder, a tokenizer.json"),
-        ("broken.json", "broken.json holds no tokenizer"),
-        ("text.txt", "text.txt holds no tokenizer"),
+        ("config.json", "config.json is not a tokenizer: expected a tokenizer's folder, a tokenizer.json"),
+        ("broken.json", "broken.json is not a tokenizer"),
+        ("text.txt", "text.txt is not a tokenizer"),
         (".", "found no tokenizer.json, vocab.txt, vocab.json with merges.txt or SentencePiece .model in it"),
     ):
         with pytest.raises(UserError, match=message) as error:
@@ -138,7 +138,9 @@ def test_other_files_are_refused_in_one_line(tmp_path, wordpiece, bpe):
         assert "\n" not in str(error.value)
 
 
-def test_gpt2s_tokenizer_is_for_causal_models(gpt2, tmp_path, run, write_config, monkeypatch, capsys, text_file):
+def test_the_tokenizer_of_gpt2_works_for_causal_models_only(
+    gpt2, tmp_path, run, write_config, monkeypatch, capsys, text_file
+):
     GPT2Tokenizer(tokenizer_object=gpt2).save_pretrained(tmp_path / "whole")
     for name in ("files", "bare"):
         (tmp_path / name).mkdir()
@@ -163,7 +165,7 @@ def test_gpt2s_tokenizer_is_for_causal_models(gpt2, tmp_path, run, write_config,
     assert " whole " in capsys.readouterr().out
 
 
-def test_a_run_takes_the_path_of_a_tokenizer_json(bpe, tmp_path, run):
+def test_a_run_accepts_the_path_of_a_tokenizer_json(bpe, tmp_path, run):
     bpe.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     code, _ = run("--tokenizer_name", str(tmp_path / "tokenizer.json"), "--max_steps", "2")
     assert code == 0
@@ -172,7 +174,7 @@ def test_a_run_takes_the_path_of_a_tokenizer_json(bpe, tmp_path, run):
         run("--tokenizer_name", None, "--output_dir", str(tmp_path / "other"))
 
 
-def test_a_family_that_is_not_here_is_said_to_be(run, monkeypatch, tmp_path):
+def test_an_unsupported_model_type_is_refused(run, monkeypatch, tmp_path):
     message = "found --model_type gpt2, expected one of roberta, bert, modernbert"
     for program in (None, run_clm):
         with pytest.raises(UserError, match=message):
@@ -186,7 +188,7 @@ def test_a_family_that_is_not_here_is_said_to_be(run, monkeypatch, tmp_path):
 
 # ---- SentencePiece
 
-PIECES = {  # file: (kind, settings of the trainer)
+PIECES = {  # file: (kind, trainer settings)
     "spiece.model": ("unigram", {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1, "control_symbols": ["[CLS]", "[SEP]"],
                                  "user_defined_symbols": ["[MASK]"]}),
     "sentencepiece.bpe.model": ("bpe", {}),
@@ -194,7 +196,7 @@ PIECES = {  # file: (kind, settings of the trainer)
     "mine.model": ("bpe", {"pad_id": 3, "user_defined_symbols": ["<mask>"]}),
     "spm.model": ("bpe", {"byte_fallback": True}),
 }  # fmt: skip
-OURS = ("tokenizer.model", "mine.model")  # in no class's layout but the model's own
+OWN_LAYOUT = ("tokenizer.model", "mine.model")  # in the layout of no class in transformers
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +222,7 @@ def test_sentencepiece_models(pieces, name, tmp_path):
     own = sentencepiece.SentencePieceProcessor(model_file=str(folder / name))
     for path in (folder / name, folder) if name != "mine.model" else (folder / name,):
         loaded = load_tokenizer(str(path))
-        for text in ("the cat sat on a mat", *((" it's  1984!  ", "naïve\n dogs") if name in OURS else ())):
+        for text in ("the cat sat on a mat", *((" it's  1984!  ", "naïve\n dogs") if name in OWN_LAYOUT else ())):
             assert loaded.tokenize(text) == own.encode(text, out_type=str)
         save_tokenizer(loaded, tmp_path / "saved")
         same(AutoTokenizer.from_pretrained(tmp_path / "saved"), loaded)
@@ -236,7 +238,7 @@ def test_a_sentencepiece_model_without_pad_and_mask_is_refused(pieces):
 
 
 @pytest.mark.parametrize("name", PIECES)
-def test_without_the_package_it_is_named(tmp_path, monkeypatch, name):
+def test_a_missing_sentencepiece_package_is_named(tmp_path, monkeypatch, name):
     (tmp_path / name).write_bytes(b"\n\x0e\n\x05<unk>")
     found = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda wanted: None if wanted == "sentencepiece" else found(wanted))

@@ -1,4 +1,4 @@
-"""Laws 3 and 4: masks are a function of seed and sequence, of one shape, in the announced proportions."""
+"""Masking: a pure function of seed and sequence number, with static shapes and the configured proportions."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def blocks(rows=8, length=64, seed=0):
     return ids
 
 
-def test_a_mask_does_not_depend_on_the_batch_it_comes_in():
+def test_a_mask_does_not_depend_on_its_batch():
     ids = blocks()
     together = masking().apply(ids, first=100)
     for row in range(len(ids)):
@@ -27,7 +27,7 @@ def test_a_mask_does_not_depend_on_the_batch_it_comes_in():
             np.testing.assert_array_equal(a[row : row + 1], b)
 
 
-def test_masks_change_with_sequence_and_seed():
+def test_masks_depend_on_sequence_number_and_seed():
     ids = blocks(1)
     _, first, _ = masking().apply(ids, 0)
     assert first.tolist() != masking().apply(ids, 1)[1].tolist()
@@ -35,14 +35,14 @@ def test_masks_change_with_sequence_and_seed():
 
 
 @pytest.mark.parametrize("probability", [0.15, 0.3, 0.4])
-def test_every_block_hides_the_same_number_of_distinct_positions(probability):
+def test_every_block_has_the_same_number_of_distinct_masked_positions(probability):
     _, positions, labels = masking(mlm_probability=probability).apply(blocks(200), 0)
     assert positions.shape == labels.shape == (200, round(probability * 64))
     assert (labels != IGNORED).all()
     assert all(len(set(row)) == len(row) for row in positions.tolist())
 
 
-def test_inputs_differ_from_the_text_only_where_labels_say_and_labels_are_the_text():
+def test_inputs_differ_from_the_text_only_at_masked_positions_and_labels_are_the_text():
     ids = blocks()
     inputs, positions, labels = masking().apply(ids, 0)
     np.testing.assert_array_equal(np.take_along_axis(ids, positions, 1), labels)
@@ -51,7 +51,7 @@ def test_inputs_differ_from_the_text_only_where_labels_say_and_labels_are_the_te
     np.testing.assert_array_equal(restored, ids)
 
 
-def test_eighty_ten_ten_and_fifteen_over_many_tokens():
+def test_shares_over_many_tokens_are_15_percent_masked_and_80_10_10_replaced():
     ids = blocks(rows=4000, length=128)
     inputs, positions, labels = masking().apply(ids, 0)
     seen = np.take_along_axis(inputs, positions, 1)
@@ -61,20 +61,20 @@ def test_eighty_ten_ten_and_fifteen_over_many_tokens():
     drawn = seen[(seen != 4) & (seen != labels)]
     assert len(drawn) / labels.size == pytest.approx(0.1, abs=0.005)
     assert not np.isin(drawn, SPECIALS).any()
-    # Random tokens come from the whole vocabulary, evenly.
+    # Random tokens are uniform over the vocabulary.
     assert np.bincount(drawn // 250, minlength=4) / len(drawn) == pytest.approx([0.25] * 4, abs=0.02)
-    # Every ordinary position is as likely as any other.
+    # All ordinary positions are equally likely.
     share = np.bincount(positions.ravel(), minlength=128) / 4000
     assert share[[0, 20, 127]].tolist() == [0, 0, 0]
     assert np.delete(share, [0, 20, 127]) == pytest.approx(19 / 125, abs=0.03)
 
 
-def test_replacement_shares_are_settings():
+def test_replacement_shares_follow_the_settings():
     inputs, positions, _ = masking(mask_replace_prob=1.0, random_replace_prob=0.0).apply(blocks(), 0)
     assert (np.take_along_axis(inputs, positions, 1) == 4).all()
 
 
-def test_special_tokens_are_never_hidden_even_where_few_others_are():
+def test_special_tokens_are_never_masked_even_where_other_tokens_are_few():
     ids = np.full((4, 64), 2, dtype=np.uint16)
     ids[:, 10:14] = 50
     inputs, positions, labels = masking().apply(ids, 0)
@@ -83,7 +83,7 @@ def test_special_tokens_are_never_hidden_even_where_few_others_are():
     np.testing.assert_array_equal(np.delete(inputs, range(10, 14), axis=1), 2)
 
 
-def test_the_short_last_block_hides_its_own_share():
+def test_the_short_last_block_has_its_share_masked():
     ids = blocks(1)
     ids[0, 21:] = 1
     _, positions, labels = masking().apply(ids, 0)

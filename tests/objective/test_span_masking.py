@@ -1,11 +1,11 @@
-"""Span masking: lengths as announced, one number of masked positions a block, whole words where words are asked for."""
+"""Span masking: length distribution, a fixed number of masked positions per block, spans of whole words."""
 
 import itertools
 
 import numpy as np
 import pytest
 from test_masking import VOCAB, blocks, masking
-from test_words import places_of_words
+from test_words import positions_of_words
 from toy import sequences_of, toy_documents
 
 from recipe.objective.masking import IGNORED
@@ -22,7 +22,7 @@ def test_lengths_are_geometric_and_3_8_on_average():
     assert Spans().lengths(np.array([0, NEVER], dtype=np.uint32)).tolist() == [1, 10]
 
 
-def test_a_unit_takes_the_smallest_key_of_the_spans_over_it_and_no_span_crosses_a_border():
+def test_a_unit_gets_the_smallest_key_of_its_spans_and_no_span_crosses_a_special_token():
     keys = np.array([[50, 10, 40, 30, NEVER, 60, 70, 5]], dtype=np.uint32)
     draws = np.full((1, 8), NEVER // 2, dtype=np.uint32)  # the middle of the distribution
     spans = Spans(p=0.5, longest=3)
@@ -33,7 +33,7 @@ def test_a_unit_takes_the_smallest_key_of_the_spans_over_it_and_no_span_crosses_
 
 
 @pytest.mark.parametrize("probability", [0.15, 0.4])
-def test_every_block_hides_the_same_number_and_a_mask_does_not_depend_on_its_batch(probability):
+def test_every_block_has_the_same_number_masked_and_a_mask_does_not_depend_on_its_batch(probability):
     mask, ids = masking(spans=Spans(), mlm_probability=probability), blocks(100)
     together = mask.apply(ids, first=7)
     _, positions, labels = together
@@ -47,7 +47,7 @@ def test_every_block_hides_the_same_number_and_a_mask_does_not_depend_on_its_bat
 
 
 def runs(positions):
-    """Unbroken runs of masked positions as (row, first place in the row, length)."""
+    """Unbroken runs of masked positions as (row, index of the first position, length)."""
     found = []
     for row, places in enumerate(positions):
         begins = [k for k in range(len(places)) if k == 0 or places[k] != places[k - 1] + 1]
@@ -55,7 +55,7 @@ def runs(positions):
     return found
 
 
-def test_what_is_hidden_hangs_together_and_is_replaced_in_one_way():
+def test_masked_tokens_form_runs_that_are_replaced_in_one_way():
     ids = blocks(rows=2000, length=128)
     inputs, positions, labels = masking(spans=Spans()).apply(ids, 0)
     found = runs(positions)
@@ -66,17 +66,17 @@ def test_what_is_hidden_hangs_together_and_is_replaced_in_one_way():
     seen = np.take_along_axis(inputs, positions, 1)
     kinds = np.where(seen == 4, 0, np.where(seen == labels, 2, 1))
     ways = [kinds[row, first] for row, first, _ in found]
-    # A random token is now and then the token itself: 1 in 995.
+    # One random token in 995 is the original token.
     together = [len(set(kinds[row, first : first + length]) - {2}) <= 1 for row, first, length in found]
     assert all(together)
     assert np.bincount(ways, minlength=3) / len(ways) == pytest.approx([0.8, 0.1, 0.1], abs=0.02)
-    # Every ordinary position is about as likely as any other but for those after a border, which fewer spans reach.
+    # Ordinary positions are about equally likely, except after a special token, where fewer spans cover them.
     share = np.bincount(positions.ravel(), minlength=128) / 2000
     assert share[[0, 20, 127]].tolist() == [0, 0, 0]
     assert share[40:120] == pytest.approx(share[40:120].mean(), abs=0.04)
 
 
-def test_the_short_last_block_hides_its_own_share():
+def test_the_short_last_block_has_its_share_masked():
     ids = blocks(1)
     ids[0, 21:] = 1
     _, positions, labels = masking(spans=Spans()).apply(ids, 0)
@@ -84,28 +84,28 @@ def test_the_short_last_block_hides_its_own_share():
 
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
-def test_with_whole_words_spans_are_of_words(kind, request):
+def test_with_whole_word_masking_spans_consist_of_words(kind, request):
     tokenizer = request.getfixturevalue(kind)
     documents = toy_documents(100, seed=4)
     options = {"length": 64, "words": word_boundaries(tokenizer), "mlm_probability": 0.3}
-    spread = {}
+    adjacent_share = {}
     for spans in (None, Spans()):
         sequences = sequences_of(tokenizer, documents, spans=spans, **options)
-        hidden_words, side_by_side = 0, 0
+        masked_words, adjacent = 0, 0
         for n in range(30):
             batch = sequences[n]
             ids = sequences.blocks.rows(sequences.block_ids(range(n, n + 1)))[0]
-            hidden = set(batch["masked_positions"][0][batch["labels"][0] != IGNORED].tolist())
-            words = places_of_words(tokenizer, ids)
-            whole = [set(word) <= hidden for word in words]
-            assert all(w or not set(word) & hidden for word, w in zip(words, whole, strict=True))
-            hidden_words += sum(whole)
-            side_by_side += sum(a and b for a, b in itertools.pairwise(whole))
-        spread[spans is not None] = side_by_side / hidden_words
-    assert spread[True] > 1.5 * spread[False]
+            masked = set(batch["masked_positions"][0][batch["labels"][0] != IGNORED].tolist())
+            words = positions_of_words(tokenizer, ids)
+            whole = [set(word) <= masked for word in words]
+            assert all(w or not set(word) & masked for word, w in zip(words, whole, strict=True))
+            masked_words += sum(whole)
+            adjacent += sum(a and b for a, b in itertools.pairwise(whole))
+        adjacent_share[spans is not None] = adjacent / masked_words
+    assert adjacent_share[True] > 1.5 * adjacent_share[False]
 
 
-def test_the_rate_may_fall_and_shapes_stay():
+def test_a_falling_masking_rate_keeps_the_shapes():
     ids = blocks(rows=6)
     rate = lambda n: 0.3 - 0.05 * (n // 2)  # noqa: E731
     for spans in (None, Spans()):

@@ -1,4 +1,4 @@
-"""recipe.objective.unigram: the baseline by counts, with what it is by hand."""
+"""The unigram baseline: probabilities and loss as computed by hand."""
 
 import math
 
@@ -9,7 +9,7 @@ import torch
 from recipe.objective.unigram import UnigramBaseline
 
 
-def test_each_ordinary_token_has_its_share_and_special_ones_none():
+def test_ordinary_tokens_have_their_smoothed_share_and_special_tokens_none():
     baseline = UnigramBaseline(np.array([3, 0, 90, 1]), special_ids=(2,))
     assert baseline.log_probabilities.exp().tolist() == pytest.approx([4 / 7, 1 / 7, 0, 2 / 7])
     loss, correct = baseline.score(torch.tensor([0, -100, 3, 0]))
