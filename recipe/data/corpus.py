@@ -16,7 +16,7 @@ from recipe.data.remote import fetch, is_archive, slug
 from recipe.data.splits import Splits, find_splits
 from recipe.data.surrogates import without_surrogates
 from recipe.data.tables import DELIMITERS
-from recipe.data.text_files import RECORDS, WHOLE_FILES, field_of, format_of, read_documents, text_of
+from recipe.data.text_files import RECORDS, SOURCE_FILES, field_of, format_of, read_documents, text_of
 from recipe.system.errors import SourceBroken, UserError
 from recipe.system.hub import require_hub
 
@@ -137,7 +137,7 @@ def open_corpus(
 
 def _ineffective_settings(options: dict, formats: set[str | None]) -> Iterator[str]:
     """A warning for each setting that applies to none of the `formats`."""
-    tables, text = set(DELIMITERS), {".txt", *WHOLE_FILES}
+    tables, text = set(DELIMITERS), {".txt", *SOURCE_FILES}
     for name, given, applicable, what in (
         ("text_column", options["text_column"] != "text", {*RECORDS, HUB}, "file with columns"),
         ("line_by_line", options["line_by_line"], text, "file of plain text"),
@@ -167,7 +167,7 @@ def _looks_local(dataset: str) -> bool:
         or glob.has_magic(dataset)
         or dataset.startswith((".", "/", "~"))
         or dataset.count("/") > 1
-        or (format_of(Path(dataset)) is not None and not (format_of(Path(dataset)) in WHOLE_FILES and "/" in dataset))
+        or (format_of(Path(dataset)) is not None and not (format_of(Path(dataset)) in SOURCE_FILES and "/" in dataset))
     )
 
 

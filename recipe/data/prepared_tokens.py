@@ -81,7 +81,7 @@ def _parse(folder: Path, described: dict) -> PreparedTokens:
     """The content of prepared.json. Raises DamagedFile where its numbers don't match its fingerprint."""
     splits = {split: described["splits"][split] for split in SPLITS}
     if described["fingerprint"] != fingerprint_of(described["splits"]):
-        raise DamagedFile("has other content than its fingerprint says")
+        raise DamagedFile("doesn't match its fingerprint")
     for about in splits.values():
         if not isinstance(about["tokens"], int) or not isinstance(about["documents"], int):
             raise TypeError("expected counts")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from recipe.data.columnar import saved_dataset
 from recipe.data.compression import COMPRESSIONS, PLAIN_OR_COMPRESSED
-from recipe.data.text_files import EXPECTED_FORMATS, RECORDS, WHOLE_FILES, format_of
+from recipe.data.text_files import EXPECTED_FORMATS, RECORDS, SOURCE_FILES, format_of
 from recipe.system.errors import UserError
 
 # A name belongs to a split if it begins with the split's word, followed by - _ . or a digit or nothing more:
@@ -88,7 +88,7 @@ def find_splits(path: str, keep_all: bool = False) -> Splits:
     named = {}
     for file, parts in folders.items():
         above = split_of(parts[-1]) if parts else None
-        if format_of(file) in WHOLE_FILES:
+        if format_of(file) in SOURCE_FILES:
             named[file] = above if has_train_folder else None
         else:
             named[file] = split_of(file.name) or above
@@ -155,13 +155,13 @@ def _of_one_kind(files: list[Path], skipped: Counter[str]) -> list[Path]:
     """Removes record files or source files (code and markup) where there are both: the record files where the source
     files, without READMEs, are more in number and in bytes; the source files otherwise."""
     records = [file for file in files if format_of(file) in RECORDS]
-    whole = [file for file in files if format_of(file) in WHOLE_FILES]
-    if not records or not whole:
+    sources = [file for file in files if format_of(file) in SOURCE_FILES]
+    if not records or not sources:
         return files
-    tree = [file for file in whole if not file.name.lower().startswith("readme")]
+    tree = [file for file in sources if not file.name.lower().startswith("readme")]
     is_tree = len(tree) > len(records) and _size(tree) > _size(records)
     dropped, what = (
-        (records, "record files beside source code") if is_tree else (whole, "source files beside record files")
+        (records, "record files beside source code") if is_tree else (sources, "source files beside record files")
     )
     kinds = Counter(map(_suffix, dropped)).most_common(MAX_SUFFIXES_LISTED)
     skipped[f"{what} ({', '.join(f'{count:,} {suffix}' for suffix, count in kinds)})"] = len(dropped)

@@ -3,7 +3,7 @@
 What a document is, by suffix:
 .txt                        a paragraph (blank lines separate paragraphs), or a line with `line_by_line`; white space at
                             line ends is dropped, spaces and tabs at their beginning are kept
-.py .md .html ...           the complete file (see WHOLE_FILES), with its indentation and empty lines
+.py .md .html ...           the complete file (see SOURCE_FILES), with its indentation and empty lines
 .jsonl .json                one field of each line's object
 .csv .tsv .parquet .arrow   one column of each row
 A field `a.b` is the field b inside of the field a, unless a field is named `a.b` itself. A list of strings is one
@@ -23,10 +23,10 @@ from recipe.data.tables import DELIMITERS, column_index, read_rows
 from recipe.system.errors import UserError
 
 RECORDS = (".jsonl", ".json", *DELIMITERS, *COLUMNAR)  # one document per record
-WHOLE_FILES = (".md", ".markdown", ".rst", ".html", ".htm", ".xml", ".tex", ".py", ".pyi", ".c", ".h", ".cc", ".cpp",
+SOURCE_FILES = (".md", ".markdown", ".rst", ".html", ".htm", ".xml", ".tex", ".py", ".pyi", ".c", ".h", ".cc", ".cpp",
                ".hpp", ".cs", ".css", ".go", ".java", ".jl", ".js", ".jsx", ".kt", ".lua", ".php", ".pl", ".r", ".rb",
                ".rs", ".scala", ".sh", ".sql", ".swift", ".ts", ".tsx")  # fmt: skip
-FORMATS = (".txt", *RECORDS, *WHOLE_FILES)
+FORMATS = (".txt", *RECORDS, *SOURCE_FILES)
 EXPECTED_FORMATS = f".txt {' '.join(RECORDS)}, or source code and markup such as .py .md .rst .html .xml .tex"
 INDENTATION = " \t"
 _MISSING = object()
@@ -58,9 +58,9 @@ def read_documents(
             return
         with open_binary(path) as stream:
             pieces = lines(path, stream, text_encoding)
-            if kind == ".txt" or (kind in WHOLE_FILES and line_by_line):
+            if kind == ".txt" or (kind in SOURCE_FILES and line_by_line):
                 yield from _read_text(pieces, line_by_line, keep_linebreaks)
-            elif kind in WHOLE_FILES:
+            elif kind in SOURCE_FILES:
                 yield from _read_whole(pieces)
             elif kind in DELIMITERS:
                 rows = read_rows(path, kind, whole_lines(pieces), csv_delimiter, csv_quoting)

@@ -165,9 +165,7 @@ def test_a_changed_prepared_json_is_refused(bpe, text_file, tmp_path):
     described = json.loads((prepared.folder / "prepared.json").read_text())
     described["splits"]["train"]["tokens"] += 1
     (prepared.folder / "prepared.json").write_text(json.dumps(described))
-    with pytest.raises(
-        UserError, match=r"prepared\.json has other content than its fingerprint says: delete the folder"
-    ):
+    with pytest.raises(UserError, match=r"prepared\.json doesn't match its fingerprint: delete the folder"):
         load_prepared(prepared.folder)
 
 

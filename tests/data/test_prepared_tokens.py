@@ -106,7 +106,7 @@ def test_a_page_is_verified_once_for_a_process_and_its_forked_workers(prepared, 
     ("name", "message"),
     [
         ("unigram.npy", "unigram.npy doesn't match its sha256"),
-        ("prepared.json", r"prepared.json (is not JSON|has other content|doesn't match)"),
+        ("prepared.json", r"prepared.json (is not JSON|doesn't match its fingerprint)"),
         ("train.crc32.npy", "train.crc32.npy doesn't match its sha256"),
         ("checksums.json", "doesn't match|is not JSON|unreadable|missing|bytes"),
     ],
