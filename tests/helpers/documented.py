@@ -1,11 +1,15 @@
-"""The commands that this repository's documents and usage blocks tell a reader to type."""
+"""The commands that this repository's documents and usage blocks tell a reader to type, and a place to type them in."""
 
 import ast
+import os
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from toy import REPOSITORY
+from toy import REPOSITORY, SHARED_DATA
 
 PROGRAMS = r"(?:bash|python|sky|ray|pip|sbatch|torchrun|\./)"
 VARIABLES = r"(?:[A-Z][A-Z_0-9]*=(?:\"[^\"]*\"|'[^']*'|\S*)\s+)*"
@@ -75,3 +79,31 @@ def _of_usage(file: Path, lines: list[str]) -> list[Documented]:
         if COMMAND.match(f"{command} "):
             found.append(Documented(_name(file), command))
     return found
+
+
+def copy_repository(folder: Path) -> Path:
+    """Copies the files of the repository into `folder`, without tests and what git ignores, and returns it. GLUE's
+    files, where there are any beside the repository, are in its folder glue."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for name in filter(None, listed.split("\0")):
+        if (REPOSITORY / name).is_file() and not name.startswith("tests/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    if SHARED_DATA.is_dir():
+        (folder / "glue").symlink_to(SHARED_DATA / "glue")
+    return folder
+
+
+def typed(folder: Path, found: Documented, timeout: int = 280, **variables: str) -> subprocess.CompletedProcess:
+    """Types a command, after the exports of its block, in `folder`, with these variables exported and without a hub."""
+    leave = ("MODEL", "TOKENIZER", "DATASET", "RUN", "DRY_RUN", "WORLD_SIZE", "RANK", "LOCAL_RANK")
+    environment = {name: value for name, value in os.environ.items() if name not in leave}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment |= {"PATH": path, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    lines = "\n".join([*found.exports, found.command])
+    return subprocess.run(
+        ["bash", "-c", lines], cwd=folder, env=environment | variables, capture_output=True, text=True, timeout=timeout
+    )

@@ -5,18 +5,15 @@ has its flags read by its own parser); or not run, because it needs what the gro
 """
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from documented import Documented, documented_commands
-from toy import REPOSITORY, SHARED_DATA, toy_documents
+from documented import Documented, copy_repository, documented_commands, typed
+from toy import SHARED_DATA, toy_documents
 
 from recipe.cli.parser import parse
 from recipe.data.arguments import DataArguments
@@ -37,7 +34,7 @@ REAL_SLOW = (
     r"python -m recipe\.report(\.scores|\.publish)? .*",
     r"python -m recipe\.(model\.scale|system\.secrets) .*",
     r"python train_tokenizer\.py (?!.*-base).*",
-    r"python prepare_data\.py --dataset_name docstrings .*",
+    r"python prepare_data\.py (--help|--dataset_name docstrings .*)",
     r"python -m recipe\.finetune\.qa\.scoring dev-v1\.1\.json .*",
 )
 # Flags of programs that a shell script or the reader starts: (program, what reads its flags).
@@ -50,7 +47,12 @@ PARSERS = {
 DRY = (
     r"(?!RUN=runs/NAME GLUE_DATA=glue/ bash)\S.* bash (pretrain|finetune_glue|finetune_qa)\.sh( --.*)?",
     r"(.* )?bash launch/(slurm|ray)\.sh (pretrain|finetune_glue)\.sh",
+    r"bash pretrain\.sh --.*",
     r"python run_(mlm|clm|glue|qa)\.py .*",
+)
+TUTORIAL = (  # tests/repository/test_tutorial.py runs all of docs/tutorial.md, in its order
+    r"mkdir -p my_corpus",
+    r"python -c .*",
 )
 NEEDS = {
     "SkyPilot and a cloud": (r"sky .*", r"pip install 'skypilot.*"),
@@ -59,9 +61,9 @@ NEEDS = {
     "a bucket": (r"python prepare_data\.py .*s3://.*",),
     "the hub": (r"python train_tokenizer\.py .*-base.*", r"python fill_mask\.py .*roberta-base", r"python prepare_data\.py --dataset_name my_corpus/ .*roberta-base"),
     "SQuAD 2.0's answers": (r"python -m recipe\.finetune\.qa\.scoring dev-v2\.0\.json .*",),
-    "two or more GPUs": (r"python -m recipe\.launch .*",),
+    "two or more GPUs": (r"python -m recipe\.launch( .*)?",),
     "a machine to itself: these measure it": (r"(.* )?bash benchmarks/.*", r"python benchmarks/.*"),
-    "the suite itself": (r"bash test\.sh.*", r"bash tests/chaos/run\.sh"),
+    "the suite itself": (r"bash test\.sh.*", r"bash tests/chaos/run\.sh", r"python tests/mutations\.py"),
 }  # fmt: skip
 COMMANDS = documented_commands()
 SMALL = {
@@ -72,12 +74,14 @@ SMALL = {
 
 def groups_of(command: str) -> list[str]:
     """The groups that a command is in."""
-    patterns = {"real": REAL, "real, slow": REAL_SLOW, "dry": DRY} | NEEDS
+    patterns = {"real": REAL, "real, slow": REAL_SLOW, "dry": DRY, "tutorial": TUTORIAL} | NEEDS
     return [group for group, many in patterns.items() if any(re.fullmatch(pattern, command) for pattern in many)]
 
 
-def of_group(group: str) -> list:
-    chosen = {(found.command, found.exports): found for found in COMMANDS if groups_of(found.command) == [group]}
+def of_group(group: str, without: str = "") -> list:
+    """The commands of a group, each once, but for those of the file `without`."""
+    asked = [found for found in COMMANDS if groups_of(found.command) == [group] and found.file != without]
+    chosen = {(found.command, found.exports): found for found in asked}
     return [pytest.param(found, id=f"{found.file}: {found.command}") for found in chosen.values()]
 
 
@@ -85,7 +89,7 @@ def test_every_documented_command_is_in_one_group():
     assert len(COMMANDS) > 100
     lost = {f"{found.file}: {found.command}": groups_of(found.command) for found in COMMANDS}
     assert {command: groups for command, groups in lost.items() if len(groups) != 1} == {}
-    every = [pattern for many in (REAL, REAL_SLOW, DRY, *NEEDS.values()) for pattern in many]
+    every = [pattern for many in (REAL, REAL_SLOW, DRY, TUTORIAL, *NEEDS.values()) for pattern in many]
     unused = [p for p in every if not any(re.fullmatch(p, found.command) for found in COMMANDS)]
     assert unused == []
 
@@ -96,34 +100,12 @@ def test_new_documentation_cannot_escape():
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """The repository's files in a folder of their own, and what the commands' placeholders stand for."""
-    folder = tmp_path_factory.mktemp("checkout")
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    for name in filter(None, listed.split("\0")):
-        if (REPOSITORY / name).is_file() and not name.startswith("tests/"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, folder / name)
+    """A copy of the repository, and what the placeholders of the commands stand for."""
+    folder = copy_repository(tmp_path_factory.mktemp("checkout"))
     (folder / "my_corpus").mkdir()
     for file in (folder / "my.txt", folder / "my_corpus" / "text.txt"):
         file.write_text("\n\n".join(toy_documents(220)))
-    if SHARED_DATA.is_dir():
-        (folder / "glue").symlink_to(SHARED_DATA / "glue")
     return folder
-
-
-def typed(checkout: Path, found: Documented, **variables: str) -> subprocess.CompletedProcess:
-    """What comes of typing a command in the repository's folder, with these variables exported."""
-    leave = ("MODEL", "TOKENIZER", "DATASET", "RUN", "DRY_RUN", "WORLD_SIZE", "RANK", "LOCAL_RANK")
-    environment = {name: value for name, value in os.environ.items() if name not in leave}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment |= {"PATH": path, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    lines = "\n".join([*found.exports, found.command])
-    return subprocess.run(
-        ["bash", "-c", lines], cwd=checkout, env=environment | variables, capture_output=True, text=True, timeout=280
-    )
 
 
 @pytest.mark.parametrize("found", of_group("dry"))
@@ -207,7 +189,7 @@ def finished(checkout) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("found", of_group("real, slow"))
+@pytest.mark.parametrize("found", of_group("real, slow", without="docs/tutorial.md"))
 def test_a_command_does_what_it_says(finished, found):
     done = typed(finished, found)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
