@@ -33,8 +33,9 @@ REAL_SLOW = (
     r"python fill_mask\.py runs/(?!.*roberta-base).*",
     r"python -m recipe\.report(\.scores|\.publish)? .*",
     r"python -m recipe\.(model\.scale|system\.secrets) .*",
-    r"python train_tokenizer\.py (?!.*-base).*",
-    r"python prepare_data\.py (--help|--dataset_name docstrings .*)",
+    r"python train_tokenizer\.py (?!.*-base|--help).*",
+    r"python prepare_data\.py --dataset_name docstrings .*",
+    r"python \w+\.py --help",
     r"python -m recipe\.finetune\.qa\.scoring dev-v1\.1\.json .*",
 )
 # Flags of programs that a shell script or the reader starts: (program, what reads its flags).
@@ -48,7 +49,7 @@ DRY = (
     r"(?!RUN=runs/NAME GLUE_DATA=glue/ bash)\S.* bash (pretrain|finetune_glue|finetune_qa)\.sh( --.*)?",
     r"(.* )?bash launch/(slurm|ray)\.sh (pretrain|finetune_glue)\.sh",
     r"bash pretrain\.sh --.*",
-    r"python run_(mlm|clm|glue|qa)\.py .*",
+    r"python run_(mlm|clm|glue|qa)\.py (?!--help).*",
 )
 TUTORIAL = (  # tests/repository/test_tutorial.py runs all of docs/tutorial.md, in its order
     r"mkdir -p my_corpus",

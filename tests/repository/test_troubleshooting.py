@@ -1,16 +1,24 @@
 """docs/troubleshooting.md: each symptom that it quotes is brought about, and what is printed is compared with the page."""
 
+import contextlib
 import json
+import math
+import os
 import re
+import signal
+import sys
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from filelock import FileLock
 from glue_toys import write_glue
-from toy import REPOSITORY, toy_documents
+from safetensors.torch import load_file, save_file
+from toy import REPOSITORY, toy_documents, until
 
+from recipe.data.tokenizer import save_tokenizer, train_tokenizer
 from recipe.finetune.glue.rows import read_glue
 from recipe.finetune.glue.tasks import TASKS
 from recipe.launch.world import announced_world
@@ -35,21 +43,26 @@ def symptom(heading: str):
 class Bench:
     """Toy runs in runs/NAME of a folder of their own, on the text my_corpus/text.txt."""
 
-    def __init__(self, run, folder, write_config, capsys, monkeypatch):
-        self._run, self.folder, self.write_config, self.capsys, self.monkeypatch = run, folder, write_config, capsys, monkeypatch
-        self.corpus = folder / "my_corpus"
-        self.corpus.mkdir()
+    def __init__(self, run, folder: Path, write_config, monkeypatch):
+        self._run, self.folder, self.write_config, self.monkeypatch = run, folder, write_config, monkeypatch
+        self.name = folder / "runs" / "NAME"
+        monkeypatch.setattr("sys.stderr", sys.stdout)  # `run` returns what was printed there
+        (folder / "my_corpus").mkdir()
         self.text = self.write("text.txt", "\n\n".join(toy_documents(200)))
 
-    def write(self, name: str, content: str | bytes):
-        file = self.corpus / name
+    def write(self, name: str, content: str | bytes) -> Path:
+        file = self.folder / "my_corpus" / name
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
         return file
 
+    def config(self, **settings) -> str:
+        return str(self.write_config(**settings).rename(self.folder / "X.json"))
+
     def pretrain(self, *argv) -> int:
-        """Runs run_mlm.py with more flags than the toy settings, and returns its exit code."""
-        files = {"--train_file": None, "--dataset_name": str(self.text), "--output_dir": str(self.folder / "runs" / "NAME")}
-        code, said = self._run(*[part for pair in (files | dict(zip(argv[::2], argv[1::2], strict=True))).items() for part in pair])
+        """run_mlm.py with toy settings and `argv`; prints what it printed and returns its exit code."""
+        files = {"--train_file": None, "--dataset_name": str(self.text), "--output_dir": str(self.name)}
+        given = files | dict(zip(argv[::2], argv[1::2], strict=True))
+        code, said = self._run(*[part for pair in given.items() for part in pair])
         print(said)
         return code
 
@@ -61,14 +74,12 @@ def _(bench):
 
 @symptom("Tokenizer and config do not fit")
 def _(bench):
-    config = bench.write_config(vocab_size=200).rename(bench.folder / "X.json")
-    bench.pretrain("--config_name", str(config))
+    bench.pretrain("--config_name", bench.config(vocab_size=200))
 
 
 @symptom("The sequence length is beyond the model's positions")
 def _(bench):
-    config = bench.write_config(vocab_size=400).rename(bench.folder / "X.json")
-    bench.pretrain("--config_name", str(config), "--max_seq_length", "128")
+    bench.pretrain("--config_name", bench.config(), "--max_seq_length", "128")
 
 
 @symptom("The global batch cannot be divided")
@@ -78,8 +89,8 @@ def _(bench):
 
 @symptom("There is less text than one block")
 def _(bench):
-    bench.text = bench.write("short.txt", "One.\n\nTwo words.\n\nThree more words.")
-    bench.pretrain("--validation_file", str(bench.folder / "my_corpus" / "text.txt"))
+    whole, bench.text = bench.text, bench.write("short.txt", "One.\n\nTwo words.\n\nThree more words.")
+    bench.pretrain("--validation_file", str(whole))
 
 
 @symptom("There is no validation text")
@@ -90,13 +101,14 @@ def _(bench):
 
 @symptom("The text is in another column")
 def _(bench):
-    bench.text = bench.write("rows.jsonl", "".join(json.dumps({"id": n, "content": text}) + "\n" for n, text in enumerate(toy_documents(20))))
+    rows = [json.dumps({"id": n, "content": text}) for n, text in enumerate(toy_documents(20))]
+    bench.text = bench.write("rows.jsonl", "\n".join(rows))
     bench.pretrain()
 
 
 @symptom("A file is not UTF-8")
 def _(bench):
-    bench.text = bench.write("old.txt", "\n\n".join(f"Un café à la crème, s'il vous plaît, numéro {n}." for n in range(50)).encode("cp1252"))
+    bench.text = bench.write("old.txt", "\n\n".join(["Un café à la crème, s'il vous plaît."] * 50).encode("cp1252"))
     bench.pretrain()
 
 
@@ -108,13 +120,15 @@ def _(bench):
 
 @symptom("The tokenizer does not know the text")
 def _(bench):
-    bench.pretrain("--tokenizer_name", str(bench.write_config("bert", vocab_size=400)))
+    other = train_tokenizer(lambda: ["one two three four five six seven"], kind="wordpiece", vocab_size=60)
+    save_tokenizer(other, bench.folder / "my_tokenizer")
+    config = bench.config(family="bert", vocab_size=400)
+    bench.pretrain("--config_name", config, "--tokenizer_name", str(bench.folder / "my_tokenizer"))
 
 
 @symptom("Nothing happens: the run is done")
 def _(bench):
     bench.pretrain()
-    bench.capsys.readouterr()
     bench.pretrain()
 
 
@@ -126,19 +140,17 @@ def _(bench):
 
 @symptom("Another program works in the folder")
 def _(bench):
-    folder = bench.folder / "runs" / "NAME"
-    folder.mkdir(parents=True)
-    with FileLock(folder / ".lock"):
+    bench.name.mkdir(parents=True)
+    with FileLock(bench.name / ".lock"):
         bench.pretrain()
 
 
 @symptom("A checkpoint is damaged")
 def _(bench):
-    bench.pretrain("--max_steps", "4")
-    file = bench.folder / "runs" / "NAME" / "checkpoint-4" / "model.safetensors"
+    bench.pretrain()
+    file = bench.name / "checkpoint-4" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
-    bench.capsys.readouterr()
-    bench.pretrain("--max_steps", "4")
+    bench.pretrain()
 
 
 @symptom("Prepared tokens are damaged")
@@ -153,12 +165,36 @@ def _(bench):
 
 @symptom("The loss is not finite")
 def _(bench):
-    bench.pretrain("--learning_rate", "1e30", "--warmup_steps", "0")
+    bench.pretrain()
+    weights = load_file(bench.name / "model.safetensors")
+    weights["lm_head.dense.weight"][0, 0] = math.nan
+    save_file(weights, bench.name / "model.safetensors", metadata={"format": "pt"})
+    start = ("--model_name_or_path", str(bench.name), "--config_name", None, "--tokenizer_name", None)
+    assert bench.pretrain(*start, "--vocab_size", None, "--output_dir", str(bench.folder / "runs" / "second")) == 3
+
+
+@symptom("The run stopped with exit code 75")
+def _(bench):
+    def stop() -> None:
+        with contextlib.suppress(AssertionError):
+            until(lambda: (bench.name / "log.jsonl").is_file() and (bench.name / "log.jsonl").stat().st_size)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # after the run: a signal that comes late ends no test
+    thread = threading.Thread(target=stop)
+    try:
+        thread.start()
+        assert bench.pretrain("--max_steps", "100000", "--save_steps", "100000") == 75
+    finally:
+        thread.join()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @symptom("The disk is too small")
 def _(bench):
-    bench.monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000))
+    bench.monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
     bench.pretrain()
 
 
@@ -191,13 +227,19 @@ def _(bench):
     select_trackers(SimpleNamespace(report_to=["wandb"]), print)
 
 
-@pytest.mark.parametrize("heading", BROUGHT_ABOUT)
-def test_a_quoted_symptom_is_what_is_printed(heading, run, tmp_path, write_config, capsys, monkeypatch):
-    bench = Bench(run, tmp_path, write_config, capsys, monkeypatch)
-    error = ""
+@pytest.mark.parametrize(("heading", "quoted"), QUOTED, ids=[heading for heading, _ in QUOTED])
+def test_a_quoted_symptom_is_what_is_printed(heading, quoted, run, tmp_path, write_config, capsys, monkeypatch):
+    mistake = ""
     try:
-        BROUGHT_ABOUT[heading](bench)
-    except UserError as mistake:
-        error = f"error: {mistake}"
-    said = "\n".join([*capsys.readouterr(), error]).replace(f"{tmp_path}/", "")
-    with open("/tmp/docs_symptoms.txt", "a") as f: print("###", heading, "\n", said, file=f)
+        BROUGHT_ABOUT[heading](Bench(run, tmp_path, write_config, monkeypatch))
+    except UserError as error:  # a program prints it so and ends with exit code 2
+        mistake = f"error: {error}"
+    said = "\n".join([*capsys.readouterr(), mistake]).replace(f"{tmp_path}/", "")
+    pattern = re.escape(quoted).replace(re.escape("..."), ".*")
+    assert re.search(f"^{pattern}$", said, flags=re.M), f"{quoted}\nis not in\n{said}"
+
+
+def test_every_section_quotes_a_symptom_that_is_brought_about():
+    headings = re.findall(r"^### (.+)$", PAGE, flags=re.M)
+    assert len(headings) >= 15 and headings == [heading for heading, _ in QUOTED]
+    assert sorted(headings) == sorted(BROUGHT_ABOUT)

@@ -33,7 +33,9 @@ def test_the_tutorial_from_beginning_to_end(tmp_path):
     run = folder / "runs" / "tutorial"
     assert (folder / "my_corpus" / "documentation.jsonl").stat().st_size > 10_000_000
     assert len(json.loads((folder / "my_tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]) == 8192
-    assert {"checkpoint-2", "checkpoint-4", "report.html", "run.json", "log.jsonl"} <= {file.name for file in run.iterdir()}
+    assert {"checkpoint-2", "checkpoint-4", "report.html", "run.json", "log.jsonl"} <= {
+        file.name for file in run.iterdir()
+    }
     table = (run / "glue" / "glue.csv").read_text()
     assert table.count("stsb") == 3 and "random:tutorial" in table
     assert (folder / "results" / "tutorial" / "glue" / "glue.csv").exists()
