@@ -8,19 +8,21 @@ from recipe.data.blocks import OrderedBlocks
 from recipe.evaluate.continuation import continuations_of
 from recipe.evaluate.fill_in import blanks_from
 from recipe.model.config import first_position, is_causal
+from recipe.model.metrics import shown_metrics
 from recipe.train.deepspeed import unsharded_model
 
 
 def report(metrics: dict, model, tokenizer, eval_data: OrderedBlocks, run: Path) -> None:
     """The end of a run on the console: figures beside the baseline, three filled blanks or continued texts, and what to
     do next."""
-    name = f"{eval_data.metric_prefix}accuracy"
     print(
         f"\neval loss        {metrics['eval_loss']:.3f} nats   (unigram baseline {metrics['eval_unigram_loss']:.3f})\n"
-        f"perplexity       {metrics['eval_perplexity']:.1f}\n"
-        f"{name.replace('_', ' '):15}  {metrics[f'eval_{name}']:.1%}   "
-        f"(unigram baseline {metrics['eval_unigram_accuracy']:.1%})\n"
+        f"perplexity       {metrics['eval_perplexity']:.1f}"
     )
+    baseline = f"   (unigram baseline {metrics['eval_unigram_accuracy']:.1%})"
+    for title, value in shown_metrics(metrics).items():
+        print(f"{title:15}  {value}{baseline if title in ('accuracy', 'masked accuracy') else ''}")
+    print()
     spread = np.linspace(0, len(eval_data.blocks) - 1, num=12, dtype=np.int64)
     rows = eval_data.blocks.rows(np.unique(spread))
     model = unsharded_model(model, run)

@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from recipe.model.families import FAMILIES
+from recipe.model.metrics import METRICS
 
 LOGITS_BYTES = 128 << 20  # of logits kept in memory at a time in a training step on a CPU
 
@@ -19,15 +20,15 @@ def use_masked_only_head(model: PreTrainedModel) -> PreTrainedModel:
 
     It takes input_ids [batch, length], masked_positions [batch, K], labels [batch, K] (-100 is ignored) and, for padded
     blocks, attention_mask [batch, length]. It returns loss, the *sum* of the labels' cross-entropies in nats, and in
-    evaluation correct, the number of labels with the highest logit. Loss and gradients equal those of the dense head up
-    to rounding.
+    evaluation the sum of each of METRICS over the labels. Loss and gradients equal those of the dense head up to
+    rounding.
     """
     head, decoder = FAMILIES[model.config.model_type].head(model), model.get_output_embeddings()
 
     def forward(self, input_ids, masked_positions, labels, attention_mask=None):
         hidden = self.base_model(input_ids, attention_mask=attention_mask)[0]
         index = masked_positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
-        return _loss_and_hits(head(hidden.gather(1, index).flatten(0, 1)), decoder, labels.flatten(), self.training)
+        return _loss_and_metrics(head(hidden.gather(1, index).flatten(0, 1)), decoder, labels.flatten(), self.training)
 
     model.forward = types.MethodType(forward, model)
     return model
@@ -40,16 +41,16 @@ def use_next_token_head(model: PreTrainedModel) -> PreTrainedModel:
 
     def forward(self, input_ids, labels):
         hidden = self.base_model(input_ids, use_cache=False)[0]
-        return _loss_and_hits(head(hidden.flatten(0, 1)), decoder, labels.flatten(), self.training)
+        return _loss_and_metrics(head(hidden.flatten(0, 1)), decoder, labels.flatten(), self.training)
 
     model.forward = types.MethodType(forward, model)
     return model
 
 
-def _loss_and_hits(
+def _loss_and_metrics(
     features: torch.Tensor, decoder: nn.Linear, labels: torch.Tensor, training: bool
 ) -> dict[str, torch.Tensor]:
-    """The summed cross-entropy of features [n, width] projected to the vocabulary; in evaluation also the hits."""
+    """The summed cross-entropy of features [n, width] projected to the vocabulary; in evaluation also the metrics."""
     if training and _can_chunk(features, decoder):
         rows = max(1, LOGITS_BYTES // (4 * decoder.out_features))
         options = nn.LinearCrossEntropyOptions(batch_chunk_size=rows)
@@ -61,7 +62,7 @@ def _loss_and_hits(
     loss = functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
     if training:
         return {"loss": loss}
-    return {"loss": loss, "correct": (logits.argmax(-1) == labels).sum()}
+    return {"loss": loss} | {name: metric.total(logits, labels) for name, metric in METRICS.items()}
 
 
 def _can_chunk(features: torch.Tensor, decoder: nn.Linear) -> bool:

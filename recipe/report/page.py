@@ -27,6 +27,7 @@ from recipe.cli.program import run_script
 from recipe.evaluate.fill_in import BLANKS, Filled, display_token, fill_all, models_of
 from recipe.finetune.columns import TITLES
 from recipe.model.config import is_causal, load_config
+from recipe.model.metrics import shown_metrics
 from recipe.report.caveats import of_scores, of_training
 from recipe.report.score_curves import draw
 from recipe.report.score_frames import best_of_grid, cells_of, read_frame
@@ -118,13 +119,9 @@ def summary_of(log: pd.DataFrame, record: dict) -> dict[str, str]:
     if len(evals):
         end = evals.iloc[-1]
         found["eval loss"] = f"{end['eval_loss']:.3f} nats"
-        for name, words in (
-            ("eval_unigram_loss", "unigram baseline"),
-            ("eval_masked_accuracy", "masked accuracy"),
-            ("eval_accuracy", "accuracy"),
-        ):
-            if pd.notna(end.get(name)):
-                found[words] = f"{end[name]:.3f} nats" if name.endswith("loss") else f"{end[name]:.1%}"
+        if pd.notna(end.get("eval_unigram_loss")):
+            found["unigram baseline"] = f"{end['eval_unigram_loss']:.3f} nats"
+        found |= shown_metrics(end)
     speed = rows_with(seen, "tokens_per_second")
     if len(speed):
         seconds = (speed["tokens_seen"].diff().fillna(speed["tokens_seen"]) / speed["tokens_per_second"]).sum()

@@ -10,6 +10,7 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState, ProgressCallback
 
+from recipe.model.metrics import shown_metrics
 from recipe.system.files import write_atomically
 from recipe.system.secrets import redact_all
 from recipe.train.schedules import UNLIMITED_STEPS
@@ -222,7 +223,6 @@ def _line(state, logs: dict) -> str:
         )
     if "eval_loss" in logs:
         baseline = f"  (unigram {logs['eval_unigram_loss']:.3f})" if "eval_unigram_loss" in logs else ""
-        reported = [name for name in ("eval_masked_accuracy", "eval_accuracy") if name in logs]
-        accuracy = "".join(f"  {name.removeprefix('eval_').replace('_', ' ')} {logs[name]:.1%}" for name in reported)
-        return f"{step}  eval loss {logs['eval_loss']:.3f}{baseline}{accuracy}"
+        metrics = "".join(f"  {title} {value}" for title, value in shown_metrics(logs).items())
+        return f"{step}  eval loss {logs['eval_loss']:.3f}{baseline}{metrics}"
     return ""

@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig
 
 from recipe.model.checkpoints import step_of
 from recipe.model.config import is_causal
+from recipe.model.metrics import METRICS, PREFIXES
 from recipe.system.files import read_json, write_atomically
 from recipe.system.secrets import redact, redact_all
 from recipe.train.run_record import read_record
@@ -31,7 +32,10 @@ SETTINGS = {
     "seed": "seed",
     "data": "sha256 of the prepared data",
 }
-RUN_METRICS = ("eval_loss", "eval_perplexity", "eval_masked_accuracy", "eval_accuracy", "eval_unigram_loss")
+RUN_METRICS = (
+    *("eval_loss", "eval_perplexity", "eval_unigram_loss"),
+    *(f"eval_{prefix}{name}" for name in METRICS for prefix in PREFIXES),
+)
 _DATA_FLAGS = ("--dataset_name", "--dataset_config_name", "--train_file")
 
 

@@ -20,6 +20,7 @@ from recipe.data.blocks import OrderedBlocks
 from recipe.data.order import MicroBatches
 from recipe.model.checkpoints import checkpoints
 from recipe.model.flops import flops_per_token
+from recipe.model.metrics import METRICS
 from recipe.objective.unigram import UnigramBaseline
 from recipe.train.arguments import sequences_per_step
 from recipe.train.optimizers import MUON, MuonFactory
@@ -44,8 +45,8 @@ class PretrainTrainer(AtomicCheckpoints, Trainer):
 
     `args.max_steps` must be set. `stages` say which steps see what; by default the run has one. Stages of another
     length than the training data's take their sequences from `short_dataset`. Evaluation reports eval_loss (nats a
-    predicted token), eval_perplexity, eval_masked_accuracy (eval_accuracy of a causal model) and, if a `baseline` is
-    given, the same two figures of the unigram guess.
+    predicted token), eval_perplexity, each of METRICS (eval_masked_accuracy; eval_accuracy of a causal model) and, if a
+    `baseline` is given, loss and accuracy of the unigram guess.
     """
 
     def __init__(
@@ -204,25 +205,27 @@ class PretrainTrainer(AtomicCheckpoints, Trainer):
             model = self.accelerator.prepare_model(model, evaluation_mode=True)
         model.eval()
         self.callback_handler.eval_dataloader = dataloader
-        totals = torch.zeros(3, dtype=torch.float64)  # loss in nats, correct, masked tokens
+        summed = ("loss", *METRICS)
+        totals = torch.zeros(len(summed) + 1, dtype=torch.float64)  # and the number of predicted tokens
         guessed = torch.zeros(2, dtype=torch.float64)  # the baseline's loss and correct
         for number, batch in enumerate(dataloader):
             labels = batch["labels"]
             with torch.no_grad():
                 outputs = model(**self._prepare_inputs(batch))
             if number < dataloader.counted_batches:
-                counts = (outputs["loss"].item(), outputs["correct"].item(), (labels >= 0).sum().item())
+                counts = [*(outputs[name].item() for name in summed), (labels >= 0).sum().item()]
                 totals += torch.tensor(counts, dtype=torch.float64)
                 if self.baseline:
                     guessed += torch.tensor(self.baseline.score(labels), dtype=torch.float64)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         sums = self.accelerator.reduce(torch.cat([totals, guessed]).to(self.args.device), "sum").tolist()
-        loss, correct, count, guessed_loss, guessed_correct = sums
+        loss, *scores, count, guessed_loss, guessed_correct = sums
+        prefix = dataloader.dataset.metric_prefix
         metrics = {
             "loss": loss / count,
             "perplexity": _exp(loss / count),
-            f"{dataloader.dataset.metric_prefix}accuracy": correct / count,
-            f"{dataloader.dataset.metric_prefix}tokens": int(count),
+            **{f"{prefix}{name}": score / count for name, score in zip(METRICS, scores, strict=True)},
+            f"{prefix}tokens": int(count),
         }
         if self.baseline:
             metrics |= {"unigram_loss": guessed_loss / count, "unigram_accuracy": guessed_correct / count}

@@ -49,7 +49,7 @@ def test_loss_and_every_gradient_equal_the_dense_heads(
         torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
     sparse.eval()
     hits = (logits.argmax(-1) == labels).sum()
-    assert sparse(**batch)["correct"] == hits
+    assert sparse(**batch)["accuracy"] == hits
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))

@@ -327,7 +327,7 @@ def test_evaluation_is_exact_repeatable_and_does_not_depend_on_its_batch(tmp_pat
     for result in results:
         assert result["eval_loss"] == pytest.approx(out["loss"].item() / count, abs=1e-5)
         assert result["eval_perplexity"] == pytest.approx(math.exp(result["eval_loss"]))
-        assert result["eval_masked_accuracy"] == out["correct"].item() / count
+        assert result["eval_masked_accuracy"] == out["accuracy"].item() / count
         assert result["eval_masked_tokens"] == count
         assert 0 < result["eval_unigram_accuracy"] < result["eval_unigram_loss"] < math.log(len(bpe))
 
