@@ -9,7 +9,7 @@ from documented import copy_repository, documented_commands, typed
 TUTORIAL = [found for found in documented_commands() if found.file == "docs/tutorial.md"]
 SMALL = {
     "MAX_STEPS": "4", "WARMUP_STEPS": "1", "SAVE_STEPS": "2", "EVAL_STEPS": "2", "LOGGING_STEPS": "1",
-    "EVAL_BLOCKS": "16", "EPOCHS": "0.02", "REPORT_TO": "none",
+    "EVAL_BLOCKS": "16", "REPORT_TO": "none",
 }  # fmt: skip
 
 
