@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Shows what models put into the blanks of a sentence, with probabilities; without a sentence, it asks for some.
+"""Shows what models predict for the blanks of a sentence, with probabilities; without a sentence, it prompts for some.
 
-A run's folder means all its checkpoints, in the order of their steps: what did the model know, and when?
+A run folder stands for all its checkpoints, in order of their steps, which shows what the model learned, and when.
+A blank is ___, <mask> or [MASK]. Of several blanks each is predicted with the others still masked.
 
     python fill_mask.py runs/my_run/checkpoint-900 "Returns the ___ of the array."
-    python fill_mask.py runs/my_run "Returns the ___ of the ___." "The capital of France is ___."
+    python fill_mask.py runs/my_run "Returns the ___ of the ___." \\
+        "The capital of France is ___."
     python fill_mask.py runs/my_run/checkpoint-500 runs/other roberta-base
-
-A blank is ___ (or <mask>, or [MASK]). Several blanks are guessed each with the others still blank.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ from recipe.system.errors import UserError
 from recipe.system.paths import path_exists
 from recipe.system.runtime import quiet_libraries
 
-WIDE = 240  # columns, where nobody's terminal says how many there are
+WIDE = 240  # columns, where the output is no terminal
 
 
 @dataclass
 class FillArguments:
-    """How many guesses."""
+    """How many guesses to show."""
 
-    top_k: int = option(5, "Guesses a blank.")
+    top_k: int = option(5, "Guesses per blank.")
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
         while text := ask():
             try:
                 answer(readable(text))
-            except UserError as error:  # the next sentence may be better
+            except UserError as error:  # another sentence may follow
                 console.print(f"{error}", markup=False)
 
 
@@ -66,7 +66,7 @@ def is_text(word: str) -> bool:
 
 
 def readable(word: str) -> str:
-    """`word` with what isn't UTF-8 in it replaced, and said: no tokenizer and no terminal takes it."""
+    """`word` with bytes that are not UTF-8 replaced, and a warning: no tokenizer and no terminal accepts them."""
     text, replaced = without_surrogates(word)
     if replaced:
         print(f"warning: {replaced} bytes of {text!r} are not UTF-8: replaced by U+FFFD", file=sys.stderr)
@@ -74,7 +74,7 @@ def readable(word: str) -> str:
 
 
 def ask() -> str:
-    """The next line that is typed, empty at the end of the input."""
+    """The next line of input, empty at its end."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - arrow keys and history
     try:

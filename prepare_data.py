@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
-"""Tokenises a corpus once into a flat array on disk; every run that names the same text and tokenizer uses it.
+"""Tokenises a corpus once into a flat array on disk, which every run with the same text and tokenizer uses.
 
-A run does this by itself where it wasn't done. Killed, it continues; any sequence length is cut from it later.
+Runs do this themselves if it has not been done. A killed preparation continues; blocks of any length are cut from the
+array later.
+
+The corpus is text, or rows of token ids (`input_ids` in parquet files or in datasets of save_to_disk): a file, a folder
+or a .tar.gz, local or at any fsspec URL. #sha256=HEX after its name checks a file. With --upload_to the prepared tokens
+are copied to a URL, which is then the dataset of every run.
 
     python prepare_data.py --dataset_name my_corpus/ --tokenizer_name roberta-base
-    python prepare_data.py --dataset_name docstrings --tokenizer_name train --config_name configs/roberta_tiny.json
+    python prepare_data.py --dataset_name docstrings --tokenizer_name train \\
+        --config_name configs/roberta_tiny.json
 
-Text or rows of token ids (`input_ids` in parquet files or in datasets of save_to_disk), here or at any fsspec address,
-as a file, a folder or a .tar.gz, which #sha256=HEX may follow. Prepared tokens can be kept elsewhere, too; their
-address is then the dataset of every run:
-
-    python prepare_data.py --dataset_name s3://bucket/rows.tar.gz --tokenizer_name roberta-base --upload_to s3://bucket
+    python prepare_data.py --dataset_name s3://bucket/rows.tar.gz \\
+        --tokenizer_name roberta-base --upload_to s3://bucket
     DATASET=s3://bucket/rows-0123456789abcdef bash pretrain.sh
 """
 
@@ -28,9 +31,11 @@ from recipe.system.runtime import quiet_libraries
 
 @dataclass
 class UploadArguments:
-    """Where the tokens go."""
+    """Where to copy the tokens to."""
 
-    upload_to: str | None = option(None, "Copy tokens and tokenizer to a folder in here: s3://bucket or a path.")
+    upload_to: str | None = option(
+        None, "Also copy tokens and tokenizer to a new folder below this URL or path, e.g. s3://bucket."
+    )
 
 
 def main() -> None:

@@ -1,14 +1,19 @@
 #!/usr/bin/env python3
-"""Pre-trains a causal language model: a decoder of the same configs, on the same prepared tokens, by the same loop.
+"""Pre-trains a causal language model: a decoder with the same configs, prepared tokens and training loop.
 
-Speaks the flags of the Hugging Face example script of this name, all TrainingArguments, or one .json or .yaml file
-with them. Run the same command again and it continues from the newest whole checkpoint, to the same bits.
+Takes the flags of the Hugging Face example script of the same name and all TrainingArguments, or one .json or .yaml
+file with them. The same command again resumes from the newest complete checkpoint and ends with the same bits.
 
-    python run_clm.py --config_name configs/roberta_tiny.json --tokenizer_name train --dataset_name docstrings \\
-        --do_train --do_eval --block_size 128 --max_steps 500 --output_dir runs/first-clm
+    python run_clm.py --config_name configs/roberta_tiny.json \\
+        --tokenizer_name train --dataset_name docstrings --block_size 128 \\
+        --do_train --do_eval --max_steps 500 --output_dir runs/first-clm
 
-Every token of the text is predicted from those before it in its block, exactly once an epoch. A block begins with <s>
-or [CLS]; a document ends with </s> or [SEP], which is predicted, too. eval_perplexity is exp(eval_loss).
+    python run_clm.py --config_name configs/roberta_small.json \\
+        --tokenizer_name roberta-base --train_file my.txt --do_train \\
+        --num_train_epochs 2 --learning_rate 5e-4 --output_dir runs/my-clm
+
+Every token is predicted from those before it in its block, exactly once per epoch. A block begins with <s> or [CLS]; a
+document ends with </s> or [SEP], which is predicted, too. eval_perplexity is exp(eval_loss).
 """
 
 from dataclasses import dataclass
@@ -33,10 +38,10 @@ from recipe.train.signature import resume_signature
 
 @dataclass
 class CausalArguments:
-    """What the example script of this name calls by names of its own."""
+    """Flags that the example script of this name has in place of others."""
 
-    block_size: int | None = option(None, "Tokens a block that the model sees; the same as --max_seq_length.")
-    keep_linebreaks: bool = option(True, "Keep the line breaks inside a document of a .txt; off, they become spaces.")
+    block_size: int | None = option(None, "Tokens per block; another name of --max_seq_length.")
+    keep_linebreaks: bool = option(True, "Keep line breaks inside a document of a .txt; off, they become spaces.")
 
 
 def main() -> int:
@@ -63,7 +68,7 @@ def main() -> int:
 
 
 def next_tokens(prepared, tokenizer, data, args) -> Sequences:
-    """Training and evaluation data: blocks one token longer than what the model sees, without an end token."""
+    """Training and evaluation data: blocks one token longer than the model's input, without an end token."""
 
     def cut(tokens, length) -> Blocks:
         return Blocks(tokens, length + 1, (block_ends(tokenizer)[0], None), tokenizer.pad_token_id)

@@ -1,12 +1,17 @@
 #!/usr/bin/env python3
-"""Fine-tunes one checkpoint on one GLUE task, or on files of your own, with one seed. Leaves the model, and one JSON
-that says what its numbers are.
+"""Fine-tunes one checkpoint on one GLUE task, or on your own files, with one seed. Writes the model, and the scores
+with their metrics, split and settings as one JSON file.
 
-Speaks the flags of the Hugging Face example script of this name, all TrainingArguments, or one .json or .yaml file
-with them. Batch size, learning rate and epochs default to the task's row in recipe/finetune/glue/tasks.py.
+Takes the flags of the Hugging Face example script of the same name and all TrainingArguments, or one .json or .yaml
+file with them. Batch size, learning rate and epochs default to the task's row in recipe/finetune/glue/tasks.py.
 
-    python run_glue.py --model_name_or_path runs/first/checkpoint-500 --task_name cola --glue_data path/to/glue \\
-        --do_train --do_eval --output_dir runs/first/cola
+    python run_glue.py --model_name_or_path runs/first/checkpoint-500 \\
+        --task_name cola --glue_data path/to/glue --do_train --do_eval \\
+        --output_dir runs/first/cola
+
+    python run_glue.py --model_name_or_path roberta-base \\
+        --train_file train.csv --validation_file dev.csv --do_train --do_eval \\
+        --num_train_epochs 3 --output_dir runs/my-classifier
 """
 
 import sys
@@ -63,7 +68,7 @@ def carry_out(work: GlueTuning, say) -> int:
 
 
 def check(data: GlueArguments, args: FineTuneArguments) -> None:
-    """What can be known before anything is read."""
+    """Raises UserError for mistakes that can be seen before any data is read."""
     check_start(data, args, "finetune_glue.sh")
     for split, doing in (("train", args.do_train), ("validation", args.do_eval), ("test", args.do_predict)):
         if data.own_files and doing and split not in data.own_files:
@@ -72,7 +77,7 @@ def check(data: GlueArguments, args: FineTuneArguments) -> None:
 
 
 def describe(work: GlueTuning, say) -> None:
-    """Says what is about to be computed, and shows one example so that a wrong tokenizer is seen at once."""
+    """Prints model, task and schedule, and one example, which shows a wrong tokenizer at once."""
     sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in work.rows.splits.items())
     say(work.about_the_model())
     say(f"task       {work.data.title}: {sizes}")
@@ -81,7 +86,7 @@ def describe(work: GlueTuning, say) -> None:
 
 
 def deciding(work: GlueTuning) -> dict:
-    """The settings of the data that decide what a run computes."""
+    """The data settings that determine what a run computes."""
     named = {name: getattr(work.data, name) for name in SUITES["glue"].meaning}
     return named | {"task": work.data.title, "data": work.rows.splits["train"].digest}
 
@@ -100,7 +105,7 @@ def predict(work: GlueTuning) -> list[Path]:
 
 
 def save(work: GlueTuning, scores: dict, submissions: list[Path]) -> None:
-    """Writes the record and says its numbers."""
+    """Writes the record and prints its scores."""
     folder = Path(work.args.output_dir)
     for split, metrics in scores.items():
         size = work.record(scores)["examples"][split]

@@ -1,11 +1,16 @@
 #!/usr/bin/env python3
 """Pre-trains a masked language model: one run, from text to checkpoints that plain transformers loads.
 
-Speaks the flags of the Hugging Face example script of this name, all TrainingArguments, or one .json or .yaml file
-with them. Run the same command again and it continues from the newest whole checkpoint, to the same bits.
+Takes the flags of the Hugging Face example script of the same name and all TrainingArguments, or one .json or .yaml
+file with them. The same command again resumes from the newest complete checkpoint and ends with the same bits.
 
-    python run_mlm.py --config_name configs/roberta_tiny.json --tokenizer_name train --dataset_name docstrings \\
-        --do_train --do_eval --max_seq_length 128 --max_steps 500 --output_dir runs/first
+    python run_mlm.py --config_name configs/roberta_tiny.json \\
+        --tokenizer_name train --dataset_name docstrings --max_seq_length 128 \\
+        --do_train --do_eval --max_steps 500 --output_dir runs/first
+
+    python run_mlm.py --model_name_or_path roberta-base --train_file my.txt \\
+        --do_train --max_steps 2000 --learning_rate 1e-4 \\
+        --output_dir runs/roberta-base-my
 """
 
 from dataclasses import asdict
@@ -34,7 +39,7 @@ from recipe.train.setup import begin, config_of, model_of, prepare_text
 from recipe.train.signature import resume_signature
 from recipe.train.stages import MaskingRateDecay
 
-EVAL_MASK_SEED = 1 << 32  # beyond any training seed: one set of eval masks for all runs
+EVAL_MASK_SEED = 1 << 32  # larger than any training seed: all runs share one set of evaluation masks
 
 
 def main() -> int:
@@ -58,11 +63,11 @@ def main() -> int:
 
 
 def masked_sequences(prepared, tokenizer, data, objective, args) -> Sequences:
-    """Training and evaluation data: blocks with begin and end token, and what is hidden in them."""
+    """Training and evaluation data: blocks with begin and end token, and their masks."""
     if args.max_hours and objective.mlm_probability_end is not None:
         raise UserError(
-            "found --mlm_probability_end beside --max_hours: the share falls by steps, whose number only time will "
-            "tell; pass --max_steps in place of the latter"
+            "found --mlm_probability_end beside --max_hours: the masking rate decays by steps, whose number is not "
+            "known in advance; pass --max_steps in place of the latter"
         )
     common = {
         "vocab_size": len(tokenizer),
@@ -79,12 +84,12 @@ def masked_sequences(prepared, tokenizer, data, objective, args) -> Sequences:
         return Blocks(tokens, length, block_ends(tokenizer), tokenizer.pad_token_id)
 
     def inputs(blocks, stages, order_seed, limit) -> MaskedSequences:
-        share, end = objective.mlm_probability, objective.final_mlm_probability
+        rate, end = objective.mlm_probability, objective.final_mlm_probability
         if order_seed is None:
             masking = Masking(seed=EVAL_MASK_SEED, mlm_probability=end, **common)
         else:
-            falling = MaskingRateDecay(share, end, stages, blocks.length) if end < share else None
-            masking = Masking(seed=args.seed, mlm_probability=share, rate_of=falling, **common)
+            decay = MaskingRateDecay(rate, end, stages, blocks.length) if end < rate else None
+            masking = Masking(seed=args.seed, mlm_probability=rate, rate_of=decay, **common)
         return MaskedSequences(blocks, masking, order_seed, limit)
 
     return sequences_of(prepared, data, args, cut, inputs)

@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
-"""Fine-tunes one checkpoint on SQuAD with one seed, answers its questions, and writes one JSON that says what its
-numbers are.
+"""Fine-tunes one checkpoint on SQuAD, or on your own files, with one seed. Writes the model, the answers, and the
+scores with their metrics, split and settings as one JSON file.
 
-Speaks the flags of the Hugging Face example script of this name, all TrainingArguments, or one .json or .yaml file
-with them. Run the same command again after a kill and it continues from its newest checkpoint, to the same bits.
+Takes the flags of the Hugging Face example script of the same name and all TrainingArguments, or one .json or .yaml
+file with them. After a kill, the same command resumes from the newest checkpoint and ends with the same bits.
 
-    python run_qa.py --model_name_or_path runs/first/checkpoint-500 --dataset_name path/to/squad \\
-        --do_train --do_eval --output_dir runs/first/squad
-    python run_qa.py ... --version_2_with_negative       questions that have no answer, SQuAD 2.0
+    python run_qa.py --model_name_or_path runs/first/checkpoint-500 \\
+        --dataset_name path/to/squad --do_train --do_eval \\
+        --output_dir runs/first/squad
+
+    python run_qa.py --model_name_or_path roberta-base \\
+        --version_2_with_negative --do_train --do_eval --learning_rate 3e-5 \\
+        --output_dir runs/squad_v2
 """
 
 import sys
@@ -47,7 +51,7 @@ def main() -> int:
 
 
 def describe(work: QaTuning, say) -> None:
-    """Says what is about to be computed, and shows one window so that a wrong tokenizer is seen at once."""
+    """Prints model, data and schedule, and one window, which shows a wrong tokenizer at once."""
     sizes = (f"{len(rows):,} {split}" for split, rows in work.rows.items())
     say(work.about_the_model())
     say(f"data       {work.data.title}: {', '.join(sizes)} questions")
@@ -84,13 +88,13 @@ def carry_out(work: QaTuning, say) -> int:
 
 
 def deciding(work: QaTuning) -> dict:
-    """The settings of the data that decide what a run computes."""
+    """The data settings that determine what a run computes."""
     named = {name: getattr(work.data, name) for name in SUITES["qa"].meaning}
     return named | {"data": work.rows["train"].digest}
 
 
 def save(work: QaTuning, scores: dict) -> None:
-    """Writes the record and the answers, and says the numbers."""
+    """Writes the record and the answers, and prints the scores."""
     folder = Path(work.args.output_dir)
     for split, metrics in scores.items():
         size = work.record(scores)["examples"][split]

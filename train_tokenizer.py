@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """Trains a tokenizer on a corpus: byte-level BPE or unigram with RoBERTa's special tokens, or WordPiece with BERT's.
 
-Text streams through; memory is bounded by the corpus's distinct words. A corpus is read as far as --max_characters;
---sample_share takes documents from all over it. At the end stands what the tokenizer costs on text that it hasn't seen.
+The text is streamed: memory grows only with the number of distinct words. At most the first --max_characters are read;
+--sample_share draws documents from the whole corpus. A report on held-out text ends the output: tokens per word, bytes
+per token and unknown tokens.
 
-    python train_tokenizer.py --dataset_name my_corpus/ --output_dir my_tokenizer --vocab_size 16384
-    python train_tokenizer.py --dataset_name my_corpus/ --output_dir uncased --model wordpiece --lowercase \\
-        --compare bert-base-uncased
+    python train_tokenizer.py --dataset_name my_corpus/ \\
+        --output_dir my_tokenizer --vocab_size 16384
     TOKENIZER=my_tokenizer DATASET=my_corpus bash pretrain.sh
+
+    python train_tokenizer.py --dataset_name my_corpus/ --output_dir uncased \\
+        --model wordpiece --lowercase --compare bert-base-uncased
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -40,21 +43,21 @@ MIN_FREQUENCY = 2
 
 @dataclass
 class TokenizerArguments:
-    """What kind of tokenizer, and where it goes."""
+    """Which kind of tokenizer to train, on how much text, and where to write it."""
 
-    output_dir: str = option("", "Folder for the tokenizer.")
-    model: str = option("bpe", f"One of {', '.join(KINDS)}.")
-    vocab_size: int = option(8192, "Tokens, special ones included; at most 2,097,152.")
-    min_frequency: int = option(MIN_FREQUENCY, "A merge must occur this often (not for unigram).")
-    lowercase: bool = option(False, "Lower-case the text.")
-    max_characters: int = option(MAX_TRAINING_CHARACTERS, "Learn from at most this much text.")
-    sample_share: float = option(1.0, "Share of the documents to learn from, drawn by --seed.")
-    held_out: float = option(0.05, "Share of documents kept back for the report, where there is no validation text.")
+    output_dir: str = option("", "Folder of the new tokenizer. Required.")
+    model: str = option("bpe", f"Algorithm: {', '.join(KINDS)}.")
+    vocab_size: int = option(8192, "Number of tokens, special tokens included; at most 2,097,152.")
+    min_frequency: int = option(MIN_FREQUENCY, "Occurrences that a merge needs; not used by unigram.")
+    lowercase: bool = option(False, "Let the tokenizer lower-case its text.")
+    max_characters: int = option(MAX_TRAINING_CHARACTERS, "Train on at most this many characters.")
+    sample_share: float = option(1.0, "Share of the documents to train on, drawn with --seed.")
+    held_out: float = option(0.05, "Share of the documents held out for the report, if there is no validation text.")
     compare: list[str] = field(
-        default_factory=list, metadata={"help": "Tokenizers to report on, too: folders or hub ids."}
+        default_factory=list, metadata={"help": "Tokenizers to compare with in the report: folders or hub ids."}
     )
-    seed: int = option(42, "Seed of the sample and of what is held out.")
-    push_to_hub: str | None = option(None, "Hub repository to push the tokenizer to.")
+    seed: int = option(42, "Seed of the sample and of the held-out documents.")
+    push_to_hub: str | None = option(None, "Repository on the hub to push the tokenizer to.")
 
     def __post_init__(self):
         if self.model not in KINDS:
@@ -72,14 +75,14 @@ def main() -> None:
         print("warning: --min_frequency changes nothing: unigram prunes by likelihood")
     corpus = load_corpus(data, hub)
     tokenizer = train_tokenizer(
-        lambda: progress(learned_from(corpus, options)),
+        lambda: progress(training_documents(corpus, options)),
         kind=options.model,
         vocab_size=options.vocab_size,
         min_frequency=options.min_frequency,
         lowercase=options.lowercase,
         max_characters=options.max_characters,
     )
-    text, title = judged(corpus, options)
+    text, title = report_documents(corpus, options)
     known = fertility(tokenizer, spread_sample(text()))
     require_few_unknown(known.unknown_share, tokenizer, "just trained", f"the tokens in a sample of the {title}")
     try:
@@ -100,26 +103,26 @@ def main() -> None:
             ) from error
 
 
-def learned_from(corpus: Corpus, options: TokenizerArguments) -> Iterator[str]:
-    """The documents to learn from: a sample of those that aren't held out."""
+def training_documents(corpus: Corpus, options: TokenizerArguments) -> Iterator[str]:
+    """The documents to train on: a sample of those that are not held out."""
     seen = corpus.train.texts()
     if corpus.validation is None and options.held_out:
         seen = sample(seen, options.held_out, options.seed + 1, rest=True)
     return seen if options.sample_share == 1 else sample(seen, options.sample_share, options.seed)
 
 
-def judged(corpus: Corpus, options: TokenizerArguments) -> tuple[Callable[[], Iterator[str]], str]:
-    """(a function that begins the text that the tokenizer is judged by, what that text is): documents that it hasn't
-    seen, or, where none were kept back, those it learned from."""
+def report_documents(corpus: Corpus, options: TokenizerArguments) -> tuple[Callable[[], Iterator[str]], str]:
+    """(function that iterates over the documents of the report, what they are called): validation or held-out text, or,
+    where nothing was held out, the training text."""
     if corpus.validation:
         return corpus.validation.texts, "validation text"
     if options.held_out:
         return lambda: sample(corpus.train.texts(), options.held_out, options.seed + 1), "held-out text"
-    return lambda: learned_from(corpus, options), "training text"
+    return lambda: training_documents(corpus, options), "training text"
 
 
 def progress(texts: Iterable[str]) -> Iterator[str]:
-    """The texts, with a bar of their characters."""
+    """The texts, with a progress bar of their characters."""
     with tqdm(desc="Reading", unit=" characters", unit_scale=True) as bar:
         for text in texts:
             bar.update(len(text))

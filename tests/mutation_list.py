@@ -6,7 +6,7 @@ from mutations import Mutation
 MUTATIONS = [
     # ---- six that no test detected at first
     Mutation("mask-seed", "run_mlm.py",
-        "masking = Masking(seed=args.seed, mlm_probability=share,", "masking = Masking(seed=0, mlm_probability=share,",
+        "masking = Masking(seed=args.seed, mlm_probability=rate,", "masking = Masking(seed=0, mlm_probability=rate,",
         ("tests/scripts/test_run_mlm.py",), "every run masks the same tokens, whatever its seed", missed=True),
     Mutation("uint16-boundary", "recipe/data/token_arrays.py",
         "if vocabulary <= 1 << 16 else", "if vocabulary <= (1 << 16) + 1 else",

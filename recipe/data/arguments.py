@@ -1,4 +1,4 @@
-"""Arguments that name a corpus and say how it is read and cut."""
+"""Arguments that name a corpus and say how it is read, tokenised and cut into blocks."""
 
 import os
 from dataclasses import dataclass
@@ -14,47 +14,52 @@ from recipe.system.errors import UserError
 
 @dataclass
 class DataArguments:
-    """Which text, and how it is cut."""
+    """Which text to use, and how it is read and cut into blocks."""
 
     dataset_name: str | None = option(
         None,
-        "Hub id, file, folder, glob, .tar.gz or s3://..., gs://..., hf://...; `docstrings` is the built-in corpus.",
+        "Corpus: hub id, file, folder, glob, .tar.gz or URL (s3://, gs://, hf://); docstrings is the built-in one.",
     )
-    dataset_config_name: str | None = option(None, "Config of a hub dataset.")
+    dataset_config_name: str | None = option(None, "Config of a dataset on the hub.")
     train_file: str | None = option(
         None,
-        "Training text: .txt .jsonl .json .csv .tsv .parquet .arrow .py .md .html ...; text also "
+        "Training text instead: .txt .jsonl .json .csv .tsv .parquet .arrow .py .md .html ...; text also "
         f"{' or '.join(COMPRESSIONS)}.",
     )
-    validation_file: str | None = option(None, "Validation text; without one, documents are split off.")
-    text_column: str = option("text", "Column or JSON field that holds the text; a.b is the field b inside of a.")
+    validation_file: str | None = option(None, "Validation text; by default documents are split off the training text.")
+    text_column: str = option("text", "Column or JSON field that holds the text; a.b is field b of field a.")
     line_by_line: bool = option(
         False,
-        "Each line of a text file is a document (by default: each blank-line paragraph of a .txt, the whole of a .py, "
-        ".md, .html ...).",
+        "Treat each line of a text file as a document; by default each paragraph of a .txt is one, and each whole .py, "
+        ".md, .html ... file.",
     )
     text_encoding: str | None = option(
-        None, "Encoding of text files that are not UTF-8 and have no byte-order mark: windows-1252, gb18030 ..."
+        None,
+        "Encoding of text files, e.g. windows-1252 or gb18030; by default UTF-8, or what their byte-order mark says.",
     )
-    csv_delimiter: str | None = option(None, "Separates the cells of .csv and .tsv; by default a comma and a tab.")
+    csv_delimiter: str | None = option(None, "Field delimiter; by default a comma in .csv and a tab in .tsv.")
     csv_quoting: str = option(
         "auto",
-        "minimal: quotes wrap cells; none: they are plain text; auto: minimal for .csv, where a cell that looks like "
-        "several rows is refused, and none for .tsv.",
+        "minimal: fields may be quoted; none: quotes are plain text; auto: minimal for .csv, where a field that looks "
+        "like several rows is refused, and none for .tsv.",
     )
-    join_rows: bool = option(False, "Rows of token ids are pieces of one stream: only end tokens end a document.")
-    validation_split_percentage: float = option(5.0, "Share of documents that are split off for validation.")
-    prepared_dir: str = option("data", "Where prepared tokens and trained tokenizers are kept.")
-    overwrite_cache: bool = option(False, "Prepare the tokens again.")
-    preprocessing_num_workers: int | None = option(None, "Threads for tokenisation; by default every core.")
-    max_seq_length: int = option(512, "Tokens a block, its begin and end token included.")
-    pad_to_max_length: bool = option(False, "Accepted for scripts that set it: blocks always have the full length.")
-    streaming: bool = option(False, "Accepted for scripts that set it: preparation streams in any case.")
-    max_train_samples: int | None = option(None, "Use only this many training blocks, spread over the corpus.")
-    max_eval_samples: int | None = option(None, "Use only this many validation blocks, spread over the split.")
+    join_rows: bool = option(False, "Treat rows of token ids as one stream, in which only end tokens end a document.")
+    validation_split_percentage: float = option(5.0, "Percentage of documents that are split off for validation.")
+    prepared_dir: str = option("data", "Folder of prepared tokens and of tokenizers that are trained here.")
+    overwrite_cache: bool = option(False, "Tokenise again, even if prepared tokens exist.")
+    preprocessing_num_workers: int | None = option(None, "Tokenisation threads; by default one per core.")
+    max_seq_length: int = option(512, "Tokens per block, including its begin and end token.")
+    pad_to_max_length: bool = option(False, "No effect: blocks always have the full length.")
+    streaming: bool = option(False, "No effect: text is streamed in any case.")
+    max_train_samples: int | None = option(
+        None, "Train on only this many blocks, spread over the corpus; by default all."
+    )
+    max_eval_samples: int | None = option(
+        None, "Evaluate on only this many blocks, spread over the validation text; by default all."
+    )
 
     def ignored(self) -> list[str]:
-        """A sentence for each flag that was given and changes nothing."""
+        """A sentence for each given flag that has no effect."""
         said = []
         if self.streaming:
             said.append("--streaming changes nothing: preparation streams in any case")

@@ -1,4 +1,4 @@
-"""What every fine-tuning can be told: where it starts, how its examples are cut, and the TrainingArguments."""
+"""Arguments of every fine-tuning: the checkpoint, the length and number of examples, and TrainingArguments."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,12 @@ from recipe.model.checkpoints import require_disk_space
 from recipe.system.errors import UserError
 from recipe.system.hub import require_hub
 from recipe.train.deepspeed_config import check_deepspeed
-from recipe.train.schedules import own_schedules_allowed
+from recipe.train.flag_help import flag_help
+from recipe.train.schedules import SCHEDULE_NAMES, own_schedules_allowed
 from recipe.train.settings import check_optimizer, check_settings
 
-RANDOM = "random:"  # the prefix of a model that begins with fresh weights
-# Settings of TrainingArguments that decide what a fine-tuning computes; the record keeps them.
+RANDOM = "random:"  # prefix of a model with fresh weights
+# TrainingArguments that determine what a fine-tuning computes; they are part of its record.
 SETTINGS = (
     "per_device_train_batch_size gradient_accumulation_steps learning_rate num_train_epochs max_steps warmup_steps "
     "weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm label_smoothing_factor bf16 fp16"
@@ -28,23 +29,25 @@ SETTINGS = (
 
 @dataclass
 class StartArguments(HubArguments):
-    """The checkpoint that a fine-tuning starts from, and how much of the data it takes."""
+    """The checkpoint that fine-tuning starts from, and how much of the data it uses."""
 
-    max_seq_length: int = option(128, "Tokens an example; longer ones are cut.")
-    pad_to_max_length: bool = option(False, "Pad to max_seq_length; off, to the longest example of a batch.")
-    overwrite_cache: bool = option(False, "Tokenise again.")
-    prepared_dir: str = option("data", "Where tokenised examples are kept.")
-    max_train_samples: int | None = option(None, "Use only the first so many training examples.")
-    max_eval_samples: int | None = option(None, "Use only the first so many dev examples.")
-    max_predict_samples: int | None = option(None, "Predict only the first so many test examples.")
+    max_seq_length: int = option(128, "Tokens per example, special tokens included; longer examples are truncated.")
+    pad_to_max_length: bool = option(False, "Pad examples to --max_seq_length; off, to the longest of their batch.")
+    overwrite_cache: bool = option(False, "Tokenise again, even if tokenised examples exist.")
+    prepared_dir: str = option("data", "Folder of tokenised examples.")
+    max_train_samples: int | None = option(None, "Train on only the first N examples; by default all.")
+    max_eval_samples: int | None = option(None, "Evaluate on only the first N examples; by default all.")
+    max_predict_samples: int | None = option(None, "Predict only the first N test examples; by default all.")
     model_name_or_path: str | None = option(
-        None, "Checkpoint folder or hub id; random:configs/x.json for fresh weights of that architecture."
+        None, "Checkpoint: a folder or hub id, or random:configs/x.json for fresh weights. Required."
     )
-    config_name: str | None = option(None, "Config, if it isn't the model's.")
-    tokenizer_name: str | None = option(None, "Tokenizer, if it isn't the model's.")
-    use_fast_tokenizer: bool = option(True, "Only fast tokenizers are supported.")
-    ignore_mismatched_sizes: bool = option(False, "Draw weights afresh whose shapes don't fit.")
-    checkpoint_name: str | None = option(None, "The checkpoint's name in tables; by default its path's last two.")
+    config_name: str | None = option(None, "Config; by default the checkpoint's.")
+    tokenizer_name: str | None = option(None, "Tokenizer: a folder or hub id; by default the checkpoint's.")
+    use_fast_tokenizer: bool = option(True, "Must be on: only fast tokenizers are supported.")
+    ignore_mismatched_sizes: bool = option(False, "Initialise weights whose shape is not the checkpoint's.")
+    checkpoint_name: str | None = option(
+        None, "Name of the checkpoint in tables; by default the last two parts of its path."
+    )
 
     def __post_init__(self):
         if not self.use_fast_tokenizer:
@@ -54,28 +57,37 @@ class StartArguments(HubArguments):
 
     @property
     def weights(self) -> str:
-        """Where the weights come from: the checkpoint, or a model that was fine-tuned from it before."""
+        """Where the weights come from: the checkpoint, or a model that was fine-tuned from it."""
         return self.model_name_or_path
 
 
 @dataclass
 class FineTuneArguments(TrainingArguments):
-    """All of transformers' TrainingArguments. Batch, learning rate and epochs default to the task's own settings."""
+    """Transformers' TrainingArguments. Batch size, learning rate and epochs default to those of the task."""
 
-    per_device_train_batch_size: int | None = option(None, "Micro-batch; by default the task's batch size.")
-    per_device_eval_batch_size: int = option(64, "Examples an evaluation batch.")
-    learning_rate: float | None = option(None, "Peak learning rate; by default the task's.")
-    num_train_epochs: float | None = option(None, "Passes over the training data; by default the task's.")
-    lr_scheduler_type: str = option("linear", "transformers' names, or one of SCHEDULES in recipe/train/schedules.py.")
-    warmup_steps: float = option(0.06, "Steps of linear warm-up; below 1, their share of all (RoBERTa's 6 %).")
-    save_strategy: str = option("no", "Off: the score and the fine-tuned model are what stays.")
-    logging_steps: float = option(50, "Steps between two logs of the loss.")
-    save_model: bool = option(
-        True, "Leave the fine-tuned model, its tokenizer and a card in output_dir. A sweep keeps no models."
+    per_device_train_batch_size: int | None = option(
+        None, "Micro-batch size; by default the task's batch size divided by accumulation x devices."
     )
-    allow_changed: str = option("", "Settings that may differ from the run that is continued, separated by commas.")
-    ignore_data_skip: bool = option(True, "Always on here: the data seeks to the step that a run resumes at.")
-    logging_nan_inf_filter: bool = option(False, "Always off here: a loss that isn't finite must be seen.")
+    per_device_eval_batch_size: int = option(64, "Evaluation batch size per device.")
+    learning_rate: float | None = option(None, "Peak learning rate; by default the task's.")
+    num_train_epochs: float | None = option(None, "Epochs; by default the task's.")
+    lr_scheduler_type: str = option("linear", f"Shape of the learning rate after warm-up: {', '.join(SCHEDULE_NAMES)}.")
+    warmup_steps: float = option(0.06, "Steps of linear warm-up; below 1, a share of all steps.")
+    save_strategy: str = option(
+        "no", "When to save a checkpoint: steps, epoch or no. The fine-tuned model is saved in any case."
+    )
+    logging_steps: float = option(50, "Steps between log lines; below 1, a share of all steps.")
+    save_model: bool = option(True, "Save the fine-tuned model, its tokenizer and a model card in --output_dir.")
+    allow_changed: str = option(
+        "", "Settings that may differ from those of the run that is resumed, separated by commas."
+    )
+    ignore_data_skip: bool = option(True, "Always on: the data loader seeks to the step at which a run resumes.")
+    logging_nan_inf_filter: bool = option(False, "Always off: a non-finite loss must be visible.")
+
+    @classmethod
+    def flag_help(cls) -> dict[str, str]:
+        """The help of the flags that transformers defines."""
+        return flag_help(cls, pretraining=False)
 
     def __post_init__(self):
         if not self.output_dir:
@@ -95,8 +107,8 @@ class FineTuneArguments(TrainingArguments):
         check_optimizer(self)
 
     def fill_defaults(self, settings: Recipe) -> None:
-        """Fills in what wasn't given from the task's settings. The task's batch is the global one: it is reached by
-        whatever accumulation and devices there are."""
+        """Fills in settings that were not given from the task's. The task's batch size is the global one, whatever the
+        number of accumulation steps and devices. Raises UserError where it doesn't divide by them."""
         if self.per_device_train_batch_size is None:
             devices = self.gradient_accumulation_steps * self.world_size
             if settings.batch_size % devices:
@@ -112,12 +124,12 @@ class FineTuneArguments(TrainingArguments):
 
 
 def check_start(data: StartArguments, args: FineTuneArguments, sweep: str) -> None:
-    """What can be known before anything is read; `sweep` is the script that runs one job per GPU."""
+    """Raises UserError for mistakes that show before data is read; `sweep` is the script that runs one job per GPU."""
     if not (args.do_train or args.do_eval or args.do_predict):
-        raise UserError("found none of --do_train, --do_eval and --do_predict: pass what to do")
+        raise UserError("found none of --do_train, --do_eval and --do_predict: pass at least one")
     if args.n_gpu > 1:
         raise UserError(
-            f"found {args.n_gpu} GPUs and one process: choose one by CUDA_VISIBLE_DEVICES=0, start one process per GPU "
+            f"found {args.n_gpu} GPUs and one process: set CUDA_VISIBLE_DEVICES=0, start one process per GPU "
             f"with torchrun, or let {sweep} run one job per GPU"
         )
     if args.do_train and Path(args.output_dir).expanduser().resolve() == Path(data.weights).expanduser().resolve():

@@ -7,12 +7,14 @@ from recipe.cli.parser import option
 
 @dataclass
 class HubArguments:
-    """How names of the hub are resolved."""
+    """How models and datasets on the Hugging Face Hub are accessed."""
 
-    cache_dir: str | None = option(None, "Where downloads from the hub are kept.")
-    model_revision: str = option("main", "Branch, tag or commit of a hub model and its tokenizer.")
-    token: str | None = option(None, "Hub token; by default the one of `hf auth login`.")
-    trust_remote_code: bool = option(False, "Run code that a hub repository brings. Off: only transformers' own.")
+    cache_dir: str | None = option(None, "Cache folder of downloads; by default that of Hugging Face.")
+    model_revision: str = option("main", "Branch, tag or commit of a model on the hub and of its tokenizer.")
+    token: str | None = option(None, "Access token of the hub; by default the one that `hf auth login` stored.")
+    trust_remote_code: bool = option(
+        False, "Run code from the model's repository; off, only classes of transformers are used."
+    )
 
     def hub_options(self) -> dict:
         """Keyword arguments for from_pretrained."""
@@ -26,14 +28,18 @@ class HubArguments:
 
 @dataclass
 class ModelArguments(HubArguments):
-    """Which model and tokenizer."""
+    """Which model and tokenizer to pre-train."""
 
-    model_name_or_path: str | None = option(None, "Checkpoint (hub id or folder) whose pre-training is continued.")
-    config_name: str | None = option(None, "Config of a model from scratch: a file of configs/, a folder or a hub id.")
-    model_type: str | None = option(None, "A model from scratch with its family's base config: roberta, bert ...")
-    config_overrides: str | None = option(None, "Changes to the config: key=value,key=value.")
-    dropout: float | None = option(None, "Every dropout of the encoder; by default the config's. 0 is off.")
-    tokenizer_name: str | None = option(None, "Hub id or folder, or `train` for one of our own on the corpus.")
-    use_fast_tokenizer: bool = option(True, "Only fast tokenizers are supported.")
-    vocab_size: int = option(8192, "Size of a tokenizer that is trained here.")
-    lowercase: bool = option(False, "Whether a tokenizer that is trained here lower-cases its text.")
+    model_name_or_path: str | None = option(None, "Checkpoint to continue pre-training from: a folder or hub id.")
+    config_name: str | None = option(None, "Config of a new model: a file of configs/, a folder or a hub id.")
+    model_type: str | None = option(None, "New model with the base config of a family: roberta, bert or modernbert.")
+    config_overrides: str | None = option(None, "Changes to the config of a new model: key=value,key=value.")
+    dropout: float | None = option(
+        None, "Rate of every dropout in the encoder; by default the config's. 0 turns dropout off."
+    )
+    tokenizer_name: str | None = option(
+        None, "Hub id or folder, or train: train one on the corpus. By default the model's."
+    )
+    use_fast_tokenizer: bool = option(True, "Must be on: only fast tokenizers are supported.")
+    vocab_size: int = option(8192, "Tokens of a tokenizer that is trained here, special tokens included.")
+    lowercase: bool = option(False, "Let a tokenizer that is trained here lower-case its text.")

@@ -9,22 +9,25 @@ from recipe.system.errors import UserError
 
 @dataclass
 class ObjectiveArguments:
-    """What is hidden, and behind what."""
+    """Masking options of the MLM objective."""
 
-    mlm_probability: float = option(0.15, "Share of a block's tokens that are predicted.")
+    mlm_probability: float = option(0.15, "Masking rate: share of the tokens of a block that are predicted.")
     mlm_probability_end: float | None = option(
-        None, "The share at the last step, to which --mlm_probability falls step by step; evaluation goes by it, too."
+        None,
+        "Final masking rate: decays linearly from --mlm_probability, and is used for evaluation. By default constant.",
     )
-    mask_replace_prob: float = option(0.8, "Share of those that become the mask token.")
-    random_replace_prob: float = option(0.1, "Share of those that become a random token; the rest stay.")
-    whole_word_mask: bool = option(False, "Hide whole words.")
-    span_masking: bool = option(False, "Hide spans of tokens, or of words with --whole_word_mask.")
-    span_p: float = option(0.2, "Spans of length l have a weight of p * (1 - p)^(l - 1).")
-    span_max_length: int = option(10, "The longest span.")
+    mask_replace_prob: float = option(0.8, "Share of the masked positions that get the mask token.")
+    random_replace_prob: float = option(
+        0.1, "Share of the masked positions that get a random token; the rest keep theirs."
+    )
+    whole_word_mask: bool = option(False, "Mask whole words.")
+    span_masking: bool = option(False, "Mask spans of tokens, or of words with --whole_word_mask.")
+    span_p: float = option(0.2, "Parameter p of the span lengths: P(l) is proportional to p (1 - p)^(l - 1).")
+    span_max_length: int = option(10, "Longest span, in tokens, or words with --whole_word_mask.")
 
     @property
     def final_mlm_probability(self) -> float:
-        """The share at the end of the run, which evaluation goes by."""
+        """The masking rate of the last step, which evaluation uses."""
         return self.mlm_probability if self.mlm_probability_end is None else self.mlm_probability_end
 
     def __post_init__(self):
@@ -32,7 +35,7 @@ class ObjectiveArguments:
         if not 0 < self.final_mlm_probability <= self.mlm_probability:
             raise UserError(
                 f"found --mlm_probability_end {self.mlm_probability_end}, expected more than 0 and at most "
-                f"--mlm_probability, {self.mlm_probability}, which decides the shape of a batch"
+                f"--mlm_probability, {self.mlm_probability}, which sets the shape of a batch"
             )
         if self.mask_replace_prob + self.random_replace_prob > 1:
             raise UserError(

@@ -1,12 +1,13 @@
-"""A run as one page for people who would rather look: report.html, whole in itself, rebuilt at any time.
+"""A run as one self-contained HTML page, report.html, which can be rebuilt at any time.
+
+It shows curves of loss, learning rate and speed, the scores of the run's sweeps so far, what its checkpoints predict
+for the blanks of some sentences, settings and commands, and caveats of the results. The page of an unfinished run says
+what is missing. It loads nothing from the network and runs no script.
 
     python -m recipe.report runs/first            writes runs/first/report.html
-    python -m recipe.report results/glue-tiny --output_file /tmp/report.html
-    python -m recipe.report runs/first --sentences "Returns the ___ of the array." "The river ___ through the valley."
-
-Curves of loss, learning rate and speed, the scores that the run's sweeps have so far, what its checkpoints put into
-blanks, its settings and commands, and what to know before believing any of it. A run that isn't finished has a report
-too, which says what is missing. The page asks for nothing from anywhere and runs no script.
+    python -m recipe.report results/glue-tiny --output_file glue-tiny.html
+    python -m recipe.report runs/first --sentences "Returns the ___." \\
+        "The river ___ through the valley."
 """
 
 import base64
@@ -54,14 +55,15 @@ SENTENCES = (
 
 @dataclass
 class ReportArguments:
-    """What is shown of a run, and where it is written."""
+    """What the page of a run shows, and where it is written."""
 
-    output_file: str | None = option(None, f"The page; by default {REPORT} in the run's folder.")
+    output_file: str | None = option(None, f"File to write; by default {REPORT} in the run folder.")
     sentences: list[str] = field(
-        default_factory=lambda: list(SENTENCES), metadata={"help": "Sentences with blanks (___) for the checkpoints."}
+        default_factory=lambda: list(SENTENCES),
+        metadata={"help": "Sentences with blanks (___) for the checkpoints to fill in; by default four."},
     )
-    top_k: int = option(3, "Guesses a blank.")
-    max_checkpoints: int = option(6, "Checkpoints that fill the blanks, spread over the run; 0: none.")
+    top_k: int = option(3, "Guesses per blank.")
+    max_checkpoints: int = option(6, "Number of checkpoints that fill in the blanks, spread over the run.")
 
     def __post_init__(self):
         for text in self.sentences:

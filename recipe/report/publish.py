@@ -1,11 +1,11 @@
-"""A run's evidence without its weights: what a repository, a paper's appendix or a colleague can keep of it.
+"""The records of a run without its weights, for a repository or a paper's appendix.
+
+Copies settings (run.json) and log (log.jsonl), the tables, plots and commands of its sweeps, and its curves as SVG:
+less than a megabyte, from which python -m recipe.report makes the page again. Paths become relative to the current
+folder, and secrets that older versions recorded are removed. Existing files are replaced.
 
     python -m recipe.report.publish runs/first results/first
-
-Copies what the run was told (run.json) and logged (log.jsonl), the tables, pictures and commands of its sweeps, and its
-curves as SVG: less than a megabyte, from which python -m recipe.report makes the page again. The folder in which the
-command runs is taken out of paths, and secrets out of what older versions recorded. Run it again and what is there is
-replaced.
+    python -m recipe.report results/first
 """
 
 import json

@@ -1,10 +1,11 @@
 """The scores of a sweep: glue.csv, glue.md, glue.png (or qa.*), model cards and W&B curve, rebuilt from the results at
 any time.
 
-    python -m recipe.report.scores runs/first            GLUE and SQuAD of that run, in one table where it has both
-    python -m recipe.report.scores runs/first/glue
+The folder of a run with GLUE and SQuAD results gives one table of both. A missing score is shown as missing and never
+averaged over (invariant 10).
 
-Numbers say what they are (law 10): a missing cell is shown missing and never averaged over.
+    python -m recipe.report.scores runs/first
+    python -m recipe.report.scores runs/first/glue
 """
 
 import io
@@ -33,12 +34,16 @@ JOINED = "scores.md"  # in a run's folder: all suites in one table
 
 @dataclass
 class ScoresArguments:
-    """Which results."""
+    """Which results to show, and where to publish them."""
 
-    folder: str = field(metadata={"help": "The folder of a sweep, or a run that has one called glue or qa."})
-    report_to: str = field(default="none", metadata={"help": "wandb: continue the pre-training's curve."})
-    push_to_hub: bool = field(default=False, metadata={"help": "Upload each checkpoint with its model card."})
-    hub_model_id: str | None = field(default=None, metadata={"help": "Where to, as user/name; a branch a checkpoint."})
+    folder: str = field(metadata={"help": "Folder of a sweep, or of a run with a folder glue or qa."})
+    report_to: str = field(
+        default="none", metadata={"help": "none, or wandb: add the curve of the scores to the pre-training run."}
+    )
+    push_to_hub: bool = field(default=False, metadata={"help": "Upload every checkpoint with its model card."})
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "Repository to push to, user/name; each checkpoint becomes a branch."}
+    )
 
     def __post_init__(self):
         if self.push_to_hub and not self.hub_model_id:

@@ -20,40 +20,41 @@ from recipe.system.errors import UserError
 from recipe.system.hub import is_local
 from recipe.system.secrets import redact_argv
 
-DESCRIPTION = (
-    "GLUE or SQuAD for every checkpoint: jobs are checkpoint x task x seed. What isn't a flag below goes to "
-    "run_glue.py or run_qa.py: all TrainingArguments, --max_train_samples and so on."
-)
-
 
 @dataclass
 class SweepArguments:
-    """Which jobs, and who does them."""
+    """Which jobs to run, and how."""
 
     runs: list[str] = field(
         default_factory=list,
-        metadata={"help": "Run folders, checkpoints, hub ids, or random:configs/x.json for a baseline."},
+        metadata={"help": "Run folders, checkpoints, hub ids, or random:configs/x.json for fresh weights. Required."},
     )
     tasks: list[str] = field(
         default_factory=lambda: list(DEFAULT_TASKS), metadata={"help": "GLUE tasks, or squad or squad_v2."}
     )
     seeds: list[int] = field(
-        default_factory=lambda: [1], metadata={"help": "Seeds: each makes a job a task and checkpoint."}
+        default_factory=lambda: [1], metadata={"help": "Fine-tuning seeds: one job per (checkpoint, task, seed)."}
     )
     learning_rates: list[float] = field(
-        default_factory=list, metadata={"help": "In place of the task's; several make a grid."}
+        default_factory=list, metadata={"help": "Learning rates; by default the task's. Several make a grid."}
     )
     batch_sizes: list[int] = field(
-        default_factory=list, metadata={"help": "In place of the task's; several make a grid."}
+        default_factory=list, metadata={"help": "Batch sizes; by default the task's. Several make a grid."}
     )
-    mnli_init: bool = option(False, f"Start {', '.join(FROM_MNLI)} from the MNLI model of their checkpoint and seed.")
-    newest: bool = option(False, "Of each run's folder only the newest whole checkpoint.")
-    watch: bool = option(False, "Follow a pre-training that still runs, until its last checkpoint is evaluated.")
-    engine: str = option("processes", f"Who runs the jobs: {' or '.join(ENGINES)}.")
-    workers: int = option(1, "Workers a GPU, or on the CPU.")
-    results_dir: str | None = option(None, "Folder of the results; by default `glue` or `qa` in the first run's.")
-    report_to: str = option("none", "wandb: a W&B run a job, and the curve in the pre-training's run.")
-    allow_changed: str = option("", "Settings that may differ from those the folder was begun with.")
+    mnli_init: bool = option(
+        False, f"Start {', '.join(FROM_MNLI)} from the MNLI model of the same checkpoint and seed."
+    )
+    newest: bool = option(False, "Of each run folder, evaluate only the newest complete checkpoint.")
+    watch: bool = option(False, "Wait for the checkpoints of a running pre-training, until the last one is evaluated.")
+    engine: str = option("processes", f"What runs the jobs: {' or '.join(ENGINES)}.")
+    workers: int = option(1, "Worker processes per GPU (in total where there is none).")
+    results_dir: str | None = option(None, "Folder of the results; by default glue or qa in the first run folder.")
+    report_to: str = option(
+        "none", "none, or wandb: one W&B run per job, and a curve of the scores in the pre-training run."
+    )
+    allow_changed: str = option(
+        "", "Settings that may differ from those of the results in the folder, separated by commas."
+    )
 
     def __post_init__(self):
         if not self.runs:
@@ -84,11 +85,11 @@ class SweepArguments:
         return (local[0].resolve().parent if step_of(local[0]) >= 0 else local[0]) / self.suite.name
 
 
-def parse_sweep(argv: list[str]) -> tuple[SweepArguments, list[str]]:
-    """The sweep's own flags, and the rest, which is run_glue.py's or run_qa.py's and is checked with the first job."""
+def parse_sweep(argv: list[str], description: str = "") -> tuple[SweepArguments, list[str]]:
+    """The sweep's own flags, and the rest, for run_glue.py or run_qa.py, which is checked with the first job."""
     redact_argv()
-    parser = Parser((SweepArguments,), description=DESCRIPTION, allow_abbrev=False)
-    parser.takes_more = True
+    parser = Parser((SweepArguments,), description=description)
+    parser.passes_unknown = True
     try:
         sweep, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     except (ValueError, TypeError) as error:

@@ -1,8 +1,14 @@
-"""GLUE or SQuAD for every checkpoint: python -m recipe.sweep makes the jobs (checkpoint x task x seed), sees to it that
-each is done once, and keeps table, curve and chart up to date. finetune_glue.sh and finetune_qa.sh are its doors.
+"""GLUE or SQuAD scores of every checkpoint: one fine-tuning job per (checkpoint, task, seed), run once each; table and
+curve are updated after each job. finetune_glue.sh and finetune_qa.sh start it.
 
-Stop it at any moment and run the same command again: what is done stays done. Several sweeps on one folder share the
-jobs. What isn't a flag of the sweep goes to run_glue.py or run_qa.py: all TrainingArguments and so on.
+Interrupt it at any time and run the same command again: finished jobs are not repeated. Several sweeps on one folder
+share its jobs. Flags that are not listed here go to run_glue.py or run_qa.py: --max_train_samples, --bf16 and all other
+TrainingArguments.
+
+    python -m recipe.sweep --runs runs/first --tasks cola rte --seeds 1 2 3
+
+    python -m recipe.sweep --runs runs/first random:configs/roberta_tiny.json \\
+        --tasks squad --newest true --workers 2 --learning_rates 1e-4
 """
 
 import os
@@ -150,7 +156,7 @@ def training_is_over(runs: list[str]) -> bool:
 
 def main() -> int:
     clear_launcher_variables()  # its workers are no ranks: sweeps that are started together share their jobs
-    sweep, rest = parse_sweep(sys.argv[1:])
+    sweep, rest = parse_sweep(sys.argv[1:], description=__doc__)
     began = time.time()
     on_stop_signals(_stop)
     say = Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print

@@ -13,48 +13,59 @@ from recipe.launch.world import announced_world, require_world, select_device
 from recipe.system.errors import UserError
 from recipe.train.deepspeed import avoid_compiling
 from recipe.train.deepspeed_config import check_deepspeed
+from recipe.train.flag_help import flag_help
 from recipe.train.optimizers import MUON, muon_settings
-from recipe.train.schedules import UNLIMITED_STEPS, own_schedules_allowed
+from recipe.train.schedules import SCHEDULE_NAMES, UNLIMITED_STEPS, own_schedules_allowed
 from recipe.train.settings import check_optimizer, check_settings
 from recipe.train.stages import steps_for
 
 
 @dataclass
 class PretrainArguments(TrainingArguments):
-    """All of transformers' TrainingArguments, and the recipe's own."""
+    """Transformers' TrainingArguments with further flags for pre-training."""
 
     global_batch_size: int | None = option(
         None,
-        "Sequences an optimizer step on all devices together; gradient accumulation is derived from it. "
-        "By default: micro-batch x accumulation x devices.",
+        "Sequences per optimizer step over all devices; gradient accumulation is derived from it. "
+        "By default micro-batch x accumulation x devices.",
     )
     short_seq_length: int | None = option(
-        None, "Begin with sequences of so many tokens, a part of --max_seq_length, and as many more of them a step."
+        None,
+        "Begin with sequences of this length, a divisor of --max_seq_length, at the same number of tokens per step.",
     )
-    short_seq_share: float = option(0.9, "Share of the steps that have short sequences, if --short_seq_length is set.")
+    short_seq_share: float = option(0.9, "Share of the steps that use --short_seq_length.")
     batch_warmup_start: int | None = option(
-        None, "Begin with so many sequences a step; they double in equal intervals up to the global batch."
+        None, "Batch-size warm-up: sequences per step at first; doubles at equal intervals up to the global batch size."
     )
-    batch_warmup_steps: int = option(0, "The step at which the global batch is reached.")
+    batch_warmup_steps: int = option(0, "Step at which batch-size warm-up reaches the global batch size.")
     save_at: list[int] = field(
         default_factory=list,
         metadata={
-            "help": "Steps to save after, beside --save_steps: 250 500 1000. --save_total_limit leaves these "
-            "checkpoints alone."
+            "help": "Further steps to save at, e.g. 250 500 1000. --save_total_limit neither counts nor deletes these "
+            "checkpoints."
         },
     )
     max_hours: float | None = option(
-        None, "Train for so many hours and let the learning rate's schedule end there; ends earlier with --max_steps."
+        None, "Train for this many hours: the learning-rate schedule ends then, or at --max_steps if that comes first."
     )
-    lr_scheduler_type: str = option("linear", "transformers' names, or one of SCHEDULES in recipe/train/schedules.py.")
-    optim: str = option(TrainingArguments.optim, "transformers' names, or muon: Muon for hidden matrices, else AdamW.")
-    peak_tflops: float | None = option(None, "The device's peak rate, for MFU, where its name isn't known.")
-    nonfinite: str = option("stop", "What a NaN or infinite gradient does: stop the run, or skip the update.")
-    allow_changed: str = option("", "Settings that may differ from the run that is resumed, separated by commas.")
-    ddp_timeout: int = option(600, "Seconds after which a rank that hears nothing of another one stops.")
-    logging_nan_inf_filter: bool = option(False, "Always off here: a loss that isn't finite must be seen.")
-    # In-house loaders seek by themselves, so the Trainer must not skip batches one by one.
-    ignore_data_skip: bool = option(True, "Always on here: the data seeks to the step that a run resumes at.")
+    lr_scheduler_type: str = option("linear", f"Shape of the learning rate after warm-up: {', '.join(SCHEDULE_NAMES)}.")
+    optim: str = option(
+        TrainingArguments.optim, "muon (Muon for hidden matrices, AdamW for the rest), or a name in transformers."
+    )
+    peak_tflops: float | None = option(None, "Peak TFLOP/s of the device, for MFU; by default looked up by its name.")
+    nonfinite: str = option("stop", "On a NaN or infinite gradient: stop the run, or skip the update.")
+    allow_changed: str = option(
+        "", "Settings that may differ from those of the run that is resumed, separated by commas."
+    )
+    ddp_timeout: int = option(600, "Timeout of collective operations, in seconds.")
+    logging_nan_inf_filter: bool = option(False, "Always off: a non-finite loss must be visible.")
+    # The data loader seeks in O(1), so the Trainer must not skip batches one by one.
+    ignore_data_skip: bool = option(True, "Always on: the data loader seeks to the step at which a run resumes.")
+
+    @classmethod
+    def flag_help(cls) -> dict[str, str]:
+        """The help of the flags that transformers defines."""
+        return flag_help(cls, pretraining=True)
 
     def __post_init__(self):
         if not self.output_dir:
@@ -64,14 +75,14 @@ class PretrainArguments(TrainingArguments):
         world = announced_world()
         if world.size == 1 and torch.cuda.device_count() > 1 and not self.use_cpu:
             raise UserError(
-                f"found {torch.cuda.device_count()} GPUs and one process: start one a GPU with bash pretrain.sh or "
-                "torchrun, or choose one by CUDA_VISIBLE_DEVICES=0"
+                f"found {torch.cuda.device_count()} GPUs and one process: start one process per GPU with bash "
+                "pretrain.sh or torchrun, or select one GPU with CUDA_VISIBLE_DEVICES=0"
             )
         if self.global_batch_size is not None:
             if self.gradient_accumulation_steps != 1:
                 raise UserError(
                     f"found --gradient_accumulation_steps {self.gradient_accumulation_steps} beside "
-                    "--global_batch_size: accumulation is derived from the latter; leave the former out"
+                    "--global_batch_size, from which accumulation is derived: leave the former out"
                 )
             self.gradient_accumulation_steps = derive_accumulation(
                 self.global_batch_size, self.per_device_train_batch_size, world.size
@@ -79,27 +90,29 @@ class PretrainArguments(TrainingArguments):
         if self.nonfinite not in ("stop", "skip"):
             raise UserError(f"found --nonfinite {self.nonfinite}, expected stop or skip")
         if self.deepspeed and not self.do_train:
-            self.deepspeed = None  # it splits an optimizer, and there is none; a checkpoint holds whole weights
+            self.deepspeed = None  # ZeRO shards the optimizer, and there is none; a checkpoint holds whole weights
             if os.environ.get("RANK", "0") == "0":
                 print("warning: --deepspeed changes nothing without --do_train")
         if self.nonfinite == "skip" and self.deepspeed:
-            raise UserError("found --nonfinite skip beside --deepspeed, which updates before anyone can look: use stop")
+            raise UserError(
+                "found --nonfinite skip beside --deepspeed, which updates weights without a check: use stop"
+            )
         if self.push_to_hub and "checkpoint" in str(getattr(self.hub_strategy, "value", self.hub_strategy)):
             raise UserError(
                 f"found --hub_strategy {getattr(self.hub_strategy, 'value', self.hub_strategy)}: it would upload a "
                 "checkpoint while it is being saved; use every_save or end"
             )
         if self.ddp_find_unused_parameters is None:
-            self.ddp_find_unused_parameters = False  # every weight is used in every step; looking costs a pass
+            self.ddp_find_unused_parameters = False  # every weight is used in every step; the search costs a pass
         self._check_stages()
         muon = self.optim == MUON
         if muon:
             muon_settings(self.optim_args)
             if self.deepspeed:
                 raise UserError(
-                    "found --optim muon beside --deepspeed: Muon needs matrices that ZeRO cuts up; set DS_CONFIG="
+                    "found --optim muon beside --deepspeed: Muon needs the matrices that ZeRO shards; set DS_CONFIG="
                 )
-            self.optim = TrainingArguments.optim  # a name that transformers knows, while it looks
+            self.optim = TrainingArguments.optim  # a name that passes its validation; set back below
         if self.deepspeed:
             check_deepspeed(self, world.size)
         select_device(self, world)
@@ -109,7 +122,8 @@ class PretrainArguments(TrainingArguments):
             super().__post_init__()
         require_world(self, world)
         if self.deepspeed:
-            # Or ZeRO-3 would split the model while it is made, with other draws on every rank. The engine splits it.
+            # Otherwise ZeRO-3 would shard the model while it is initialised, with other random numbers on every rank.
+            # The engine shards it later.
             unset_hf_deepspeed_config()
         if muon:
             self.optim = MUON
@@ -119,27 +133,27 @@ class PretrainArguments(TrainingArguments):
     def _check_stages(self) -> None:
         if self.max_hours is not None and self.short_seq_length is not None:
             raise UserError(
-                "found --short_seq_length beside --max_hours: its share is one of the steps, whose number only time "
-                "will tell; pass --max_steps in place of the latter"
+                "found --short_seq_length beside --max_hours: its share is one of the steps, whose number is not known "
+                "in advance; pass --max_steps in place of the latter"
             )
         if (self.batch_warmup_start is None) != (self.batch_warmup_steps == 0):
             raise UserError(
                 f"found --batch_warmup_start {self.batch_warmup_start} and --batch_warmup_steps "
-                f"{self.batch_warmup_steps}: pass both, the sequences to begin with and the step to reach the batch at"
+                f"{self.batch_warmup_steps}: pass both, the first batch size and the step that ends the warm-up"
             )
         if self.batch_warmup_start is not None:
             cuts = self.gradient_accumulation_steps * announced_world().size
             if self.batch_warmup_start % cuts:
                 raise UserError(
                     f"found --batch_warmup_start {self.batch_warmup_start}, expected a multiple of {cuts}, "
-                    "accumulation steps x devices: they stay, their micro-batches grow"
+                    "accumulation steps x devices: these are fixed, and the micro-batches grow"
                 )
 
 
 def derive_accumulation(global_batch: int, micro_batch: int, devices: int) -> int:
-    """Accumulation steps that make `global_batch` sequences of micro-batches on `devices`.
+    """Gradient accumulation steps for `global_batch` sequences in micro-batches on `devices`.
 
-    Raises UserError, with the micro-batches that would do, where they don't divide.
+    Raises UserError, with micro-batch sizes that would fit, where they don't divide.
     """
     if global_batch % (micro_batch * devices) == 0:
         return global_batch // (micro_batch * devices)
@@ -156,18 +170,18 @@ def derive_accumulation(global_batch: int, micro_batch: int, devices: int) -> in
     near = sorted(sorted(fitting, key=lambda n: abs(n - micro_batch))[:4])
     raise UserError(
         f"a global batch of {global_batch} sequences on {devices} device{'s' * (devices > 1)} doesn't divide by a "
-        f"micro-batch of {micro_batch}: micro-batches that do are {', '.join(map(str, near))}"
+        f"micro-batch of {micro_batch}: micro-batch sizes that fit: {', '.join(map(str, near))}"
     )
 
 
 def sequences_per_step(args: TrainingArguments) -> int:
-    """The global batch: micro-batch x accumulation x devices."""
+    """The global batch size: micro-batch x accumulation x devices."""
     return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
 def epochs_to_steps(args: TrainingArguments, blocks: int) -> int:
-    """The optimizer steps of a run: max_steps, or what num_train_epochs over `blocks` comes to; with max_hours and no
-    max_steps, as many as there is time for."""
+    """The optimizer steps of a run: max_steps, or those of num_train_epochs over `blocks`; with max_hours and no
+    max_steps, WITHOUT_AN_END."""
     if args.max_steps > 0:
         return args.max_steps
     if args.max_hours:

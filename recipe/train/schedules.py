@@ -24,6 +24,7 @@ ENDLESS = ("inverse_sqrt",)
 # steps after warm-up that are done (0 to 1), to a share of the peak learning rate; --lr_scheduler_kwargs are its
 # keyword arguments. Warm-up is linear.
 SCHEDULES: dict[str, Callable[..., float]] = {}
+SCHEDULE_NAMES = (*(kind.value for kind in SchedulerType), *SCHEDULES)
 
 
 class OwnSchedule(str):

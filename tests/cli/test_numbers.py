@@ -82,13 +82,13 @@ def parser_of(monkeypatch):
 
     def parser(script) -> command_line.Parser:
         if script is recipe.sweep.plan:
-            return command_line.Parser((recipe.sweep.plan.SweepArguments,), allow_abbrev=False)
+            return command_line.Parser((recipe.sweep.plan.SweepArguments,))
         with monkeypatch.context() as patched, pytest.raises(Captured) as caught:
             patched.setattr(script, "parse", captured)
             patched.setattr("sys.argv", ["script", *SCRIPTS[script]])
             script.main()
         dataclasses, positional = caught.value.args
-        parser = command_line.Parser(dataclasses, allow_abbrev=False)
+        parser = command_line.Parser(dataclasses)
         for name in positional:
             parser.add_argument(name, nargs="+" if name.endswith("...") else None)
         return parser

@@ -98,10 +98,10 @@ def test_accumulation_is_derived(batch, micro, devices, accumulation):
 @pytest.mark.parametrize(
     ("batch", "micro", "devices", "message"),
     [
-        (30, 8, 1, "micro-batch of 8: micro-batches that do are 3, 5, 6, 10"),
-        (32, 12, 2, "on 2 devices doesn't divide by a micro-batch of 12: micro-batches that do are 2, 4, 8, 16"),
+        (30, 8, 1, "micro-batch of 8: micro-batch sizes that fit: 3, 5, 6, 10"),
+        (32, 12, 2, "on 2 devices doesn't divide by a micro-batch of 12: micro-batch sizes that fit: 2, 4, 8, 16"),
         (32, 8, 3, "doesn't divide by 3 devices: use 1, 2, 4, 8 devices, or a global batch of 30 or 33"),
-        (4, 8, 1, "micro-batches that do are 1, 2, 4"),
+        (4, 8, 1, "micro-batch sizes that fit: 1, 2, 4"),
     ],
 )
 def test_an_indivisible_batch_is_answered_with_sizes_that_work(batch, micro, devices, message):

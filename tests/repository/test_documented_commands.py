@@ -50,6 +50,7 @@ DRY = (
     r"(.* )?bash launch/(slurm|ray)\.sh (pretrain|finetune_glue)\.sh",
     r"bash pretrain\.sh --.*",
     r"python run_(mlm|clm|glue|qa)\.py (?!--help).*",
+    r"python -m recipe\.sweep .*",
 )
 TUTORIAL = (  # tests/repository/test_tutorial.py runs all of docs/tutorial.md, in its order
     r"mkdir -p my_corpus",

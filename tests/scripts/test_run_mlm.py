@@ -317,7 +317,7 @@ def test_when_no_checkpoint_is_whole_it_says_so_and_does_not_begin_anew(run, tmp
         (("--tokenizer_name", "none/"), "none/"),
         (("--config_name", None), "found no model"),
         (("--resume_from_checkpoint", "nowhere"), "cannot resume from nowhere: it has no manifest.json"),
-        (("--global_batch_size", "12"), "micro-batch of 8: micro-batches that do are"),
+        (("--global_batch_size", "12"), "micro-batch of 8: micro-batch sizes that fit:"),
         (("--report_to", "tensorboard"), "pip install tensorboard"),
         (("--model_name_or_path", "somewhere"), "pass one or the other"),
         (("--use_fast_tokenizer", "false"), "only fast tokenizers"),

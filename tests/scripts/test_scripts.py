@@ -235,8 +235,8 @@ def test_a_tokenizer_is_judged_on_documents_that_it_has_not_seen(text_file, docu
     corpus = open_corpus(str(text_file))
     options = train_tokenizer.TokenizerArguments(output_dir="x", held_out=0.2)
     learned, held = (
-        list(train_tokenizer.learned_from(corpus, options)),
-        list(train_tokenizer.judged(corpus, options)[0]()),
+        list(train_tokenizer.training_documents(corpus, options)),
+        list(train_tokenizer.report_documents(corpus, options)[0]()),
     )
     assert not set(learned) & set(held) and sorted(learned + held) == sorted(documents) and 20 < len(held) < 60
 

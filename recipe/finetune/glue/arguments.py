@@ -1,4 +1,4 @@
-"""What run_glue.py can be told."""
+"""Command-line arguments of run_glue.py: the task, or local or hub data for one of your own."""
 
 from dataclasses import dataclass, field
 
@@ -17,37 +17,48 @@ __all__ = ["FineTuneArguments", "GlueArguments"]
 
 @dataclass
 class GlueArguments(StartArguments):
-    """Which task, data and model."""
+    """Which task, data and checkpoint."""
 
-    task_name: str | None = option(None, f"One of {', '.join(TASKS)}; or pass --train_file or --dataset_name.")
-    glue_data: str = option(GLUE_HUB_ID, "GLUE: a folder in the official layout, a copy of the hub's, or a hub id.")
-    dataset_name: str | None = option(None, "Hub id of another classification set with train and validation splits.")
-    dataset_config_name: str | None = option(None, "Config of that set.")
-    train_file: str | None = option(None, "csv, tsv or json of one's own: one or two texts and a label per row.")
-    validation_file: str | None = option(None, "The same for evaluation.")
-    test_file: str | None = option(None, "The same for prediction; the label column may be missing.")
+    task_name: str | None = option(
+        None, f"One of {', '.join(TASKS)}; for other data pass --train_file or --dataset_name."
+    )
+    glue_data: str = option(
+        GLUE_HUB_ID, "GLUE: a folder with the official files, a copy of the hub dataset, or a hub id."
+    )
+    dataset_name: str | None = option(
+        None, "Hub id of another classification dataset with train and validation splits."
+    )
+    dataset_config_name: str | None = option(None, "Config of that dataset.")
+    train_file: str | None = option(
+        None, "Training data of your own, csv, tsv or json: one or two texts and a label per row."
+    )
+    validation_file: str | None = option(None, "Evaluation data, in the same format.")
+    test_file: str | None = option(None, "Test data, in the same format; the label column may be missing.")
     text_columns: list[str] = field(
         default_factory=list,
-        metadata={"help": "One or two columns that hold the text: --text_columns a b, or a,b. By default sentence1 and "
-        "sentence2 or their like, or the only column beside the label."},
+        metadata={"help": "One or two columns that hold the text: a b, or a,b. By default sentence1 and sentence2 or "
+        "similar names, or the only column beside the label."},
     )  # fmt: skip
-    label_column: str | None = option(None, "Column of one's own files that holds the label; by default `label`.")
+    label_column: str | None = option(None, "Column that holds the label; by default label.")
     regression: bool | None = option(
-        None, "Whether the labels of one's own files are scores. By default numbers with a fraction are, others aren't."
+        None, "Treat labels as scores. By default numbers with a fraction are scores, all others are classes."
     )
-    csv_delimiter: str | None = option(None, "Separates the fields of one's own files: a comma in .csv, a tab in .tsv.")
+    csv_delimiter: str | None = option(None, "Field delimiter; by default a comma in .csv and a tab in .tsv.")
     csv_quoting: str = option(
-        "auto", f"{', '.join(QUOTING)}. none: quotes are text; auto: that in .tsv, quoted fields in .csv, checked."
+        "auto",
+        f"One of {', '.join(QUOTING)}. none: quotes are plain text; auto: none for .tsv, minimal for .csv, checked.",
     )
-    text_encoding: str | None = option(None, "Encoding of one's own files, if they aren't UTF-8.")
-    mnli_model: str | None = option(None, "Folder of the MNLI model of this checkpoint and seed to start from.")
+    text_encoding: str | None = option(None, "Encoding of local files; by default UTF-8.")
+    mnli_model: str | None = option(
+        None, "Start from this model, fine-tuned on MNLI from the same checkpoint with the same seed."
+    )
 
     def __post_init__(self):
         super().__post_init__()
         if not (self.task_name or self.own_files or self.dataset_name):
             raise UserError(f"found no task: pass --task_name ({', '.join(TASKS)}), --train_file or --dataset_name")
         if sum(map(bool, (self.task_name, self.own_files, self.dataset_name))) > 1:
-            given = ("--task_name" if self.task_name else "--dataset_name", "--train_file or its like")
+            given = ("--task_name" if self.task_name else "--dataset_name", "--train_file or another file")
             given = given if self.own_files else ("--task_name", "--dataset_name")
             raise UserError(f"found {given[0]} beside {given[1]}: pass one of them")
         if self.task_name and (self.text_columns or self.label_column or self.regression is not None):
@@ -63,7 +74,7 @@ class GlueArguments(StartArguments):
 
     @property
     def own_files(self) -> dict[str, str]:
-        """The files of one's own by split."""
+        """{split: local file}, of those that were given."""
         named = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
         return {split: name for split, name in named.items() if name}
 
@@ -74,23 +85,23 @@ class GlueArguments(StartArguments):
 
     @property
     def own_options(self) -> OwnOptions:
-        """How files of one's own are read."""
+        """How local files are read."""
         chosen = (self.texts, self.label_column, self.regression)
         return OwnOptions(*chosen, self.csv_delimiter, self.csv_quoting, self.text_encoding)
 
     @property
     def task(self) -> Task | None:
-        """The GLUE task, None for data of one's own."""
+        """The GLUE task; None for other data."""
         return task_called(self.task_name) if self.task_name else None
 
     @property
     def recipe(self) -> Recipe:
-        """The settings that hold where none are passed: the task's; MRPC's, of a small set, for data of one's own."""
+        """The default settings: the task's, or those of MRPC, a small dataset, for other data."""
         return (self.task or TASKS["mrpc"]).recipe
 
     @property
     def title(self) -> str:
-        """What tables call the data."""
+        """Name of the data in tables."""
         if self.task:
             return self.task.name
         return (self.dataset_name or next(iter(self.own_files.values()))).rsplit("/", 1)[-1]

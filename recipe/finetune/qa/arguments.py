@@ -1,4 +1,4 @@
-"""What run_qa.py can be told."""
+"""Command-line arguments of run_qa.py."""
 
 import os
 from dataclasses import dataclass
@@ -13,31 +13,37 @@ from recipe.system.errors import UserError
 
 @dataclass
 class QaArguments(StartArguments):
-    """Which questions and model, how contexts are cut and answers chosen."""
+    """Which questions and checkpoint, how contexts are cut into windows, and how answers are chosen."""
 
     dataset_name: str | None = option(
-        None, "A folder with SQuAD's files, or a hub id; by default rajpurkar/squad, or squad_v2 with negatives."
+        None, "A folder with SQuAD's files, or a hub id; by default rajpurkar/squad, or squad_v2 for SQuAD 2.0."
     )
-    dataset_config_name: str | None = option(None, "Config of a hub dataset.")
-    train_file: str | None = option(None, "A file in SQuAD's layout, .json or .jsonl, instead of --dataset_name.")
-    validation_file: str | None = option(None, "The same for evaluation.")
-    test_file: str | None = option(None, "The same for prediction; answers may be missing.")
+    dataset_config_name: str | None = option(None, "Config of a dataset on the hub.")
+    train_file: str | None = option(
+        None, "Training data of your own in SQuAD's format, .json or .jsonl, instead of --dataset_name."
+    )
+    validation_file: str | None = option(None, "Evaluation data, in the same format.")
+    test_file: str | None = option(None, "Test data, in the same format; answers may be missing.")
     task_name: str | None = option(
-        None, "What tables call the data: squad or squad_v2 for SQuAD itself; a training file's name by default."
+        None, "Name of the data in tables; by default squad, squad_v2 or the name of the training file."
     )
-    max_seq_length: int = option(384, "Tokens a window, question and special tokens included.")
-    doc_stride: int = option(128, "Tokens that two windows of a long context share.")
-    n_best_size: int = option(20, "Best first and last tokens of a window that are combined, and answers written down.")
-    max_answer_length: int = option(30, "Tokens an answer.")
-    version_2_with_negative: bool = option(False, "Some questions have no answer (SQuAD 2.0).")
-    null_score_diff_threshold: float = option(0.0, "Null odds above which no answer is given (SQuAD 2.0).")
-    preprocessing_num_workers: int | None = option(None, "Threads of the tokenizer; by default every core.")
+    max_seq_length: int = option(384, "Tokens per window, question and special tokens included.")
+    doc_stride: int = option(128, "Tokens that consecutive windows of a long context share.")
+    n_best_size: int = option(
+        20, "Candidates: this many first and last tokens per window are combined, and this many answers are written."
+    )
+    max_answer_length: int = option(30, "Longest answer, in tokens.")
+    version_2_with_negative: bool = option(False, "Allow questions without an answer (SQuAD 2.0).")
+    null_score_diff_threshold: float = option(
+        0.0, "Predict no answer where the null score exceeds the best answer's by more (SQuAD 2.0)."
+    )
+    preprocessing_num_workers: int | None = option(None, "Tokenisation threads; by default one per core.")
 
     def __post_init__(self):
         super().__post_init__()
         files = self.train_file or self.validation_file or self.test_file
         if files and self.dataset_name:
-            raise UserError("found --dataset_name beside --train_file or its like: pass one of them")
+            raise UserError("found --dataset_name beside --train_file or another file: pass one of them")
         require_numbers(vars(self))
         if self.preprocessing_num_workers:
             os.environ["RAYON_NUM_THREADS"] = str(self.preprocessing_num_workers)
@@ -51,28 +57,28 @@ class QaArguments(StartArguments):
 
     @property
     def squad(self) -> Squad:
-        """What is known of that version."""
+        """Metadata of that version."""
         return TASKS[self.version]
 
     @property
     def dataset(self) -> str | None:
-        """The folder or hub id that is read, None where files are."""
+        """The folder or hub id to read; None where files are given."""
         files = self.train_file or self.validation_file or self.test_file
         return None if files else self.dataset_name or self.squad.hub_id
 
     @property
     def official(self) -> bool:
-        """Whether the data is SQuAD itself, so that its sizes are known and its score has a column."""
+        """Whether the data is SQuAD itself, whose sizes are known and whose score has a column in tables."""
         return self.title == self.version
 
     @property
     def recipe(self) -> Recipe:
-        """The settings that hold where none are passed."""
+        """The default settings."""
         return self.squad.recipe
 
     @property
     def title(self) -> str:
-        """What tables call the data."""
+        """Name of the data in tables."""
         if self.task_name:
             return self.task_name
         file = self.train_file or self.validation_file or self.test_file
@@ -81,19 +87,19 @@ class QaArguments(StartArguments):
 
 @dataclass
 class QaTrainingArguments(FineTuneArguments):
-    """All of transformers' TrainingArguments. Batch, learning rate and epochs default to SQuAD's own settings."""
+    """Transformers' TrainingArguments. Batch size, learning rate and epochs default to those of SQuAD."""
 
-    per_device_eval_batch_size: int = option(64, "Windows an evaluation batch.")
-    save_strategy: str = option("steps", "steps: a killed run continues from its newest checkpoint.")
-    save_steps: float = option(500, "Steps between two checkpoints.")
-    save_total_limit: int | None = option(1, "Checkpoints that are kept.")
+    per_device_eval_batch_size: int = option(64, "Evaluation batch size per device, in windows.")
+    save_strategy: str = option("steps", "When to save a checkpoint: steps, epoch or no.")
+    save_steps: float = option(500, "Steps between checkpoints; below 1, a share of all steps.")
+    save_total_limit: int | None = option(1, "Keep this many of the newest checkpoints and delete older ones.")
 
     def __post_init__(self):
         super().__post_init__()
         if self.label_smoothing_factor:
             raise UserError(
-                f"found --label_smoothing_factor {self.label_smoothing_factor}: it would reward positions of padding; "
+                f"found --label_smoothing_factor {self.label_smoothing_factor}: it would reward padding positions; "
                 "leave it out"
             )
         if self.save_only_model:
-            raise UserError("found --save_only_model: a checkpoint without its optimizer cannot be continued")
+            raise UserError("found --save_only_model: a checkpoint without optimizer state cannot be resumed from")
