@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from recipe.model.config_check import check_config, check_numbers
-from recipe.model.families import FAMILIES
+from recipe.model.families import FAMILIES, own_key
 from recipe.system.errors import UserError
 from recipe.system.hub import is_local, require_hub, require_local_path
 
@@ -68,7 +68,8 @@ def _overridden(config: PreTrainedConfig, overrides: str, name: str) -> PreTrain
     kinds = getattr(config, "layer_types", None)
     follow = kinds is not None and without_kinds().layer_types == kinds
     try:
-        config.update_from_string(overrides)
+        parts = (part.partition("=") for part in overrides.split(","))
+        config.update_from_string(",".join(own_key(config.model_type, key) + eq + value for key, eq, value in parts))
     except ValueError as error:
         raise UserError(f"--config_overrides {overrides!r}: {error}: expected key=value,key=value") from error
     check_numbers(config.to_dict(), name)
@@ -90,6 +91,7 @@ def _config_from_file(file: Path, strict: bool) -> PreTrainedConfig:
     config_class = CONFIG_MAPPING[settings["model_type"]]
     known = {*config_class().to_dict(), *PreTrainedConfig().to_dict(), *config_class.attribute_map}
     known |= {"torch_dtype", "num_labels"}
+    settings = {own_key(settings["model_type"], key): value for key, value in settings.items()}
     if strict and (unknown := sorted(set(settings) - known)):
         raise UserError(f"{file} has the unknown key {', '.join(unknown)}: {config_class.__name__} has no such setting")
     check_numbers(settings, str(file))

@@ -48,7 +48,9 @@ def check_numbers(settings: dict[str, object], name: str) -> None:
     """Raises UserError for a number out of range in a config's `settings`. Other types are validated by the config's
     class."""
     for key, value in settings.items():
-        expected = DROPOUT if "dropout" in key else RANGES.get(usual_key(settings.get("model_type"), key))
+        usual = usual_key(settings.get("model_type"), key)
+        expected = DROPOUT if "dropout" in key else RANGES.get(usual)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if expected is not None and is_number and value not in expected:
-            raise UserError(f"{name} has {key} {value}, expected {expected}")
+            other_name = f" (its key is {key})" if key != usual else ""
+            raise UserError(f"{name} has {usual} {value}, expected {expected}{other_name}")

@@ -41,3 +41,9 @@ def usual_key(model_type: str | None, key: str) -> str:
         return key
     of_class = {own: usual for usual, own in CONFIG_MAPPING[model_type].attribute_map.items()}
     return {**of_class, **FAMILIES[model_type].config_keys}.get(key, key)
+
+
+def own_key(model_type: str, key: str) -> str:
+    """The inverse of `usual_key` for config_keys alone: a config class maps the keys of its attribute_map itself."""
+    keys = FAMILIES[model_type].config_keys if model_type in FAMILIES else {}
+    return {usual: own for own, usual in keys.items()}.get(key, key)
