@@ -7,7 +7,6 @@ dataclasses; a dataclass with a `flag_help` method gives those of the fields tha
 import argparse
 import re
 import textwrap
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,15 +135,17 @@ OTHERS = Heading(
 def help_page(parser: argparse.ArgumentParser, sentences: dict[str, str]) -> str:
     """The page for `parser`; `sentences` replace the help of the flags that they name."""
     positional = [action for action in parser._actions if not action.option_strings]
-    words = " ".join(_placeholder(action) for action in positional)
-    has_file = not positional and any(dest in {"output_dir", "prepared_dir"} for dest in _dests(parser))
-    lines = [f"usage: {parser.prog} {f'{words} ' * bool(words)}[FLAGS]"]
-    if has_file:
+    words = [_placeholder(action) for action in positional]
+    groups = groups_of(parser, sentences)
+    lines = [" ".join(["usage:", parser.prog, *words, *["[FLAGS]"] * bool(groups)])]
+    if not positional and {action.dest for action in parser._actions} & {"output_dir", "prepared_dir"}:
         lines += [f"       {parser.prog} FILE.json|FILE.yaml    the same flags as keys"]
     description, examples = split_docstring(parser.description or "")
     lines += ["", description] if description else []
-    lines += ["", *_filled("A flag without a value is a switch: --flag turns it on, --flag false off.")]
-    for heading, actions in groups_of(parser, sentences):
+    lines += (
+        ["", *_filled("A flag without a value is a switch: --flag turns it on, --flag false off.")] if groups else []
+    )
+    for heading, actions in groups:
         lines += ["", f"{heading.title}:", *_filled(heading.about, "  ")]
         for action in actions:
             lines += _entry(action, sentences.get(action.dest, action.help or ""))
@@ -186,10 +187,6 @@ def program_of(path: str) -> str:
         return f"python {file.name}.py"
     module = ".".join(file.relative_to(PACKAGE.parent).parts)
     return f"python -m {module.removesuffix('.__main__')}"
-
-
-def _dests(parser: argparse.ArgumentParser) -> Iterable[str]:
-    return (action.dest for action in parser._actions)
 
 
 def _filled(text: str, indent: str = "") -> list[str]:

@@ -1,9 +1,10 @@
 """Estimates for planning a run: memory per device, network traffic per step, tokens per second.
 
-    python -m recipe.model.scale configs/roberta_large.json            the tables of docs/scale.md for a config
-
 Memory follows Rajbhandari et al., 2020 (ZeRO). A ring sends 2 (N - 1) / N of a buffer per device for an all-reduce, and
 half of that for a reduce-scatter or all-gather (Patarasuk and Yuan, 2009). Assumptions are stated with each formula.
+
+    python -m recipe.model.scale configs/roberta_large.json
+    python -m recipe.model.scale configs/bert_base.json configs/bert_large.json
 """
 
 import sys
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
+from recipe.cli.parser import parse
 from recipe.cli.program import run_script
 from recipe.model.config import load_config
 from recipe.system.errors import UserError
@@ -177,7 +179,8 @@ def tables(name: str) -> str:
 
 
 def main() -> None:
-    names = sys.argv[1:] or ["configs/roberta_medium.json", "configs/roberta_base.json", "configs/roberta_large.json"]
+    sizes = [f"configs/roberta_{size}.json" for size in ("medium", "base", "large")]
+    ((names,),) = parse((), sys.argv[1:] or sizes, description=__doc__, positional=("configs ...",))
     print("\n\n".join(tables(name) for name in names))
 
 

@@ -9,6 +9,8 @@ from transformers import TrainingArguments
 
 import fill_mask
 import prepare_data
+import recipe.finetune.qa.scoring
+import recipe.model.scale
 import recipe.report.page
 import recipe.report.publish
 import recipe.report.scores
@@ -34,6 +36,8 @@ PROGRAMS = {
     "recipe/report/__main__.py": recipe.report.page,
     "recipe/report/scores.py": recipe.report.scores,
     "recipe/report/publish.py": recipe.report.publish,
+    "recipe/model/scale.py": recipe.model.scale,
+    "recipe/finetune/qa/scoring.py": recipe.finetune.qa.scoring,
 }
 # Private English, and "tokens a step" for "tokens per step".
 BANNED = re.compile(

@@ -1,9 +1,10 @@
 """How answers are scored: exact match and F1 over words by the definition of SQuAD's official evaluation.
 
-    python -m recipe.finetune.qa.scoring dev-v1.1.json eval_predictions.json
-    python -m recipe.finetune.qa.scoring dev-v2.0.json eval_predictions.json eval_null_odds.json
-
 Scores are percentages, as that script prints them. A question without an answer has the gold text "".
+
+    python -m recipe.finetune.qa.scoring dev-v1.1.json eval_predictions.json
+    python -m recipe.finetune.qa.scoring dev-v2.0.json \\
+        eval_predictions.json eval_null_odds.json
 """
 
 import json
@@ -15,6 +16,7 @@ from collections.abc import Iterable
 from math import isfinite
 from pathlib import Path
 
+from recipe.cli.parser import parse
 from recipe.cli.program import run_script
 from recipe.finetune.qa.squad import Questions, read_file
 from recipe.system.errors import UserError
@@ -127,11 +129,12 @@ def _percent(scores: list[float]) -> float:
 
 
 def main() -> int:
-    if len(sys.argv) not in (3, 4):
-        raise UserError(f"found {len(sys.argv) - 1} files, expected SQuAD's, the predictions, and maybe the null odds")
-    questions = read_file(Path(sys.argv[1]))
-    predictions = _object(Path(sys.argv[2]), str, "answer")
-    odds = [_object(Path(name), float, "null odds") for name in sys.argv[3:]]
+    ((files,),) = parse((), description=__doc__, positional=("files ...",))
+    if len(files) not in (2, 3):
+        raise UserError(f"found {len(files)} files, expected SQuAD's, the predictions, and maybe the null odds")
+    questions = read_file(Path(files[0]))
+    predictions = _object(Path(files[1]), str, "answer")
+    odds = [_object(Path(name), float, "null odds") for name in files[2:]]
     golds = golds_by_id(questions)
     if odds or not all(golds.values()):
         metrics = score_with_negative(predictions, golds, odds[0] if odds else None)
