@@ -154,7 +154,7 @@ ROWS = {
     ),
     "R15": (
         "without a network hub names are refused at once and local data works",
-        "data/test_corpus.py data/test_tokenizer.py model/test_heads.py -k hub or there",
+        "data/test_corpus.py data/test_tokenizer.py model/test_heads.py -k hub or there or missing",
     ),
     "R19": (
         "from_pretrained and fill-mask on every checkpoint, logits equal",

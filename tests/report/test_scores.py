@@ -176,7 +176,7 @@ def test_model_card(swept, no_picture):
     rte = results["rte", "validation"]
     assert (rte.metric_type, rte.metric_value, rte.dataset_type) == ("accuracy", 63.0, "nyu-mll/glue")
     assert rte.metric_args["seeds"] == [1, 2]
-    for said in ("after 20 steps and 1,280 tokens", "`toys`", "| sequences a step | 4 |", "| 5.500 |"):
+    for said in ("after 20 steps and 1,280 tokens", "`toys`", "| sequences per step | 4 |", "| 5.500 |"):
         assert said in card.content
     from recipe.system.manifest import damage
 
