@@ -24,9 +24,9 @@ from recipe.finetune.arguments import check_start
 from recipe.finetune.continuing import begin_or_continue
 from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
 from recipe.finetune.glue.finetuning import GlueTuning, prepare
-from recipe.finetune.glue.tasks import METRIC_NAMES
-from recipe.finetune.results import eval_results, result_file, write_metrics, write_predictions
-from recipe.sweep.suites import SUITES
+from recipe.finetune.glue.submission import write_predictions
+from recipe.finetune.glue.suite import SUITE
+from recipe.finetune.results import eval_results, result_file, write_metrics
 from recipe.system.errors import NONFINITE_EXIT_CODE, UserError
 from recipe.system.files import write_json
 from recipe.system.runtime import quiet_libraries
@@ -87,7 +87,7 @@ def describe(work: GlueTuning, say) -> None:
 
 def deciding(work: GlueTuning) -> dict:
     """The data settings that determine what a run computes."""
-    named = {name: getattr(work.data, name) for name in SUITES["glue"].meaning}
+    named = {name: getattr(work.data, name) for name in SUITE.settings}
     return named | {"task": work.data.title, "data": work.rows.splits["train"].digest}
 
 
@@ -110,17 +110,17 @@ def save(work: GlueTuning, scores: dict, submissions: list[Path]) -> None:
     for split, metrics in scores.items():
         size = work.record(scores)["examples"][split]
         part = f" (a subset: {size['used']:,} of {size['official']:,})" if size["subset"] else ""
-        shown = ", ".join(f"{METRIC_NAMES.get(name, name)} {value:.4f}" for name, value in metrics.items())
+        shown = ", ".join(f"{SUITE.metric_names.get(name, name)} {value:.4f}" for name, value in metrics.items())
         print(f"{work.data.title} {split}{part}: {shown}")
     if scores:
         samples = {split: len(work.rows.splits[split]) for split in scores}
-        write_metrics(folder, "eval", eval_results(scores, samples))
+        write_metrics(folder, "eval", eval_results(SUITE, scores, samples))
         file = result_file(folder, work.data.title, work.args.seed)
         write_json(file, work.record(scores))
         print(f"written to {file}")
     if work.args.do_train and work.args.save_model:
         print(f"model in {folder}")
-        work.write_card(scores, "text-classification", print)
+        work.write_card(scores, print)
     for file in submissions:
         print(f"predictions in {file}")
 

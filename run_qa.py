@@ -24,8 +24,8 @@ from recipe.finetune.arguments import check_start
 from recipe.finetune.continuing import begin_or_continue
 from recipe.finetune.qa.arguments import QaArguments, QaTrainingArguments
 from recipe.finetune.qa.finetuning import QaTuning, prepare
+from recipe.finetune.qa.suite import SUITE
 from recipe.finetune.results import eval_results, result_file, write_metrics
-from recipe.sweep.suites import SUITES
 from recipe.system.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE
 from recipe.system.files import write_json
 from recipe.system.runtime import quiet_libraries
@@ -89,7 +89,7 @@ def carry_out(work: QaTuning, say) -> int:
 
 def deciding(work: QaTuning) -> dict:
     """The data settings that determine what a run computes."""
-    named = {name: getattr(work.data, name) for name in SUITES["qa"].meaning}
+    named = {name: getattr(work.data, name) for name in SUITE.settings}
     return named | {"data": work.rows["train"].digest}
 
 
@@ -100,7 +100,7 @@ def save(work: QaTuning, scores: dict) -> None:
         size = work.record(scores)["examples"][split]
         part = f" (a subset: {size['used']:,} of {size['official']:,})" if size["subset"] else ""
         print(f"{work.data.title} {split}{part}: {', '.join(f'{name} {value:.2f}' for name, value in metrics.items())}")
-        write_metrics(folder, "eval", eval_results(scores, {split: len(work.windows[split])}))
+        write_metrics(folder, "eval", eval_results(SUITE, scores, {split: len(work.windows[split])}))
         file = result_file(folder, work.data.title, work.args.seed)
         write_json(file, work.record(scores))
         print(f"written to {file}")
@@ -108,7 +108,7 @@ def save(work: QaTuning, scores: dict) -> None:
         write_metrics(folder, "predict", {"predict_samples": len(work.windows["test"])})
     if work.args.do_train and work.args.save_model:
         print(f"model in {folder}")
-        work.write_card(scores, "question-answering", print)
+        work.write_card(scores, print)
     for file in work.write_more(folder):
         print(f"answers in {file}")
 

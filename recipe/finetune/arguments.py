@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from recipe.cli.numbers import require_numbers
 from recipe.cli.parser import option
-from recipe.finetune.tasks import Recipe
+from recipe.finetune.suite import TuningSettings
 from recipe.launch.world import announced_world, require_world, select_device
 from recipe.model.arguments import HubArguments
 from recipe.model.checkpoints import require_disk_space
@@ -106,7 +106,7 @@ class FineTuneArguments(TrainingArguments):
         require_world(self, world)
         check_optimizer(self)
 
-    def fill_defaults(self, settings: Recipe) -> None:
+    def fill_defaults(self, settings: TuningSettings) -> None:
         """Fills in settings that were not given from the task's. The task's batch size is the global one, whatever the
         number of accumulation steps and devices. Raises UserError where it doesn't divide by them."""
         if self.per_device_train_batch_size is None:

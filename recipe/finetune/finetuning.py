@@ -1,12 +1,11 @@
 """What every fine-tuning shares: the trainer, the counting of its steps, and the record of a score."""
 
-import importlib.metadata
 import math
-import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,17 +19,16 @@ from transformers.trainer_utils import EvalLoopOutput
 from recipe.finetune.arguments import SETTINGS, FineTuneArguments, StartArguments
 from recipe.finetune.examples import IGNORED, Examples, FineTuneBatches, evaluation_batches
 from recipe.finetune.model_card import write_tuned_card
-from recipe.finetune.results import write_metrics
+from recipe.finetune.results import build_record, write_metrics
 from recipe.finetune.starting_point import Origin
+from recipe.finetune.suite import Suite
 from recipe.system.hub import is_local
-from recipe.system.secrets import redact_all
 from recipe.train.callbacks import RankSeed, TrueEpoch
 from recipe.train.saving import AtomicCheckpoints
 from recipe.train.schedules import NEEDS_A_METRIC, require_warmup_within, resolve_schedule
 from recipe.train.trainer import NonFiniteError
 
 SAMPLE_TOKENS = 60  # of the first example, shown on the console
-PACKAGES = ("torch", "transformers", "tokenizers", "evaluate", "scikit-learn", "scipy", "numpy")
 
 
 def sum_of_losses(logits: torch.Tensor, labels: torch.Tensor, regression: bool, smoothing: float = 0.0):
@@ -176,6 +174,7 @@ def train_batches(examples: Examples, args: FineTuneArguments, start) -> FineTun
 class FineTuning:
     """A fine-tuning whose every part was checked: call `trainer.train`, then `evaluate`, then `record`."""
 
+    suite: ClassVar[Suite]
     data: StartArguments
     args: FineTuneArguments
     rows: object  # the splits, as their room reads them
@@ -210,10 +209,10 @@ class FineTuning:
         if self.args.save_model:
             self.trainer.save_model()
 
-    def write_card(self, scores: dict, task_type: str, say: Callable[[str], None]) -> None:
+    def write_card(self, scores: dict, say: Callable[[str], None]) -> None:
         """Writes the model card, unless output_dir has a README.md of somebody else's."""
         base = None if is_local(self.data.model_name_or_path) else self.data.model_name_or_path
-        if write_tuned_card(Path(self.args.output_dir), self.record(scores), task_type, base) is None:
+        if write_tuned_card(Path(self.args.output_dir), self.record(scores), self.suite, base) is None:
             say(f"{self.args.output_dir} has a README.md of its own: no model card is written")
 
     def write_more(self, folder: Path) -> list[Path]:
@@ -238,22 +237,18 @@ class FineTuning:
         ]
 
     def record(self, scores: dict[str, dict[str, float]]) -> dict:
-        """What the number is, so that nobody has to guess: task, checkpoint, seed, metrics, data and settings."""
+        """The JSON record of the scores: task, checkpoint, seed, metrics, data and settings."""
         args = self.args
-        dev = next(iter(scores), None)
-        headline = self.headline()
-        again = self.data.weights != self.data.model_name_or_path
-        record = {
-            "task": self.data.title,
-            "checkpoint": asdict(self.origin),
-            "seed": args.seed,
-            "headline": {"metric": headline, "split": dev, "value": scores[dev][headline] if dev else None},
-            "metrics": scores,
-            "selected_on_dev": False,  # the score is of the last step; no checkpoint was chosen by it
-            "started_from_mnli": self.data.weights if again else None,
-            "examples": self.sizes(),
-            "source": self.source(),
-            "settings": {
+        return build_record(
+            task=self.data.title,
+            origin=self.origin,
+            seed=args.seed,
+            headline=self.headline(),
+            scores=scores,
+            started_from=self.data.weights if self.data.weights != self.data.model_name_or_path else None,
+            sizes=self.sizes(),
+            source=self.source(),
+            settings={
                 **{name: getattr(args, name) for name in SETTINGS.split()},
                 "devices": args.world_size,
                 "optim": str(getattr(args.optim, "value", args.optim)),
@@ -261,11 +256,8 @@ class FineTuning:
                 "max_seq_length": self.data.max_seq_length,
                 "pad_to_max_length": self.data.pad_to_max_length,
             },
-            "seconds": round(time.monotonic() - self.began, 2),
-            "versions": {"python": platform.python_version()}
-            | {package: importlib.metadata.version(package) for package in PACKAGES},
-        }
-        return redact_all(record)
+            seconds=time.monotonic() - self.began,
+        )
 
 
 def size_of(rows, official: int | None) -> dict:

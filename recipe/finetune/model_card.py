@@ -4,37 +4,33 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from recipe.finetune.columns import METRIC_NAMES
+from recipe.finetune.suite import Suite
 from recipe.system.files import write_atomically
 
 CARD = "README.md"
 MARK = "<!-- written by a fine-tuning: the next one overwrites it -->"
-CLASSES = {
-    "text-classification": "AutoModelForSequenceClassification",
-    "question-answering": "AutoModelForQuestionAnswering",
-}
 
 
-def write_tuned_card(folder: Path, record: dict, task_type: str, base_model: str | None) -> Path | None:
+def write_tuned_card(folder: Path, record: dict, suite: Suite, base_model: str | None) -> Path | None:
     """Writes the card of the model in `folder`; None where a README.md is there that no fine-tuning wrote. `record` is
     that of recipe.finetune.finetuning, `base_model` a hub id: a local path would be a dead link."""
     file = folder / CARD
     if file.exists() and MARK not in file.read_text(encoding="utf-8", errors="replace"):
         return None
-    write_atomically(file, tuned_card_of(record, task_type, base_model, folder.resolve().name).encode())
+    write_atomically(file, tuned_card_of(record, suite, base_model, folder.resolve().name).encode())
     return file
 
 
-def tuned_card_of(record: dict, task_type: str, base_model: str | None, name: str) -> str:
+def tuned_card_of(record: dict, suite: Suite, base_model: str | None, name: str) -> str:
     """The text of the card: metadata with a model-index, then what was trained on what, scores and settings."""
     results = [
         EvalResult(
-            task_type=task_type,
+            task_type=suite.task_type,
             dataset_type=record["task"],
             dataset_name=record["task"],
             dataset_split=split,
             metric_type=metric,
-            metric_name=METRIC_NAMES.get(metric, metric),
+            metric_name=suite.metric_names.get(metric, metric),
             metric_value=round(value, 4),
         )
         for split, metrics in record["metrics"].items()
@@ -42,7 +38,7 @@ def tuned_card_of(record: dict, task_type: str, base_model: str | None, name: st
     ]
     metadata = ModelCardData(
         library_name="transformers",
-        pipeline_tag=task_type,
+        pipeline_tag=suite.task_type,
         base_model=base_model,
         model_name=name,
         eval_results=results or None,
@@ -58,7 +54,7 @@ def tuned_card_of(record: dict, task_type: str, base_model: str | None, name: st
         f"# {name}",
         f"{checkpoint['name']} fine-tuned on {record['task']} with seed {record['seed']} ({sizes}). The score is that "
         "of the last step.",
-        f'`{CLASSES[task_type]}.from_pretrained("{name}")` loads it, `AutoTokenizer` its tokenizer.',
+        f'`{suite.auto_class}.from_pretrained("{name}")` loads it, `AutoTokenizer` its tokenizer.',
         "\n".join(["| split | metric | value |", "| --- | --- | --- |", *scores]) if scores else "",
         "\n".join(["| setting | value |", "| --- | --- |", *settings]),
         f"Versions: {versions}.",

@@ -1,21 +1,59 @@
-"""The results of fine-tuning on disk: one JSON a job, whole or not there, and GLUE's submission files."""
+"""Results on disk: one JSON record per job, written atomically, and the metrics files of the example scripts."""
 
+import importlib.metadata
+import platform
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
-from recipe.finetune.glue.rows import TaskRows
-from recipe.finetune.glue.tasks import Task
-from recipe.system.files import DamagedFile, read_json, read_object, write_atomically, write_json
+from recipe.finetune.starting_point import Origin
+from recipe.finetune.suite import Suite
+from recipe.finetune.suites import suite_of
+from recipe.system.files import DamagedFile, read_json, read_object, write_json
+from recipe.system.secrets import redact_all
 
 RESULTS = "jobs"  # the folder of a sweep that holds them
-_MNLI_FILES = {"test_matched": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv"}
+PACKAGES = ("torch", "transformers", "tokenizers", "evaluate", "scikit-learn", "scipy", "numpy")
 
 
 def result_file(folder: Path, task: str, seed: int) -> Path:
     """Where the record of (task, seed) lies in a checkpoint's folder of results."""
     return folder / f"{task}-seed{seed}.json"
+
+
+def build_record(
+    *,
+    task: str,
+    origin: Origin,
+    seed: int,
+    headline: str,
+    scores: dict[str, dict[str, float]],
+    sizes: dict[str, dict],
+    source: str,
+    settings: dict,
+    seconds: float,
+    started_from: str | None = None,
+) -> dict:
+    """The record of `scores`, {split: metrics}, of a checkpoint, without secrets. `headline` is the metric that stands
+    for the task, `started_from` the fine-tuned model that the job started from. Where the task's suite trains,
+    `settings` have those of the training."""
+    dev = next(iter(scores), None)
+    record = {
+        "task": task,
+        "checkpoint": asdict(origin),
+        "seed": seed,
+        "headline": {"metric": headline, "split": dev, "value": scores[dev][headline] if dev else None},
+        "metrics": scores,
+        "selected_on_dev": False,  # the score is of the last step; no checkpoint was chosen by it
+        "started_from_mnli": started_from,
+        "examples": sizes,
+        "source": source,
+        "settings": settings,
+        "seconds": round(seconds, 2),
+        "versions": {"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in PACKAGES},
+    }
+    return redact_all(record)
 
 
 def read_result(file: Path) -> dict | None:
@@ -35,9 +73,10 @@ def read_result(file: Path) -> dict | None:
 
 def _is_result(record: dict) -> bool:
     """Whether everything that tables, curves, cards and trackers read of a record is there and of its kind."""
-    checkpoint, settings = record["checkpoint"], record["settings"]
-    factors = ("per_device_train_batch_size", "gradient_accumulation_steps", "devices", "max_steps")
-    sizes = [record["examples"]["train"], *record["examples"].values()]
+    checkpoint, settings, trained = record["checkpoint"], record["settings"], suite_of(record["task"]).trains
+    numbers = ("learning_rate", "num_train_epochs") if trained else ()
+    factors = ("per_device_train_batch_size", "gradient_accumulation_steps", "devices", "max_steps") if trained else ()
+    sizes = [*([record["examples"]["train"]] if trained else []), *record["examples"].values()]
     scores = [value for metrics in record["metrics"].values() for value in metrics.values()]
     return (
         all(isinstance(text, str) for text in (record["task"], checkpoint["name"], checkpoint["path"]))
@@ -48,7 +87,7 @@ def _is_result(record: dict) -> bool:
         and isinstance(record["headline"]["metric"], str)
         and bool(scores)
         and all(_is_number(value) for value in (*scores, record["headline"]["value"], record["seconds"]))
-        and all(_is_number(value) for value in (settings["learning_rate"], settings["num_train_epochs"]))
+        and all(_is_number(settings[name]) for name in numbers)
         and all(type(value) is int for value in (record["seed"], *(settings[name] for name in factors)))
         and all(type(size["used"]) is int and isinstance(size["subset"], bool) for size in sizes)
     )
@@ -71,12 +110,12 @@ def read_results(sweep: Path, warn: Callable[[str], None] = lambda line: None) -
     return records
 
 
-def eval_results(scores: dict[str, dict[str, float]], samples: dict[str, int]) -> dict[str, float]:
+def eval_results(suite: Suite, scores: dict[str, dict[str, float]], samples: dict[str, int]) -> dict[str, float]:
     """The metrics of all dev splits, named as the Hugging Face example scripts do: eval_accuracy, eval_samples ... with
     _mm behind those of MNLI's mismatched half; eval_combined_score is the mean of two metrics, where there are two."""
     results: dict[str, float] = {}
     for split, metrics in scores.items():
-        end = "_mm" if split == "validation_mismatched" else ""
+        end = suite.split_suffixes.get(split, "")
         values = {**metrics, "samples": samples[split]}
         for several in (("accuracy", "f1"), ("pearson", "spearmanr")):
             if set(several) <= set(metrics):
@@ -90,31 +129,3 @@ def write_metrics(folder: Path, part: str, metrics: dict) -> None:
     write_json(folder / f"{part}_results.json", dict(sorted(metrics.items())))
     before = read_json(folder / "all_results.json") or {}
     write_json(folder / "all_results.json", dict(sorted((before | metrics).items())))
-
-
-def write_predictions(
-    folder: Path, task: Task | None, rows: TaskRows, split: str, predictions: np.ndarray
-) -> list[Path]:
-    """Writes predictions [rows] of a test split into two files with the columns `index` and `prediction`; `index` is
-    what the split's own file numbers its rows by, 0, 1 ... where it doesn't. Returns the files.
-
-    The first is what GLUE's server takes: class names for the entailment tasks that have them, ids for the others,
-    scores within its scale for STS-B; class names or scores for data of one's own (`task` None). The second,
-    predict_results_<task>.txt, is what the Hugging Face example script leaves: names of classes, or scores.
-    """
-    title = task.title if task else "predictions"
-    name = task.name if task else "None"  # what that script calls data of one's own
-    name += "-mm" if split == "test_mismatched" else ""
-    files = folder / _MNLI_FILES.get(split, f"{title}.tsv"), folder / f"predict_results_{name}.txt"
-    if rows.labels:
-        names = [rows.labels[value] for value in predictions]
-        submitted = names if task is None or task.submit_names else [str(value) for value in predictions]
-    else:
-        names = [f"{value:.3f}" for value in predictions]
-        submitted = [f"{value:.3f}" for value in np.clip(predictions, 0.0, 5.0)] if task else names
-    index = rows.splits[split].index or range(len(predictions))
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, values in zip(files, (submitted, names), strict=True):
-        lines = ["index\tprediction", *(f"{number}\t{value}" for number, value in zip(index, values, strict=True))]
-        write_atomically(file, ("\n".join(lines) + "\n").encode())
-    return list(files)

@@ -11,6 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from recipe.data.tokenizer import fingerprint, load_tokenizer
 from recipe.finetune.arguments import RANDOM, StartArguments
 from recipe.finetune.glue.labels import SavedLabels, saved_labels
+from recipe.finetune.suites import SUITES
 from recipe.model.checkpoints import step_of
 from recipe.model.config import EMBEDDING_MULTIPLE, check_length, fit_to_tokenizer, is_causal, load_config
 from recipe.model.weights import load_weights
@@ -59,9 +60,8 @@ def origin_of(data: StartArguments) -> Origin:
 def is_fine_tuned(folder: Path) -> bool:
     """Whether a folder holds a model with a task's head: the steps it counts are not those of a pre-training."""
     names = (read_json(folder / "config.json") or {}).get("architectures")
-    return isinstance(names, list) and any(
-        str(name).endswith(("ForSequenceClassification", "ForQuestionAnswering")) for name in names
-    )
+    heads = tuple(suite.auto_class.removeprefix("AutoModel") for suite in SUITES.values() if suite.auto_class)
+    return isinstance(names, list) and any(str(name).endswith(heads) for name in names)
 
 
 def progress_of(folder: Path) -> tuple[int | None, int | None]:
@@ -134,6 +134,13 @@ def config_of(data: StartArguments, tokenizer) -> PreTrainedConfig:
         raise UserError(f"{name} is a causal model, whose first token sees no other: expected an encoder's checkpoint")
     check_length(config, data.max_seq_length, name)
     return config
+
+
+def check_model(data: StartArguments) -> Origin:
+    """The checkpoint that `data` names, once its tokenizer and length are known to fit."""
+    origin = origin_of(data)
+    config_of(data, tokenizer_of(data))
+    return origin
 
 
 def saved_labels_of(data: StartArguments) -> SavedLabels | None:

@@ -6,14 +6,12 @@ import pandas as pd
 from huggingface_hub import EvalResult, HfApi, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError
 
-from recipe.finetune.columns import COLUMNS, GLUE, METRIC_NAMES, QA, TITLES, columns_of, suite_of
-from recipe.finetune.glue.rows import GLUE_HUB_ID
-from recipe.finetune.qa.squad import TASKS as SQUADS
+from recipe.finetune.suite import Suite
+from recipe.finetune.suites import SUITES
 from recipe.system.errors import UserError
 from recipe.system.hub import require_hub
 from recipe.train.model_card import CARD, MARK, may_overwrite, pretraining_section, write_card
 
-TAGS = {GLUE: "glue", QA: "squad"}
 NOT_FOR_INFERENCE = ["optimizer*", "scheduler*", "rng_state*", "manifest.json", "training_args.bin"]
 
 
@@ -39,13 +37,13 @@ def write_cards(frame: pd.DataFrame, cells: pd.DataFrame, tables: dict[str, str]
 def card_of(name: str, rows: pd.DataFrame, cells: pd.Series, notes: dict[str, str]) -> str:
     """The text of a card: metadata with a model-index, then scores, then pre-training."""
     folder = Path(rows["path"].iloc[0])
-    present = [column for column in COLUMNS if cells[column, "seeds"]]
+    present = [(suite, column) for suite in SUITES.values() for column in _present(suite, cells)]
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="fill-mask",
-        tags=[tag for suite, tag in TAGS.items() if any(column in present for column in columns_of(suite))],
+        tags=list(dict.fromkeys(suite.tag for suite, _ in present)),
         model_name=name.replace("/", "-"),
-        eval_results=[_result(column, cells[column], rows) for column in present],
+        eval_results=[_result(suite, column, cells[column], rows) for suite, column in present],
     )
     step, tokens = rows["step"].iloc[0], rows["tokens_seen"].iloc[0]
     seen = "" if pd.isna(tokens) else f" and {int(tokens):,} tokens"
@@ -53,40 +51,43 @@ def card_of(name: str, rows: pd.DataFrame, cells: pd.Series, notes: dict[str, st
         f"---\n{metadata.to_yaml()}\n---\n{MARK}",
         f"# {name}",
         "" if pd.isna(step) else f"A checkpoint of a pre-training run, after {int(step):,} steps{seen}.",
-        *(_section(suite, cells, notes[suite]) for suite in notes),
+        *(_section(SUITES[name], cells, notes[name]) for name in notes),
         pretraining_section(folder),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _section(suite: str, cells: pd.Series, notes: str) -> str:
+def _present(suite: Suite, cells: pd.Series) -> list[str]:
+    """The columns of a suite that a checkpoint has a score of."""
+    return [column for column in suite.columns if cells[column, "seeds"]]
+
+
+def _section(suite: Suite, cells: pd.Series, notes: str) -> str:
     """A suite's part of a card, empty where the checkpoint has no score of it."""
-    present = [column for column in columns_of(suite) if cells[column, "seeds"]]
-    scores = [f"| {column} | {METRIC_NAMES[COLUMNS[column][2]]} | {_value(cells[column])} |" for column in present]
+    present = _present(suite, cells)
+    scores = [f"| {column} | {suite.metric_name(column)} | {_value(cells[column])} |" for column in present]
     table = "\n".join(["| task | metric | score |", "| --- | --- | --- |", *scores])
-    return f"## {TITLES[suite]}\n\n{table}\n\n{notes}" if present else ""
+    return f"## {suite.title}\n\n{table}\n\n{notes}" if present else ""
 
 
-def _result(column: str, cell: pd.Series, rows: pd.DataFrame) -> EvalResult:
-    task, split, metric = COLUMNS[column]
-    of_task = rows[rows["task"] == task]
+def _result(suite: Suite, column: str, cell: pd.Series, rows: pd.DataFrame) -> EvalResult:
+    about = suite.columns[column]
+    task, of_task = suite.tasks[about.task], rows[rows["task"] == about.task]
     subset = bool(of_task["train_is_subset"].any() or of_task["dev_is_subset"].any())
     part = " (part of the examples)" if subset else ""
-    if suite_of(task) == QA:
-        about = {"task_type": "question-answering", "dataset_type": SQUADS[task].hub_id}
-        title = column.rsplit(" ", 1)[0]
-    else:
-        about = {"task_type": "text-classification", "dataset_type": GLUE_HUB_ID, "dataset_config": task}
-        title = f"GLUE {column}"
+    title = suite.dataset_title(column)
+    seeds = {"seeds": sorted(map(int, of_task["seed"].unique())), "unit": "percent, mean over seeds"}
     return EvalResult(
-        **about,
-        task_name=f"{title}, after fine-tuning",
+        task_type=suite.task_type,
+        task_name=f"{title}, {'after fine-tuning' if suite.trains else 'zero-shot'}",
+        dataset_type=task.hub_id,
+        dataset_config=task.hub_config,
         dataset_name=title + part,
-        dataset_split=split,
-        metric_type=metric,
-        metric_name=METRIC_NAMES[metric],
+        dataset_split=about.split,
+        metric_type=about.metric,
+        metric_name=suite.metric_name(column),
         metric_value=round(float(cell["mean"]), 2),
-        metric_args={"seeds": sorted(map(int, of_task["seed"].unique())), "unit": "percent, mean over seeds"},
+        metric_args=seeds if suite.trains else {"unit": "percent"},
     )
 
 

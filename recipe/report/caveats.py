@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from recipe.finetune.columns import TITLES, columns_of
 from recipe.finetune.results import RESULTS
+from recipe.finetune.suite import Suite
 from recipe.model.checkpoints import checkpoints, step_of
 from recipe.report.score_frames import best_of_grid, cells_of, present_columns
 from recipe.report.table import score_table
@@ -56,26 +56,26 @@ def of_training(run: Path, log: pd.DataFrame, record: dict) -> list[str]:
     return found
 
 
-def of_scores(run: Path, sweep: Path, suite: str, frame: pd.DataFrame) -> list[str]:
+def of_scores(run: Path, sweep: Path, suite: Suite, frame: pd.DataFrame) -> list[str]:
     """Of one suite's scores, a row a job in `frame`, from the folder `sweep`."""
-    title = TITLES[suite]
+    title = suite.title
     best, _ = best_of_grid(frame)
     cells = cells_of(best)
-    shown = present_columns(cells, tuple(columns_of(suite)))
+    shown = present_columns(cells, tuple(suite.columns))
     found = list(score_table(frame).caveats)
     missing = [f"{name} {column}" for name in cells.index for column in shown if not cells.at[name, (column, "seeds")]]
     if missing:
         more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
         found.append(f"{title} cells that are missing: {', '.join(missing[:NAMED])}{more}.")
-    absent = [column for column in columns_of(suite) if column not in shown]
-    if suite == "glue" and absent:
+    absent = [column for column in suite.columns if column not in shown]
+    if suite.expected and absent:
         found.append(f"{title} tasks that no checkpoint has: {', '.join(absent)}.")
     steps = set(best["step"].dropna().astype(int))
     unscored = [folder.name for folder in checkpoints(run) if step_of(folder) not in steps]
     if unscored:
         found.append(f"Checkpoints without a {title} score: {', '.join(unscored)}.")
     seeds = pd.concat([cells[column, "seeds"] for column in shown])
-    if (seeds == 1).any():
+    if suite.trains and (seeds == 1).any():
         found.append(f"Some {title} scores are of one seed: their spread is not known.")
     if seeds[seeds > 0].nunique() > 1:
         found.append(f"{title} scores are means over {seeds[seeds > 0].min():.0f} to {seeds.max():.0f} seeds.")

@@ -26,7 +26,8 @@ from tqdm import tqdm
 from recipe.cli.parser import option, parse
 from recipe.cli.program import run_script
 from recipe.evaluate.fill_in import BLANKS, Filled, display_token, fill_all, models_of
-from recipe.finetune.columns import TITLES
+from recipe.finetune.suite import Suite
+from recipe.finetune.suites import SUITES
 from recipe.model.config import is_causal, load_config
 from recipe.model.metrics import shown_metrics
 from recipe.report.caveats import of_scores, of_training
@@ -44,7 +45,6 @@ from recipe.train.schedules import UNLIMITED_STEPS
 LOG = "log.jsonl"
 REPORT = "report.html"
 TEMPLATE = "report.html.jinja"
-NEXT = {"glue": "finetune_glue.sh", "qa": "finetune_qa.sh"}  # what makes the scores of a suite
 SENTENCES = (
     "The capital of France is ___.",
     "She opened the door and saw a ___ in the garden.",
@@ -132,17 +132,16 @@ def summary_of(log: pd.DataFrame, record: dict) -> dict[str, str]:
     return found
 
 
-def scores_of(run: Path, suite: str) -> tuple[Scores | None, list[str]]:
-    """A suite's table and curve, and their caveats. None for SQuAD where nobody asked for it."""
-    command = f"RUN={shlex.quote(str(run))} bash {NEXT[suite]}"
-    for sweep in (run / suite, run):
+def scores_of(run: Path, suite: Suite) -> tuple[Scores | None, list[str]]:
+    """A suite's table and curve, and their caveats; None where it has no scores and none are expected."""
+    command = f"RUN={shlex.quote(str(run))} bash {suite.launcher}"
+    for sweep in (run / suite.name, run):
         frame = read_frame(sweep, suite)
         if frame is not None:
             break
     else:
-        missing = Scores(TITLES[suite], None, command)
-        if suite == "glue" or (run / suite).is_dir():
-            return missing, [f"There is no {TITLES[suite]} score yet: {command}"]
+        if suite.expected or (run / suite.name).is_dir():
+            return Scores(suite.title, None, command), [f"There is no {suite.title} score yet: {command}"]
         return None, []
     best, _ = best_of_grid(frame)
     cells = cells_of(best)
@@ -151,8 +150,8 @@ def scores_of(run: Path, suite: str) -> tuple[Scores | None, list[str]]:
         file = io.BytesIO()
         draw(best, cells, file, format="svg", columns=columns)
         pictures.append(file.getvalue())
-    alt = f"{TITLES[suite]} scores of {len(cells)} models against pre-training steps; the table has the numbers."
-    return Scores(TITLES[suite], score_table(frame), command, *pictures, alt), of_scores(run, sweep, suite, frame)
+    alt = f"{suite.title} scores of {len(cells)} models against pre-training steps; the table has the numbers."
+    return Scores(suite.title, score_table(frame), command, *pictures, alt), of_scores(run, sweep, suite, frame)
 
 
 def samples_of(run: Path, args: ReportArguments) -> tuple[list[list[Filled]], list[str]]:
@@ -178,9 +177,9 @@ def samples_of(run: Path, args: ReportArguments) -> tuple[list[list[Filled]], li
 def commands_of(run: Path, record: dict) -> dict[str, str]:
     """What to type to have all this again, by what it makes."""
     found = {"the pre-training": command_line(record["command"])} if record.get("command") else {}
-    for suite, title in TITLES.items():
-        if command := read_record(run / suite).get("command"):
-            found[f"the {title} scores"] = command_line(redact_all(command))
+    for suite in SUITES.values():
+        if command := read_record(run / suite.name).get("command"):
+            found[f"the {suite.title} scores"] = command_line(redact_all(command))
     return found | {"this page": shlex.join(["python", "-m", "recipe.report", str(run)])}
 
 
@@ -247,7 +246,7 @@ def report_of(run: Path, args: ReportArguments) -> str:
     samples, without = samples_of(run, args)
     caveats = of_training(run, log, record)
     parts: list[Scores] = []
-    for suite in TITLES:
+    for suite in SUITES.values():
         scores, more = scores_of(run, suite)
         parts += [scores] if scores else []
         caveats += more

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from recipe.cli.parser import parse
 from recipe.cli.program import run_script
-from recipe.finetune.columns import TITLES
+from recipe.finetune.suites import SUITES
 from recipe.report.page import LOG, read_log
 from recipe.report.scores import JOINED
 from recipe.report.training_curves import pictures_of
@@ -26,7 +26,7 @@ from recipe.train.run_record import RECORD
 def evidence_of(run: Path) -> list[Path]:
     """The files of a run that say what was done and what came of it, those that there are, relative to its folder."""
     of_sweeps = [
-        Path(suite, name) for suite in TITLES for name in (f"{suite}.csv", f"{suite}.md", f"{suite}.png", RECORD)
+        Path(suite, name) for suite in SUITES for name in (f"{suite}.csv", f"{suite}.md", f"{suite}.png", RECORD)
     ]
     return [file for file in (Path(RECORD), Path(LOG), *of_sweeps, Path(JOINED)) if (run / file).is_file()]
 

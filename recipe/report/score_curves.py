@@ -1,5 +1,6 @@
 """The picture of scores against pre-training: the average and each task, by step and by tokens, seeds as a band."""
 
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import matplotlib
@@ -10,8 +11,9 @@ matplotlib.use("Agg")  # files only: no display is needed, none is opened
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from recipe.finetune.columns import COLUMNS, METRIC_NAMES, TITLES, suite_of
-from recipe.finetune.glue.tasks import AVERAGES
+from recipe.finetune.suite import Suite
+from recipe.finetune.suites import SUITES
+from recipe.report.score_frames import average, present_columns
 
 matplotlib.rcParams["text.parse_math"] = False  # a $ in a folder's name is a $
 
@@ -19,6 +21,14 @@ PANEL = (4.2, 3.0)  # inches
 COLUMNS_A_ROW = 3
 LOG_FROM = 8  # times the first step: a last step beyond that puts the steps on a log scale
 LEAST_SPAN = 5.0  # percentage points an axis shows at least: noise must not look like a curve
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One axis: the mean of its columns, which are one or more."""
+
+    title: str
+    columns: tuple[str, ...]
 
 
 def draw(
@@ -31,9 +41,8 @@ def draw(
     at step 0, is a horizontal dashed line. The band is the range of the seeds. The first panel is the mean over the
     tasks that every checkpoint shown has; with all eight it is the average.
     """
-    shown = [column for column in COLUMNS if cells[column, "seeds"].sum()]
-    shared = tuple(c for c in AVERAGES["ours"] if (cells[c, "seeds"] > 0).all())
-    panels: list[str | tuple[str, ...]] = [*([shared] if len(shared) > 1 else []), *shown]
+    suites = [suite for suite in SUITES.values() if present_columns(cells, tuple(suite.columns))]
+    panels = [panel for suite in suites for panel in _panels_of(suite, cells)]
     rows = -(-len(panels) // columns)
     width = min(len(panels), columns)
     figure, axes = plt.subplots(
@@ -46,17 +55,29 @@ def draw(
         if place >= len(panels):
             axis.axis("off")
             continue
-        panel = panels[place]
-        _panel(axis, panel, frame, cells, lines, about)
+        _draw_panel(axis, panels[place], frame, cells, lines, about)
     handles, labels = axes.flat[0].get_legend_handles_labels()
     if labels:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(width + 1, len(labels)), frameon=False)
     part = "; part of the official examples" if (frame["train_is_subset"] | frame["dev_is_subset"]).any() else ""
-    suites = dict.fromkeys(TITLES[suite_of(COLUMNS[column][0])] for column in shown)
-    title = f"{' and '.join(suites)} dev scores in percent; band: range of the seeds{part}"
+    trained = any(suite.trains for suite in suites)
+    what, band = ("dev scores", "; band: range of the seeds") if trained else ("scores", "")
+    title = f"{' and '.join(suite.title for suite in suites)} {what} in percent{band}{part}"
     figure.suptitle(title, fontsize=9, color="#555555", wrap=True)
     figure.savefig(file, format=format, dpi=130)
     plt.close(figure)
+
+
+def _panels_of(suite: Suite, cells: pd.DataFrame) -> list[Panel]:
+    """The mean of the columns of the suite's first average that every checkpoint has, and each column."""
+    panels = []
+    for whole in suite.averages[:1]:
+        shared = tuple(column for column in whole.columns if (cells[column, "seeds"] > 0).all())
+        if len(shared) > 1:
+            part = f"mean of {len(shared)} tasks (no {suite.title} average)"
+            panels.append(Panel(f"average of {len(shared)} tasks" if shared == whole.columns else part, shared))
+    shown = present_columns(cells, tuple(suite.columns))
+    return [*panels, *(Panel(f"{column} ({suite.metric_name(column)})", (column,)) for column in shown)]
 
 
 def _lines(about: pd.DataFrame) -> dict[str, list[str]]:
@@ -68,18 +89,13 @@ def _lines(about: pd.DataFrame) -> dict[str, list[str]]:
     return lines
 
 
-def _panel(axis: Axes, panel, frame: pd.DataFrame, cells: pd.DataFrame, lines: dict, about: pd.DataFrame) -> None:
-    if isinstance(panel, tuple):
-        whole = panel == AVERAGES["ours"]
-        title = "average of 8 tasks" if whole else f"mean of {len(panel)} tasks (no GLUE average)"
-        by_seed = [frame.groupby(["checkpoint", "seed"])[f"score:{column}"].first() * 100 for column in panel]
-        scores = pd.concat(by_seed, axis=1).mean(axis=1, skipna=False)
-        means = cells.loc[:, [(column, "mean") for column in panel]].mean(axis=1, skipna=False)
-    else:
-        title = f"{panel} ({METRIC_NAMES[COLUMNS[panel][2]]})"
-        scores = frame.groupby(["checkpoint", "seed"])[f"score:{panel}"].first() * 100
-        means = cells[panel, "mean"]
-    axis.set_title(title, fontsize=10, fontweight="bold" if isinstance(panel, tuple) else "normal")
+def _draw_panel(
+    axis: Axes, panel: Panel, frame: pd.DataFrame, cells: pd.DataFrame, lines: dict, about: pd.DataFrame
+) -> None:
+    by_seed = [frame.groupby(["checkpoint", "seed"])[f"score:{column}"].first() * 100 for column in panel.columns]
+    scores = pd.concat(by_seed, axis=1).mean(axis=1, skipna=False)
+    means = average(cells, panel.columns)
+    axis.set_title(panel.title, fontsize=10, fontweight="bold" if len(panel.columns) > 1 else "normal")
     axis.margins(x=0.06, y=0.15)
     low, high = scores.groupby("checkpoint").min(), scores.groupby("checkpoint").max()
     palette = plt.get_cmap("tab10")

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from recipe.finetune.columns import COLUMNS, suite_of, unit_of
 from recipe.finetune.results import read_results
+from recipe.finetune.suite import Suite
+from recipe.finetune.suites import all_columns, suite_of
 from recipe.system.errors import UserError
 
 
@@ -17,7 +18,9 @@ def rows_of(results: list[dict]) -> pd.DataFrame:
     """
     rows = []
     for result in results:
-        checkpoint, sizes = result["checkpoint"], result["examples"]
+        checkpoint, sizes, settings = result["checkpoint"], result["examples"], result["settings"]
+        suite = suite_of(result["task"])
+        untrained = {"used": 0, "subset": False}
         row = {
             "checkpoint": checkpoint["name"],
             "step": checkpoint["step"],
@@ -25,48 +28,46 @@ def rows_of(results: list[dict]) -> pd.DataFrame:
             "task": result["task"],
             "seed": result["seed"],
             "metric": result["headline"]["metric"],
-            "score": result["headline"]["value"] / unit_of(result["task"]),
+            "score": result["headline"]["value"] / suite.scale,
             "from_mnli": result["started_from_mnli"] is not None,
             "variant": result.get("variant", ""),
-            "train_examples": sizes["train"]["used"],
-            "train_is_subset": sizes["train"]["subset"],
+            "train_examples": sizes.get("train", untrained)["used"],
+            "train_is_subset": sizes.get("train", untrained)["subset"],
             "dev_examples": sum(size["used"] for split, size in sizes.items() if split.startswith("validation")),
             "dev_is_subset": any(size["subset"] for split, size in sizes.items() if split.startswith("validation")),
-            "learning_rate": result["settings"]["learning_rate"],
-            "batch_size": result["settings"]["per_device_train_batch_size"]
-            * result["settings"]["gradient_accumulation_steps"]
-            * result["settings"]["devices"],
-            "epochs": result["settings"]["num_train_epochs"],
-            "steps": result["settings"]["max_steps"],
+            "learning_rate": settings["learning_rate"] if suite.trains else None,
+            "batch_size": _batch_size(settings) if suite.trains else None,
+            "epochs": settings["num_train_epochs"] if suite.trains else 0,
+            "steps": settings["max_steps"] if suite.trains else 0,
             "seconds": result["seconds"],
             "path": checkpoint["path"],
             "weights_sha256": checkpoint["sha256"],
         }
         for split, metrics in result["metrics"].items():
-            row |= {_in_csv(name, split): value for name, value in metrics.items()}
-        for column, (task, split, metric) in COLUMNS.items():
-            if task == result["task"]:
-                value = result["metrics"].get(split, {}).get(metric)
-                row[f"score:{column}"] = None if value is None else value / unit_of(task)
+            row |= {suite.csv_name(split, name): value for name, value in metrics.items()}
+        for title, column in suite.columns.items():
+            if column.task == result["task"]:
+                value = result["metrics"].get(column.split, {}).get(column.metric)
+                row[f"score:{title}"] = None if value is None else value / suite.scale
         rows.append(row)
     frame = pd.DataFrame(rows)
-    for column in COLUMNS:
-        if f"score:{column}" not in frame:
-            frame[f"score:{column}"] = float("nan")
+    for title in all_columns():
+        if f"score:{title}" not in frame:
+            frame[f"score:{title}"] = float("nan")
     return frame
 
 
-def _in_csv(metric: str, split: str) -> str:
-    """What a split's metric is called in glue.csv: MNLI has two halves."""
-    return f"{metric}_mm" if split.endswith("mismatched") else metric
+def _batch_size(settings: dict) -> int:
+    per_device, accumulation = settings["per_device_train_batch_size"], settings["gradient_accumulation_steps"]
+    return per_device * accumulation * settings["devices"]
 
 
-def read_frame(folder: Path, suite: str) -> pd.DataFrame | None:
+def read_frame(folder: Path, suite: Suite) -> pd.DataFrame | None:
     """The rows of one suite's sweep, as rows_of gives them: of its jobs or, where somebody kept the table alone, of its
     csv file. None where there is neither. Raises UserError for a csv that isn't ours."""
-    if results := [result for result in read_results(folder) if suite_of(result["task"]) == suite]:
+    if results := [result for result in read_results(folder) if suite_of(result["task"]).name == suite.name]:
         return rows_of(results)
-    file = folder / f"{suite}.csv"
+    file = folder / f"{suite.name}.csv"
     if not file.is_file():
         return None
     try:
@@ -74,9 +75,10 @@ def read_frame(folder: Path, suite: str) -> pd.DataFrame | None:
         frame["variant"] = frame["variant"].fillna("")
         numbers = ["step", "tokens_seen", "seed", "score"]
         frame[numbers] = frame[numbers].apply(pd.to_numeric)
-        for column, (task, split, metric) in COLUMNS.items():
-            values = frame.get(_in_csv(metric, split), float("nan")) / unit_of(task)
-            frame[f"score:{column}"] = pd.Series(values, frame.index).where(frame["task"] == task)
+        for title, column in all_columns().items():
+            owner = suite_of(column.task)
+            values = frame.get(owner.csv_name(column.split, column.metric), float("nan")) / owner.scale
+            frame[f"score:{title}"] = pd.Series(values, frame.index).where(frame["task"] == column.task)
         frame[["checkpoint", "step", "tokens_seen", "seed", "score", "from_mnli", "train_is_subset", "dev_is_subset"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is not a table of python -m recipe.report.scores ({error}): move it away") from error
@@ -114,7 +116,7 @@ def cells_of(frame: pd.DataFrame) -> pd.DataFrame:
     order = frame.drop_duplicates("checkpoint").sort_values(["step", "checkpoint"], na_position="first", kind="stable")
     grouped = frame.groupby("checkpoint")
     parts = {}
-    for column in COLUMNS:
+    for column in all_columns():
         scores = grouped[f"score:{column}"]
         parts[column, "mean"] = scores.mean() * 100
         parts[column, "std"] = scores.std(ddof=1) * 100

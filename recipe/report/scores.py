@@ -18,8 +18,8 @@ from filelock import FileLock
 
 from recipe.cli.parser import parse
 from recipe.cli.program import run_script
-from recipe.finetune.columns import TITLES, suite_of
 from recipe.finetune.results import RESULTS, read_results
+from recipe.finetune.suites import SUITES, suite_of
 from recipe.report.card import write_cards
 from recipe.report.score_curves import draw
 from recipe.report.score_frames import best_of_grid, cells_of, rows_of
@@ -56,7 +56,7 @@ def rebuild(sweep: Path, tracker: bool = False) -> str:
         results = read_results(sweep, warn=lambda line: print(line, file=sys.stderr))
         if not results:
             return "no results yet"
-        suite = suite_of(results[0]["task"])
+        suite = suite_of(results[0]["task"]).name
         frame = rows_of(results)
         printed = frame.drop(columns=[column for column in frame if column.startswith("score:")])
         table = redact(table_of(frame))
@@ -83,7 +83,7 @@ def _show_with_others(sweep: Path, suite: str, results: list[dict], frame: pd.Da
     parts = {suite: results}
     folders = (Path(path) for path in frame["path"])  # random: and hub ids are none
     homes = dict.fromkeys([sweep.resolve().parent, *(run_folder(folder) for folder in folders if folder.exists())])
-    for other in TITLES.keys() - {suite}:
+    for other in SUITES.keys() - {suite}:
         beside = []
         for record in (record for home in homes for record in read_results(home / other)):
             theirs = record["checkpoint"]
@@ -92,12 +92,12 @@ def _show_with_others(sweep: Path, suite: str, results: list[dict], frame: pd.Da
                 beside.append(record | {"checkpoint": known})
         if beside:
             parts[other] = beside
-    parts = {name: parts[name] for name in TITLES if name in parts}
+    parts = {name: parts[name] for name in SUITES if name in parts}
     together = rows_of([record for records in parts.values() for record in records])
     best, _ = best_of_grid(together)
     tables = {name: table_of(rows_of(records)) for name, records in parts.items()}
     write_cards(best[best["checkpoint"].isin(own)], cells_of(best), tables)
-    if len(parts) > 1 and sweep.name in TITLES:
+    if len(parts) > 1 and sweep.name in SUITES:
         write_atomically(sweep.parent / JOINED, redact(table_of(together)).encode())
 
 
@@ -107,7 +107,7 @@ def main() -> int:
         argv = ["--folder", *argv]
     (args,) = parse((ScoresArguments,), argv, description=__doc__)
     folder = Path(args.folder).expanduser()
-    beside = [folder / suite for suite in TITLES if read_results(folder / suite)]
+    beside = [folder / suite for suite in SUITES if read_results(folder / suite)]
     sweeps = beside if beside and not (folder / RESULTS).is_dir() else [folder]
     if not read_results(sweeps[0]):
         raise UserError(f"found no results under {folder}: expected the folder of a sweep, see finetune_glue.sh")

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from recipe.finetune.columns import COLUMNS, METRIC_NAMES, columns_of
-from recipe.finetune.glue.tasks import AVERAGES
+from recipe.finetune.suite import Suite
+from recipe.finetune.suites import SUITES, all_columns, suite_of
 from recipe.report.score_frames import average, best_of_grid, cells_of, present_columns
 
 MISSING = "–"
@@ -28,17 +28,13 @@ def table_of(frame: pd.DataFrame) -> str:
 
 
 def score_table(frame: pd.DataFrame) -> ScoreTable:
-    """Rows checkpoints, columns tasks, mean ± standard deviation over seeds, both averages of GLUE."""
+    """Rows checkpoints, columns the averages of each suite and its tasks, mean ± standard deviation over seeds."""
     frame, chosen = best_of_grid(frame)
     cells = cells_of(frame)
-    shown = present_columns(cells, tuple(COLUMNS))
-    partial = present_columns(cells, AVERAGES["ours"])
-    averages = {"average": average(cells, AVERAGES["ours"]), "reference average": average(cells, AVERAGES["reference"])}
-    complete = averages["average"].notna().any()
-    if not present_columns(cells, tuple(columns_of("glue"))):
-        averages, complete = {}, True
-    if not complete and len(partial) > 1:
-        averages = {f"mean of {len(partial)} tasks": average(cells, partial)} | averages
+    suites = [suite for suite in SUITES.values() if present_columns(cells, tuple(suite.columns))]
+    several = sum(bool(suite.averages) for suite in suites) > 1
+    averages = [mean for suite in suites for mean in _means_of(suite, cells, named=several)]
+    shown = present_columns(cells, tuple(all_columns()))
     steps = frame.drop_duplicates("checkpoint").set_index("checkpoint")
     table = []
     for name in cells.index:
@@ -47,12 +43,40 @@ def score_table(frame: pd.DataFrame) -> ScoreTable:
             "step": _count(steps.at[name, "step"]),
             "tokens": _count(steps.at[name, "tokens_seen"]),
         }
-        row |= {
-            title: MISSING if pd.isna(values[name]) else f"{values[name]:.1f}" for title, values in averages.items()
-        }
+        row |= {mean.title: MISSING if pd.isna(mean.values[name]) else f"{mean.values[name]:.1f}" for mean in averages}
         row |= {column: _cell(cells.loc[name, column]) for column in shown}
         table.append(row)
-    return ScoreTable(pd.DataFrame(table), _notes(frame, cells, partial, complete), _caveats(frame, chosen))
+    return ScoreTable(pd.DataFrame(table), _notes(frame, cells, suites, averages), _caveats(frame, chosen))
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A column of means over other columns, and the note that says over which; `partial` where it is no average."""
+
+    title: str
+    values: pd.Series
+    note: str
+    partial: bool = False
+
+
+def _means_of(suite: Suite, cells: pd.DataFrame, named: bool) -> list[Mean]:
+    """The suite's averages. Where no checkpoint has the first one, they follow the mean of those of its columns that
+    there are, whose title has the suite's if it is to be `named`."""
+    means = [
+        Mean(
+            whole.title,
+            average(cells, whole.columns),
+            f"{whole.title}: mean of {len(whole.columns)} columns, {', '.join(whole.columns)}{whole.remark}; given "
+            "only where none is missing.",
+        )
+        for whole in suite.averages
+    ]
+    if means and means[0].values.isna().all():
+        columns = present_columns(cells, suite.averages[0].columns)
+        title = f"mean of {len(columns)} {f'{suite.title} ' if named else ''}tasks"
+        note = f"{title}: {', '.join(columns)} alone; it is no {suite.title} average."
+        means = [*([Mean(title, average(cells, columns), note, True)] if len(columns) > 1 else []), *means]
+    return means
 
 
 def _cell(cell: pd.Series) -> str:
@@ -78,25 +102,21 @@ def _markdown(table: pd.DataFrame) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def _notes(frame: pd.DataFrame, cells: pd.DataFrame, partial: tuple[str, ...], complete: bool) -> list[str]:
+def _notes(frame: pd.DataFrame, cells: pd.DataFrame, suites: list[Suite], averages: list[Mean]) -> list[str]:
     """What the numbers are, a sentence each; only what holds for this table."""
-    notes = [
-        "Scores are percentages on the dev files after the last step of fine-tuning, no step chosen by dev score; "
-        f"mean ± sample standard deviation (number of seeds); {MISSING} is a missing result. Seeds: "
-        f"{', '.join(map(str, sorted(frame['seed'].unique())))}.",
-        "Metrics: " + ", ".join(_with_metric(column) for column in present_columns(cells, tuple(COLUMNS))) + ".",
-    ]
-    if present_columns(cells, tuple(columns_of("glue"))):
-        ours, reference = AVERAGES["ours"], AVERAGES["reference"]
-        notes += [
-            f"average: mean of {len(ours)} columns, {', '.join(ours)} (GLUE without WNLI); given only where none is "
-            "missing.",
-            f"reference average: mean of {len(reference)} columns, {', '.join(reference)}, as in the reference's "
-            "table, where CoLA stands apart; given only where none is missing.",
-        ]
-    if not complete and len(partial) > 1:
-        notes.append(f"mean of {len(partial)} tasks: {', '.join(partial)} alone; it is no GLUE average.")
-    return notes
+    notes = []
+    for protocol in dict.fromkeys(suite.protocol for suite in suites):
+        together = [suite for suite in suites if suite.protocol == protocol]
+        seeds = frame[[suite_of(task) in together for task in frame["task"]]]["seed"].unique()
+        trained = any(suite.trains for suite in together)
+        spread = "mean ± sample standard deviation (number of seeds); " if trained else ""
+        listed = f" Seeds: {', '.join(map(str, sorted(seeds)))}." if trained else ""
+        which = "Scores" if len(together) == len(suites) else f"{' and '.join(s.title for s in together)} scores"
+        notes.append(f"{which} are percentages {protocol}; {spread}{MISSING} is a missing result.{listed}")
+    shown = [(suite, column) for suite in suites for column in present_columns(cells, tuple(suite.columns))]
+    notes.append("Metrics: " + ", ".join(_with_metric(suite, column) for suite, column in shown) + ".")
+    notes += [mean.note for mean in sorted(averages, key=lambda mean: mean.partial)]
+    return notes + [note for suite in suites for note in suite.notes]
 
 
 def _caveats(frame: pd.DataFrame, chosen: dict) -> list[str]:
@@ -117,6 +137,6 @@ def _caveats(frame: pd.DataFrame, chosen: dict) -> list[str]:
     return notes
 
 
-def _with_metric(column: str) -> str:
-    name = METRIC_NAMES[COLUMNS[column][2]]
+def _with_metric(suite: Suite, column: str) -> str:
+    name = suite.metric_name(column)
     return column if column.endswith(name) else f"{column} {name}"

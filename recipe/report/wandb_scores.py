@@ -13,8 +13,7 @@ from pathlib import Path
 import pandas as pd
 import wandb
 
-from recipe.finetune.columns import COLUMNS, TITLES, suite_of
-from recipe.finetune.glue.tasks import AVERAGES
+from recipe.finetune.suites import SUITES, suite_of
 from recipe.system.files import read_json, write_json
 from recipe.system.secrets import redact_all
 from recipe.train.model_card import run_folder
@@ -28,11 +27,13 @@ INIT_SECONDS = 20.0
 def log_job(tracker: dict, record: dict, history: list[dict]) -> None:
     """One run for a finished job: the losses of its fine-tuning, then its metrics and settings. `tracker` has the
     group (the pre-training run) and the folder for W&B's files."""
-    name = f"{record['checkpoint']['name']}/{record['task']}/{record['seed']}"
+    suite = suite_of(record["task"])
+    name = f"{record['checkpoint']['name']}/{record['task']}"
+    name += f"/{record['seed']}" if suite.trains else ""
     name += f"/{record['variant']}" if record.get("variant") else ""
     config = {key: record[key] for key in ("task", "seed", "checkpoint", "settings", "examples", "started_from_mnli")}
     identity = _identity(tracker["folder"], name)
-    about = {"group": tracker["group"], "job_type": suite_of(record["task"]), "name": name, "config": config}
+    about = {"group": tracker["group"], "job_type": suite.name, "name": name, "config": config}
     with _harmless(tracker["folder"]), _run(tracker["folder"], identity, **about) as run:
         for entry in history:
             values = {key: value for key, value in entry.items() if isinstance(value, int | float) and key != "step"}
@@ -43,8 +44,8 @@ def log_job(tracker: dict, record: dict, history: list[dict]) -> None:
 
 
 def log_curve(sweep: Path, frame: pd.DataFrame, cells: pd.DataFrame) -> None:
-    """Continues the W&B run of each pre-training with glue/<task> and glue/average, or qa/<metric>, in percent, at the
-    steps of its checkpoints; what was logged before is left out. The average is there only where no task is missing."""
+    """Continues the W&B run of each pre-training with <suite>/<column> and <suite>/average, in percent, at the steps of
+    its checkpoints; what was logged before is left out. The average is there only where no task is missing."""
     logged = read_json(sweep / LOGGED) or {}
     about = frame.drop_duplicates("checkpoint").set_index("checkpoint")
     about = about[about["step"] > 0].sort_values("step")
@@ -59,7 +60,7 @@ def log_curve(sweep: Path, frame: pd.DataFrame, cells: pd.DataFrame) -> None:
     for folder, points in runs.items():
         with _harmless(sweep), _run(sweep, pretraining_id(folder), group=folder.name, name=folder.name) as run:
             run.define_metric(STEP)
-            for suite in TITLES:
+            for suite in SUITES:
                 run.define_metric(f"{suite}/*", step_metric=STEP)
             for point in points:
                 run.log(point)
@@ -73,18 +74,14 @@ def pretraining_id(folder: Path) -> str:
 
 
 def _point(cells: pd.Series) -> dict[str, float]:
-    means = {column: float(cells[column, "mean"]) for column in COLUMNS if cells[column, "seeds"]}
-    point = {_key(column): value for column, value in means.items()}
-    if all(column in means for column in AVERAGES["ours"]):
-        point["glue/average"] = sum(means[column] for column in AVERAGES["ours"]) / len(AVERAGES["ours"])
+    point = {}
+    for suite in SUITES.values():
+        means = {column: float(cells[column, "mean"]) for column in suite.columns if cells[column, "seeds"]}
+        point |= {suite.wandb_key(column): value for column, value in means.items()}
+        for average in suite.averages[:1]:
+            if all(column in means for column in average.columns):
+                point[f"{suite.name}/average"] = sum(means[c] for c in average.columns) / len(average.columns)
     return point
-
-
-def _key(column: str) -> str:
-    task, _, metric = COLUMNS[column]
-    if suite_of(task) == "qa":
-        return f"qa/{task}_{'f1' if metric == 'f1' else 'em'}"
-    return f"glue/{'mnli_mm' if column == 'MNLI-mm' else task}"
 
 
 def _identity(*parts) -> str:

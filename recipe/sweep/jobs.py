@@ -15,9 +15,8 @@ from filelock import FileLock, Timeout
 from transformers import PreTrainedModel
 
 from recipe.cli.parser import parse
-from recipe.finetune.columns import suite_of
 from recipe.finetune.results import read_result, result_file
-from recipe.sweep.suites import SUITES, prepare
+from recipe.finetune.suites import suite_of
 from recipe.system.errors import UserError
 from recipe.system.files import DamagedFile, publish_folder, read_json, remove, write_atomically, write_json
 from recipe.system.runtime import quiet_libraries
@@ -45,7 +44,11 @@ class Job:
 
     @property
     def name(self) -> str:
-        return " ".join(filter(None, (self.checkpoint, self.task, f"seed {self.seed}", self.variant)))
+        return " ".join(filter(None, (self.checkpoint, self.short_name, self.variant)))
+
+    @property
+    def short_name(self) -> str:
+        return f"{self.task} seed {self.seed}" if suite_of(self.task).trains else self.task
 
     @property
     def result(self) -> Path:
@@ -116,7 +119,7 @@ def run_job(job: Job, since: float) -> Outcome:
         if not job.result.is_file():  # a folder or a link that leads nowhere bears its name
             remove(job.result)
         try:
-            record = fine_tune(job)
+            record = evaluate_checkpoint(job)
         except UserError as error:
             return fail(job, str(error))
         except Exception:
@@ -136,17 +139,20 @@ def fail(job: Job, text: str) -> Outcome:
     return Outcome(job, FAILED, text.splitlines()[-1])
 
 
-def fine_tune(job: Job) -> dict:
-    """Trains, from its newest checkpoint where it was killed before; evaluates, writes the record, and returns it."""
+def evaluate_checkpoint(job: Job) -> dict:
+    """Fine-tunes the checkpoint if the suite does, evaluates it, writes the record, and returns it. A job that was
+    killed continues from its newest checkpoint."""
     quiet_libraries()
-    suite = SUITES[suite_of(job.task)]
-    data, args = parse(suite.arguments, list(job.argv))
+    suite = suite_of(job.task)
+    data, args = parse(suite.arguments(), list(job.argv))
     if job.needs:
-        data = replace(data, mnli_model=str(job.needs.model))
+        data = replace(data, **{suite.start_argument: str(job.needs.model)})
     args.output_dir = str(job.work)
-    work = prepare(data, args)
-    begun_at = resumable_checkpoint(job, work.trainer.model) if args.save_strategy != "no" else None
-    work.trainer.train(resume_from_checkpoint=begun_at)
+    work, history = suite.prepare(data, args), []
+    if suite.trains:
+        begun_at = resumable_checkpoint(job, work.trainer.model) if args.save_strategy != "no" else None
+        work.trainer.train(resume_from_checkpoint=begun_at)
+        history = work.trainer.state.log_history
     about = {"variant": job.variant, "command": redact_words([suite.script, *job.argv])}
     record = work.record(work.evaluate()) | about
     work.write_more(job.result.with_suffix(""))
@@ -161,7 +167,7 @@ def fine_tune(job: Job) -> dict:
     if job.tracker is not None:
         from recipe.report.wandb_scores import log_job  # importing wandb takes a second that others need not pay
 
-        log_job(job.tracker, record, work.trainer.state.log_history)
+        log_job(job.tracker, record, history)
     return record
 
 

@@ -7,18 +7,20 @@ from pathlib import Path
 
 from recipe.cli.parser import Parser, option, parse, with_current_flags
 from recipe.finetune.arguments import RANDOM, SETTINGS
-from recipe.finetune.columns import suite_of
-from recipe.finetune.glue.tasks import FROM_MNLI
 from recipe.finetune.results import RESULTS
 from recipe.finetune.starting_point import damage_of
+from recipe.finetune.suite import NO_SEED, Suite
+from recipe.finetune.suites import SUITES, default_suite, suite_of, tasks_called
 from recipe.launch.ray_cluster import require_ray
 from recipe.model.checkpoints import checkpoints, step_of
 from recipe.sweep.executors import ENGINES
 from recipe.sweep.jobs import Job
-from recipe.sweep.suites import DEFAULT_TASKS, SUITES, Suite, check_model, tasks_called
 from recipe.system.errors import UserError
 from recipe.system.hub import is_local
 from recipe.system.secrets import redact_argv
+
+# The tasks that --mnli_init is about.
+FROM_MNLI = [name for suite in SUITES.values() for name, task in suite.tasks.items() if task.starts_from]
 
 
 @dataclass
@@ -30,7 +32,8 @@ class SweepArguments:
         metadata={"help": "Run folders, checkpoints, hub ids, or random:configs/x.json for fresh weights. Required."},
     )
     tasks: list[str] = field(
-        default_factory=lambda: list(DEFAULT_TASKS), metadata={"help": "GLUE tasks, or squad or squad_v2."}
+        default_factory=lambda: list(default_suite().default_tasks),
+        metadata={"help": "GLUE tasks, or squad or squad_v2."},
     )
     seeds: list[int] = field(
         default_factory=lambda: [1], metadata={"help": "Fine-tuning seeds: one job per (checkpoint, task, seed)."}
@@ -66,13 +69,19 @@ class SweepArguments:
             require_ray()
         if self.report_to not in ("none", "wandb"):
             raise UserError(f"found --report_to {self.report_to}, expected none or wandb")
-        if self.mnli_init and "mnli" not in self.tasks and set(self.tasks) & set(FROM_MNLI):
-            self.tasks.append("mnli")
+        if not self.suite.trains and (len(self.seeds) > 1 or self.learning_rates or self.batch_sizes or self.mnli_init):
+            raise UserError(
+                f"found --seeds, --learning_rates, --batch_sizes or --mnli_init: {self.suite.title} trains nothing: "
+                "leave them out"
+            )
+        if self.mnli_init:
+            starts = [self.suite.tasks[task].starts_from for task in self.tasks]
+            self.tasks += dict.fromkeys(start for start in starts if start and start not in self.tasks)
 
     @property
     def suite(self) -> Suite:
-        """What kind of fine-tuning its tasks are."""
-        return SUITES[suite_of(self.tasks[0])]
+        """The suite of its tasks."""
+        return suite_of(self.tasks[0])
 
     @property
     def folder(self) -> Path:
@@ -99,7 +108,7 @@ def parse_sweep(argv: list[str], description: str = "") -> tuple[SweepArguments,
             f"found --save_model: a sweep keeps scores, not the models of its jobs; leave it out, and use "
             f"{sweep.suite.script} for a model"
         )
-    return sweep, with_current_flags(rest, Parser(sweep.suite.arguments).flags)
+    return sweep, with_current_flags(rest, Parser(sweep.suite.arguments()).flags)
 
 
 # ---- which checkpoints
@@ -173,26 +182,27 @@ class Planner:
         self.sweep, self.rest = sweep, rest
         self.tokenizer = _spare_tokenizer(rest, models)
         self.suite = sweep.suite
-        # MNLI first: others wait for it
-        self.tasks = sorted(dict.fromkeys(sweep.tasks), key=self.suite.size, reverse=True)
+        # The longest first, MNLI before the tasks that start from its model.
+        self.tasks = sorted(dict.fromkeys(sweep.tasks), key=lambda task: self.suite.tasks[task].cost, reverse=True)
         self.costs: dict[str, float] = {}
         self.unused: list[str] = []  # a sentence for each setting that changes nothing
 
     def jobs_of(self, model: Candidate) -> list[Job]:
         """Its jobs, those that others wait for first. Raises UserError for what the script would refuse."""
-        sweep = self.sweep
+        sweep, seeds = self.sweep, self.sweep.seeds if self.suite.trains else [NO_SEED]
         rates, batches = sweep.learning_rates or [None], sweep.batch_sizes or [None]
         grid = len(rates) * len(batches) > 1
         sha256 = self._check_model(model)
         jobs: list[Job] = []
-        mnli: dict[tuple, Job] = {}
-        for task, seed, rate, batch in product(self.tasks, sweep.seeds, rates, batches):
+        starts = {task.starts_from for task in self.suite.tasks.values()} if sweep.mnli_init else set()
+        started: dict[tuple, Job] = {}
+        for task, seed, rate, batch in product(self.tasks, seeds, rates, batches):
             points = [("learning_rate", rate), ("per_device_train_batch_size", batch)]
             chosen = [(flag, value) for flag, value in points if value is not None]
             variant = " ".join(f"{flag} {value:g}" for flag, value in chosen) if grid else ""
             variant = variant.replace("per_device_train_batch_size", "batch")
             folder = sweep.folder / RESULTS / _slug(model.name) / _slug(variant)
-            argv = [*self._argv(model, task, folder), "--seed", str(seed)]
+            argv = [*self._argv(model, task, folder), *(("--seed", str(seed)) if self.suite.trains else ())]
             job = Job(
                 checkpoint=model.name,
                 sha256=sha256,
@@ -202,12 +212,12 @@ class Planner:
                 folder=str(folder),
                 cost=self._cost(model, task),
                 variant=variant,
-                saves_model=sweep.mnli_init and task == "mnli",
-                needs=mnli.get((seed, variant)) if task in FROM_MNLI else None,
+                saves_model=task in starts,
+                needs=started.get((self.suite.tasks[task].starts_from, seed, variant)),
                 tracker=_tracker(sweep, model) if sweep.report_to == "wandb" else None,
             )
             if job.saves_model:
-                mnli[seed, variant] = job
+                started[task, seed, variant] = job
             jobs.append(job)
         return jobs
 
@@ -215,23 +225,23 @@ class Planner:
         tokenizer = self.tokenizer if model.source.startswith(RANDOM) else []
         return [
             *("--model_name_or_path", model.source, "--checkpoint_name", model.name, *tokenizer),
-            *(*self.suite.task_flags(task), "--do_train", "--do_eval", "--output_dir", str(folder)),
+            *(*self.suite.task_flags(task), *self.suite.job_flags, "--output_dir", str(folder)),
             *self.rest,
-            *("--disable_tqdm", "true", "--report_to", "none"),
+            *self.suite.final_flags,
         ]
 
     def _check_model(self, model: Candidate) -> str | None:
         """The sha256 of its weights, once tokenizer and length are known to fit."""
-        data, args = parse(self.suite.arguments, self._argv(model, self.tasks[0], self.sweep.folder))
+        data, args = parse(self.suite.arguments(), self._argv(model, self.tasks[0], self.sweep.folder))
         self.unused = args.unused
-        return check_model(data).sha256
+        return self.suite.check_model(data).sha256
 
     def _cost(self, model: Candidate, task: str) -> float:
-        """Examples times epochs, read off the task's data."""
+        """Examples that a job processes; reading them validates the task's data."""
         if task not in self.costs:
-            data, args = parse(self.suite.arguments, self._argv(model, task, self.sweep.folder))
-            args.fill_defaults(data.recipe)
-            self.costs[task] = self.suite.train_rows(data, args) * args.num_train_epochs
+            self.costs[task] = self.suite.cost(
+                *parse(self.suite.arguments(), self._argv(model, task, self.sweep.folder))
+            )
         return self.costs[task]
 
 
@@ -254,9 +264,12 @@ def shared_settings(sweep: SweepArguments, rest: list[str]) -> dict:
     """The settings that all numbers of a folder share: they decide what its table means."""
     suite = sweep.suite
     probe = ["--model_name_or_path", "x", *suite.task_flags(sweep.tasks[0]), "--output_dir", str(sweep.folder)]
-    data, args = parse(suite.arguments, [*rest, *probe])
+    data, args = parse(suite.arguments(), [*rest, *probe])
+    of_the_data = {name: getattr(data, name) for name in suite.settings}
+    if not suite.trains:
+        return of_the_data
     return {
-        **{name: getattr(data, name) for name in suite.meaning},
+        **of_the_data,
         **{name: getattr(args, name) for name in SETTINGS.split()},
         "optim": str(getattr(args.optim, "value", args.optim)),
         "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),

@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from recipe.cli.program import run_script
 from recipe.finetune.arguments import RANDOM
 from recipe.finetune.starting_point import damage_of
+from recipe.finetune.suites import suite_of
 from recipe.launch.world import clear_launcher_variables
 from recipe.model.checkpoints import checkpoints, step_of
 from recipe.report.scores import rebuild
@@ -72,7 +73,7 @@ class Board:
             self.say(f"[{self.finished}/{self.total}] {outcome.job.name}: {word}{outcome.message}{took}{self._left()}")
 
     def show(self, running: list[Job]) -> None:
-        names = ", ".join(f"{job.task} seed {job.seed}" for job in running)
+        names = ", ".join(job.short_name for job in running)
         text = f"{len(running)} running, {self.failed} failed{self._left()}  {names}"
         self.progress.update(self.bar, total=self.total, completed=self.finished, description=text)
 
@@ -117,7 +118,8 @@ class Sweep:
             not_before, job = self.waiting.popleft()
             if job.needs and not job.needs.is_done():
                 if message := job.needs.failed_since(self.since):
-                    self._ended(fail(job, f"the MNLI job that it starts from failed: {message}"))
+                    start = suite_of(job.task).tasks[job.needs.task].title
+                    self._ended(fail(job, f"the {start} job that it starts from failed: {message}"))
                 else:
                     self.waiting.append((not_before, job))
             elif time.monotonic() < not_before:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import RobertaConfig, RobertaForMaskedLM
 
 from recipe.data.tokenizer import train_tokenizer
 from recipe.finetune.glue.tasks import TASKS
+from recipe.finetune.suites import SUITES
 from recipe.model.checkpoints import commit
 from recipe.sweep import sweep
 from recipe.sweep.jobs import run_job
@@ -211,6 +213,11 @@ def sweep_here(monkeypatch):
         return sweep.main(), engines[-1] if engines else None
 
     return main
+
+
+def prepare_by(prepare, suite: str, monkeypatch) -> None:
+    """From now on `prepare` prepares the suite's jobs."""
+    monkeypatch.setitem(SUITES, suite, replace(SUITES[suite], prepare=prepare))
 
 
 def planned(argv) -> list:

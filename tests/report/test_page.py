@@ -15,8 +15,8 @@ from glue_toys import record, toy_run
 from matplotlib.pyplot import imread
 from toy import REPOSITORY
 
-from recipe.finetune.qa.squad import TASKS as SQUADS
 from recipe.finetune.results import result_file
+from recipe.finetune.suites import SUITES
 from recipe.report import page as report
 from recipe.report.page import ReportArguments, command_line, report_of
 from recipe.report.score_frames import read_frame
@@ -26,6 +26,7 @@ from recipe.report.training_curves import _scales
 from recipe.system.errors import UserError
 from recipe.system.files import write_json
 
+GLUE, QA = SUITES["glue"], SUITES["qa"]
 LOG = [
     {"step": 5, "loss": 7.0, "learning_rate": 1e-3, "tokens_seen": 320, "tokens_per_second": 100.0},
     {"step": 10, "loss": 6.0, "learning_rate": 5e-4, "tokens_seen": 640, "tokens_per_second": 50.0},
@@ -259,7 +260,9 @@ def test_squad_has_its_own_table(tmp_path, no_curve):
     run = write_log(tmp_path / "toy")
     made = record("rte") | {"task": "squad", "metrics": {"validation": {"exact_match": 12.5, "f1": 25.0}}}
     made["headline"] = {"metric": "f1", "split": "validation", "value": 25.0}
-    made["examples"] = {s: {"used": 5, "official": n, "subset": True} for s, n in SQUADS["squad"].sizes.items()}
+    made["examples"] = {
+        s: {"used": 5, "official": n, "subset": True} for s, n in SUITES["qa"].tasks["squad"].sizes.items()
+    }
     write_json(result_file(run / "qa" / "jobs" / "x", "squad", 1), made)
     rebuild(run / "qa")
     page = Page(report_of(run, no_blanks()))
@@ -280,26 +283,26 @@ def test_a_causal_model_fills_no_blanks(copy):
 
 def test_published_results_without_jobs_or_weights_are_enough(no_curve):
     run = REPOSITORY / "results" / "glue-tiny"
-    assert table_of(read_frame(run, "glue")) == (run / "glue.md").read_text()
-    assert read_frame(run, "qa") is None
-    caveats = report.scores_of(run, "glue")[1]
+    assert table_of(read_frame(run, GLUE)) == (run / "glue.md").read_text()
+    assert read_frame(run, QA) is None
+    caveats = report.scores_of(run, GLUE)[1]
     assert "Some GLUE scores are of one seed: their spread is not known." in caveats
 
 
 def test_the_csv_alone_gives_the_same_rows_as_the_jobs(finished, tmp_path):
-    jobs = read_frame(finished / "glue", "glue")
+    jobs = read_frame(finished / "glue", GLUE)
     shutil.copy(finished / "glue" / "glue.csv", tmp_path)
-    csv = read_frame(tmp_path, "glue")
+    csv = read_frame(tmp_path, GLUE)
     scores = [column for column in jobs if column.startswith("score")]
     assert len(scores) > 9 and jobs["variant"].tolist() == csv["variant"].tolist()
     pd.testing.assert_frame_equal(jobs[scores].astype(float), csv[scores].astype(float), rtol=1e-12)
-    assert read_frame(finished / "glue", "qa") is None  # jobs of another suite aren't its own
+    assert read_frame(finished / "glue", QA) is None  # jobs of another suite aren't its own
 
 
 def test_a_table_from_elsewhere_is_refused(tmp_path):
     (tmp_path / "glue.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match=r"glue\.csv is not a table of python -m recipe\.report\.scores"):
-        read_frame(tmp_path, "glue")
+        read_frame(tmp_path, GLUE)
 
 
 def test_steps_become_tokens_where_a_step_grew():

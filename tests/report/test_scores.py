@@ -10,7 +10,7 @@ from glue_toys import record, toy_run
 from huggingface_hub import ModelCard
 from toy_scores import every_task, history_of, read_wandb
 
-from recipe.finetune.glue.tasks import AVERAGES, COLUMNS
+from recipe.finetune.glue.suite import SUITE
 from recipe.finetune.results import result_file
 from recipe.report import scores
 from recipe.report.score_curves import draw
@@ -142,7 +142,7 @@ def test_what_the_picture_shows(monkeypatch):
     monkeypatch.setattr("recipe.report.score_curves.plt.close", figures.append)
     draw(frame, cells_of(frame), io.BytesIO())
     panels = [axis for axis in figures[0].axes if axis.get_title()]
-    assert [axis.get_title().split(" (")[0] for axis in panels] == ["average of 8 tasks", *COLUMNS]
+    assert [axis.get_title().split(" (")[0] for axis in panels] == ["average of 8 tasks", *SUITE.columns]
     curve = next(line for line in panels[1].lines if line.get_label() == "toy")
     assert curve.get_xdata().tolist() == [10, 20] and curve.get_ydata() == pytest.approx([15, 15])
     baseline = next(line for line in panels[1].lines if line.get_label() == "random:x")
@@ -172,7 +172,7 @@ def test_model_card(swept, no_picture):
     folder = swept.parent / "checkpoint-20"
     card = ModelCard.load(folder / "README.md")
     results = {(r.dataset_config, r.dataset_split): r for r in card.data.eval_results}
-    assert set(results) == {(task, split) for task, split, _ in COLUMNS.values()}
+    assert set(results) == {(column.task, column.split) for column in SUITE.columns.values()}
     rte = results["rte", "validation"]
     assert (rte.metric_type, rte.metric_value, rte.dataset_type) == ("accuracy", 63.0, "nyu-mll/glue")
     assert rte.metric_args["seeds"] == [1, 2]
@@ -245,7 +245,3 @@ def test_a_tracker_that_fails_costs_a_line(swept, monkeypatch, capsys, no_pictur
     monkeypatch.setattr("wandb.init", lambda **_: 1 / 0)
     assert rebuild(swept, tracker=True).startswith("| checkpoint")
     assert "warning: W&B: division by zero" in capsys.readouterr().out
-
-
-def test_averages_name_columns():
-    assert all(column in COLUMNS for columns in AVERAGES.values() for column in columns)

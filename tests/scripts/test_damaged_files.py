@@ -20,12 +20,12 @@ from recipe.data.corpus import Corpus, Source
 from recipe.data.preparation import prepare_tokens
 from recipe.data.prepared_tokens import load_prepared
 from recipe.data.tokenizer import load_tokenizer
-from recipe.finetune.columns import suite_of
 from recipe.finetune.examples import tokenise
 from recipe.finetune.glue.arguments import GlueArguments
 from recipe.finetune.glue.rows import Rows
 from recipe.finetune.results import read_result, read_results, result_file
 from recipe.finetune.starting_point import config_of, progress_of
+from recipe.finetune.suites import SUITES
 from recipe.model.checkpoints import STATE, commit, require_disk_space, rotate
 from recipe.model.config import load_config
 from recipe.model.loading import load_model
@@ -314,7 +314,7 @@ def test_a_damaged_result_is_left_out_and_its_job_is_to_be_done_again(tmp_path, 
     def read():
         assert not damaged.is_done() and jobs[0].is_done()
         assert len(found := read_results(run / "glue")) == len(jobs) - 1
-        assert "CoLA" in table_of(rows_of(found)) and scores_of(run, "glue")[0].table is not None
+        assert "CoLA" in table_of(rows_of(found)) and scores_of(run, SUITES["glue"])[0].table is not None
 
     try_all("a job's JSON", damaged.result, read, capsys, (PASSED,))
     for content in ('{"headline": 3, "metrics": {}}', '{"metrics": {"validation": {}}}'):
@@ -372,7 +372,7 @@ def test_a_damaged_table_or_model_card(tmp_path, capsys, no_pictures):
     shutil.rmtree(run / "glue" / "jobs")
     try_all("glue.csv", run / "glue" / "glue.csv", lambda: read_and_show(run), capsys)
     card = run / "checkpoint-10" / "README.md"
-    tables = {suite_of("cola"): "- a note"}
+    tables = {"glue": "- a note"}
     try_all("README.md", card, lambda: write_cards(frame, cells_of(frame), tables) and None, capsys, (PASSED,))
     state = run / "checkpoint-10" / STATE
     card.unlink(missing_ok=True)
@@ -380,7 +380,7 @@ def test_a_damaged_table_or_model_card(tmp_path, capsys, no_pictures):
 
 
 def read_and_show(run):
-    frame = read_frame(run / "glue", "glue")
+    frame = read_frame(run / "glue", SUITES["glue"])
     if frame is not None:
         cells_of(frame)
 

@@ -9,11 +9,12 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from glue_toys import planned, sweep_here, toy_config, toy_run, toy_tokenizer
+from glue_toys import planned, prepare_by, sweep_here, toy_config, toy_run, toy_tokenizer
 from qa_toys import StopAt
 from toy import REPOSITORY
 
 from recipe.finetune.results import read_results, result_file
+from recipe.finetune.suites import SUITES
 from recipe.report.scores import rebuild
 from recipe.sweep import jobs
 from recipe.sweep.jobs import run_job
@@ -153,14 +154,14 @@ def test_a_job_that_was_killed_continues(swept, run, monkeypatch, tmp_path):
         planned(swept(*more, "--results_dir", str(tmp_path / "w"), seeds="1"))[0],
     )
     assert run_job(whole, 0).state == "done"
-    original = jobs.prepare
+    original = SUITES["qa"].prepare
 
     def killed(data, args):
         work = original(data, args)
         work.trainer.add_callback(StopAt(4))
         return work
 
-    monkeypatch.setattr(jobs, "prepare", killed)
+    prepare_by(killed, "qa", monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run_job(job, 0)
     left = shutil.copytree(job.work, job.work.with_suffix(".left"))
@@ -175,7 +176,7 @@ def test_a_job_that_was_killed_continues(swept, run, monkeypatch, tmp_path):
         )
         return work
 
-    monkeypatch.setattr(jobs, "prepare", watched)
+    prepare_by(watched, "qa", monkeypatch)
     assert run_job(job, 0).state == "done"
     assert begun[0].endswith("checkpoint-3") and not job.work.exists()
     first, second = (json.loads(j.result.read_text()) for j in (job, whole))

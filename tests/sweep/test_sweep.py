@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from glue_toys import planned, sweep_here, toy_checkpoint, toy_run, write_glue, write_tsv
+from glue_toys import planned, prepare_by, sweep_here, toy_checkpoint, toy_run, write_glue, write_tsv
 from toy import REPOSITORY, until
 
 from recipe.finetune.results import read_results
+from recipe.finetune.suites import SUITES
 from recipe.sweep import jobs, sweep
 from recipe.sweep.executors import Processes, visible_devices
 from recipe.sweep.jobs import BUSY, DONE, FAILED, fail, resumable_checkpoint, run_job
@@ -103,21 +104,21 @@ def test_a_sweep_keeps_scores_and_no_models(do, flags, run):
 
 
 def test_a_failing_job_stops_no_other(do, flags, run, monkeypatch, capsys):
-    real = jobs.prepare
+    real = SUITES["glue"].prepare
 
     def breaks(data, args):
         if (data.task_name, args.seed, data.checkpoint_name) == ("cola", 2, "toy/checkpoint-10"):
             raise RuntimeError("the device burned down")
         return real(data, args)
 
-    monkeypatch.setattr(jobs, "prepare", breaks)
+    prepare_by(breaks, "glue", monkeypatch)
     assert do(flags())[0] == 1
     assert len(scores_of(run / "glue")) == 7
     (error,) = (run / "glue").rglob("*.error.txt")
     assert error.name == "cola-seed2.error.txt" and "Traceback" in error.read_text()
     said = capsys.readouterr()
     assert "failed: toy/checkpoint-10 cola seed 2: RuntimeError: the device burned down" in said.err
-    monkeypatch.setattr(jobs, "prepare", real)
+    prepare_by(real, "glue", monkeypatch)
     code, engine = do(flags())
     assert (code, engine.order) == (0, [("cola", 2)])  # the next sweep tries it again
     assert not list((run / "glue").rglob("*.error.txt"))
@@ -208,8 +209,8 @@ def test_what_was_begun_with_other_settings_is_not_gone_on_with(flags):
 
 
 def test_without_the_mnli_model_its_followers_fail_and_others_go_on(do, flags, run, monkeypatch):
-    real = jobs.prepare
-    monkeypatch.setattr(jobs, "prepare", lambda d, a: 1 / 0 if d.task_name == "mnli" else real(d, a))
+    real = SUITES["glue"].prepare
+    prepare_by(lambda d, a: 1 / 0 if d.task_name == "mnli" else real(d, a), "glue", monkeypatch)
     code, _ = do(flags("--mnli_init", "true", tasks="rte cola", seeds="1"))
     assert code == 1 and {record["task"] for record in read_results(run / "glue")} == {"cola"}
     errors = {path.name: path.read_text() for path in (run / "glue/jobs/toy-checkpoint-10").glob("*.error.txt")}
@@ -301,7 +302,7 @@ def test_watching_a_run_until_its_last_checkpoint(do, flags, run, monkeypatch):
     record = json.loads((run / "run.json").read_text())
     record["meaning"]["max_steps"] = 30
     (run / "run.json").write_text(json.dumps(record))
-    real = jobs.fine_tune
+    real = jobs.evaluate_checkpoint
     begun = []
 
     def train_on(job):
@@ -310,7 +311,7 @@ def test_watching_a_run_until_its_last_checkpoint(do, flags, run, monkeypatch):
             toy_checkpoint(run, 30)
         return real(job)
 
-    monkeypatch.setattr(jobs, "fine_tune", train_on)
+    monkeypatch.setattr(jobs, "evaluate_checkpoint", train_on)
     assert do(flags("--watch", "true", tasks="rte"))[0] == 0
     assert {r["checkpoint"]["step"] for r in read_results(run / "glue")} == {10, 20, 30}
 

@@ -7,9 +7,8 @@ from recipe.data.encodings import check_encoding
 from recipe.data.tables import QUOTING, check_delimiter
 from recipe.finetune.arguments import FineTuneArguments, StartArguments
 from recipe.finetune.glue.own_rows import OwnOptions
-from recipe.finetune.glue.rows import GLUE_HUB_ID
-from recipe.finetune.glue.tasks import TASKS, Task, task_called
-from recipe.finetune.tasks import Recipe
+from recipe.finetune.glue.tasks import GLUE_HUB_ID, TASKS, Task, task_called
+from recipe.finetune.suite import TuningSettings
 from recipe.system.errors import UserError
 
 __all__ = ["FineTuneArguments", "GlueArguments"]
@@ -95,7 +94,7 @@ class GlueArguments(StartArguments):
         return task_called(self.task_name) if self.task_name else None
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> TuningSettings:
         """The default settings: the task's, or those of MRPC, a small dataset, for other data."""
         return (self.task or TASKS["mrpc"]).recipe
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import evaluate
 import numpy as np
@@ -18,8 +19,10 @@ from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
 from recipe.finetune.glue.labels import SavedLabels, order_of, redraw, reorder
 from recipe.finetune.glue.own_rows import Table, from_tables, read_files
 from recipe.finetune.glue.rows import Rows, TaskRows, read_glue
+from recipe.finetune.glue.suite import SUITE
 from recipe.finetune.glue.tasks import task_called
 from recipe.finetune.starting_point import build_model, config_of, origin_of, saved_labels_of, tokenizer_of, with_labels
+from recipe.finetune.suite import Suite
 from recipe.system.errors import UserError
 from recipe.system.hub import require_hub
 from recipe.system.paths import ROOT
@@ -31,6 +34,7 @@ METRIC = ROOT / "metrics" / "glue"
 class GlueTuning(FineTuning):
     """A fine-tuning on a GLUE task, or on classification data of one's own."""
 
+    suite: ClassVar[Suite] = SUITE
     data: GlueArguments
     rows: TaskRows
 

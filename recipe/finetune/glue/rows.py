@@ -14,7 +14,6 @@ from recipe.finetune.glue.tasks import Task
 from recipe.system.errors import UserError
 from recipe.system.hub import require_hub
 
-GLUE_HUB_ID = "nyu-mll/glue"
 SCORES = (0.0, 5.0)  # the range of STS-B
 INDEX = ("index", "id")  # columns that number the rows of a test file
 _FILES = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}

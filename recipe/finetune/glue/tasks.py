@@ -5,8 +5,10 @@ GLUE: Wang et al., 2018. This room only knows facts; reading, training and scori
 
 from dataclasses import dataclass, field
 
-from recipe.finetune.tasks import Column, Recipe
+from recipe.finetune.suite import TuningSettings
 from recipe.system.errors import UserError
+
+GLUE_HUB_ID = "nyu-mll/glue"
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Task:
     texts: tuple[str, ...]  # columns on the hub
     labels: tuple[str, ...]
     headline: str  # the metric that the averages take
-    recipe: Recipe
+    recipe: TuningSettings
     train: Layout
     test: Layout
     sizes: dict[str, int] = field(default_factory=dict)  # rows of the official splits
@@ -59,39 +61,39 @@ TASKS: dict[str, Task] = {
     for task in (
         Task(
             "cola", "CoLA", ("sentence",), ("unacceptable", "acceptable"), "matthews_correlation",
-            Recipe(32, 5e-5, 10),
+            TuningSettings(32, 5e-5, 10),
             Layout(("sentence",), "label", header=("source", "label", "mark", "sentence")),
             Layout(("sentence",), None),
             {"train": 8551, "validation": 1043, "test": 1063},
         ),
         Task(
             "sst2", "SST-2", ("sentence",), ("negative", "positive"), "accuracy",
-            Recipe(16, 3e-5, 3),
+            TuningSettings(16, 3e-5, 3),
             Layout(("sentence",), "label"), Layout(("sentence",), None),
             {"train": 67349, "validation": 872, "test": 1821},
         ),
         Task(
             "mrpc", "MRPC", _SENTENCES, ("not_equivalent", "equivalent"), "f1",
-            Recipe(32, 8e-5, 10),
+            TuningSettings(32, 8e-5, 10),
             Layout(("#1 String", "#2 String"), "Quality"), Layout(("#1 String", "#2 String"), None),
             {"train": 3668, "validation": 408, "test": 1725},
         ),
         Task(
             "stsb", "STS-B", _SENTENCES, (), "spearmanr",
-            Recipe(32, 3e-5, 10),
+            TuningSettings(32, 3e-5, 10),
             Layout(_SENTENCES, "score"), _PAIRS_TEST,
             {"train": 5749, "validation": 1500, "test": 1379},
         ),
         Task(
             "qqp", "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), "f1",
-            Recipe(16, 3e-5, 5),
+            TuningSettings(16, 3e-5, 5),
             Layout(("question1", "question2"), "is_duplicate"), Layout(("question1", "question2"), None),
             {"train": 363846, "validation": 40430, "test": 390965},
             broken_rows=24,
         ),
         Task(
             "mnli", "MNLI", ("premise", "hypothesis"), _MNLI_LABELS, "accuracy",
-            Recipe(48, 5e-5, 3),
+            TuningSettings(48, 5e-5, 3),
             Layout(_SENTENCES, "gold_label"), _PAIRS_TEST,
             {
                 "train": 392702, "validation_matched": 9815, "validation_mismatched": 9832,
@@ -103,27 +105,27 @@ TASKS: dict[str, Task] = {
         ),
         Task(
             "qnli", "QNLI", ("question", "sentence"), _ENTAILMENT, "accuracy",
-            Recipe(16, 1e-5, 10),
+            TuningSettings(16, 1e-5, 10),
             Layout(("question", "sentence"), "label"), Layout(("question", "sentence"), None),
             {"train": 104743, "validation": 5463, "test": 5463},
             submit_names=True,
         ),
         Task(
             "rte", "RTE", _SENTENCES, _ENTAILMENT, "accuracy",
-            Recipe(16, 1e-5, 3),
+            TuningSettings(16, 1e-5, 3),
             _PAIRS, _PAIRS_TEST,
             {"train": 2490, "validation": 277, "test": 3000},
             submit_names=True,
         ),
         Task(
             "wnli", "WNLI", _SENTENCES, ("not_entailment", "entailment"), "accuracy",
-            Recipe(16, 1e-5, 3),
+            TuningSettings(16, 1e-5, 3),
             _PAIRS, _PAIRS_TEST,
             {"train": 635, "validation": 71, "test": 146},
         ),
         Task(
             "ax", "AX", ("premise", "hypothesis"), _MNLI_LABELS, "accuracy",
-            Recipe(48, 5e-5, 3),
+            TuningSettings(48, 5e-5, 3),
             _PAIRS, _PAIRS_TEST,
             {"test": 1104},
             dev_splits=(),
@@ -131,36 +133,6 @@ TASKS: dict[str, Task] = {
         ),
     )
 }  # fmt: skip
-TRAINABLE = tuple(name for name in TASKS if name != "ax")
-FROM_MNLI = ("rte", "mrpc", "stsb")  # the small tasks that gain from starting at the MNLI model
-
-# One number a column of the table: (task, split, metric). MNLI has a column for each of its two dev files.
-COLUMNS: dict[str, Column] = {
-    "CoLA": ("cola", "validation", "matthews_correlation"),
-    "SST-2": ("sst2", "validation", "accuracy"),
-    "MRPC": ("mrpc", "validation", "f1"),
-    "STS-B": ("stsb", "validation", "spearmanr"),
-    "QQP": ("qqp", "validation", "f1"),
-    "MNLI-m": ("mnli", "validation_matched", "accuracy"),
-    "MNLI-mm": ("mnli", "validation_mismatched", "accuracy"),
-    "QNLI": ("qnli", "validation", "accuracy"),
-    "RTE": ("rte", "validation", "accuracy"),
-    "WNLI": ("wnli", "validation", "accuracy"),
-}
-METRIC_NAMES = {
-    "matthews_correlation": "Matthews correlation",
-    "accuracy": "accuracy",
-    "f1": "F1",
-    "spearmanr": "Spearman correlation",
-    "pearson": "Pearson correlation",
-}
-# What each average averages. `ours`: one headline metric for each of eight tasks, WNLI left out because its dev file
-# is built so that a model that learned from its train file scores below chance. `reference`: the columns of the table
-# that BiEchi/RoBERTa-Pretrain published of RoBERTa-medium and BERT-medium, where CoLA stands apart.
-AVERAGES: dict[str, tuple[str, ...]] = {
-    "ours": ("CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI-m", "QNLI", "RTE"),
-    "reference": ("SST-2", "MNLI-m", "MNLI-mm", "QNLI", "MRPC", "STS-B", "QQP", "RTE", "WNLI"),
-}
 
 
 def task_called(name: str) -> Task:

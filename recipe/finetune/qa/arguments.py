@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from recipe.cli.numbers import require_numbers
 from recipe.cli.parser import option
 from recipe.finetune.arguments import FineTuneArguments, StartArguments
-from recipe.finetune.qa.squad import TASKS, Squad
-from recipe.finetune.tasks import Recipe
+from recipe.finetune.qa.tasks import TASKS, Squad
+from recipe.finetune.suite import TuningSettings
 from recipe.system.errors import UserError
 
 
@@ -72,7 +72,7 @@ class QaArguments(StartArguments):
         return self.title == self.version
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> TuningSettings:
         """The default settings."""
         return self.squad.recipe
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,9 +17,12 @@ from recipe.finetune.finetuning import FineTuneTrainer, FineTuning, build_traine
 from recipe.finetune.qa.answer_spans import Predictions, decode
 from recipe.finetune.qa.arguments import QaArguments, QaTrainingArguments
 from recipe.finetune.qa.scoring import golds_by_id, score, score_with_negative
-from recipe.finetune.qa.squad import SHOWN, TASKS, Questions, for_training, read_files, read_squad, require_answers
+from recipe.finetune.qa.squad import SHOWN, Questions, for_training, read_files, read_squad, require_answers
+from recipe.finetune.qa.suite import SUITE
+from recipe.finetune.qa.tasks import TASKS
 from recipe.finetune.qa.windows import Windows, cut_windows
 from recipe.finetune.starting_point import build_model, config_of, origin_of, tokenizer_of
+from recipe.finetune.suite import Suite
 from recipe.system.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -52,6 +56,7 @@ class AnswerTrainer(FineTuneTrainer):
 class QaTuning(FineTuning):
     """A fine-tuning on questions. `windows` and `predictions` fill up as splits are used."""
 
+    suite: ClassVar[Suite] = SUITE
     data: QaArguments
     rows: dict[str, Questions]
     trainer: AnswerTrainer

@@ -1,7 +1,6 @@
-"""SQuAD: what its two versions are, and its questions read from the official JSON files, from the hub or its like.
+"""Questions of SQuAD, read from the official JSON files, from the hub or from files in either layout.
 
-SQuAD 1.1: Rajpurkar et al., 2016; 2.0, with questions that have no answer: Rajpurkar et al., 2018. A mistake in a file
-is named by its path in the JSON.
+An error in a file is reported with its path in the JSON.
 """
 
 import hashlib
@@ -13,39 +12,11 @@ from functools import cached_property
 from pathlib import Path
 
 from recipe.data.surrogates import without_surrogates
-from recipe.finetune.tasks import Column, Recipe
+from recipe.finetune.qa.tasks import Squad
 from recipe.system.errors import UserError
 from recipe.system.hub import is_local, require_hub
 
 SHOWN = 3  # answers that aren't in their context of which so many are shown
-
-
-@dataclass(frozen=True)
-class Squad:
-    """One version. `sizes` are the questions of the official splits."""
-
-    name: str  # in tables and in --tasks of a sweep
-    hub_id: str
-    sizes: dict[str, int]
-    exact: str  # what its own script calls exact match
-    recipe: Recipe
-
-
-_SETTINGS = Recipe(32, 5e-5, 3)  # of encoders of 100 M parameters; smaller models want a higher rate
-TASKS = {
-    task.name: task
-    for task in (
-        Squad("squad", "rajpurkar/squad", {"train": 87_599, "validation": 10_570}, "exact_match", _SETTINGS),
-        Squad("squad_v2", "rajpurkar/squad_v2", {"train": 130_319, "validation": 11_873}, "exact", _SETTINGS),
-    )
-}
-COLUMNS: dict[str, Column] = {
-    "SQuAD EM": ("squad", "validation", "exact_match"),
-    "SQuAD F1": ("squad", "validation", "f1"),
-    "SQuAD 2 EM": ("squad_v2", "validation", "exact"),
-    "SQuAD 2 F1": ("squad_v2", "validation", "f1"),
-}
-METRIC_NAMES = {"exact_match": "exact match", "exact": "exact match", "f1": "F1"}
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from toy import REPOSITORY
 
 from recipe.finetune.glue.finetuning import METRIC
 from recipe.finetune.glue.rows import Rows, TaskRows, read_glue
-from recipe.finetune.glue.tasks import AVERAGES, COLUMNS, TASKS, task_called
-from recipe.finetune.results import write_predictions
+from recipe.finetune.glue.submission import write_predictions
+from recipe.finetune.glue.suite import SUITE
+from recipe.finetune.glue.tasks import TASKS, task_called
 from recipe.system.errors import UserError
 
 REAL = REPOSITORY.parent / "shared" / "data" / "glue"
@@ -198,12 +199,12 @@ def test_a_broken_test_row_is_refused_and_predictions_have_the_file_s_numbers(tm
 
 
 def test_columns_belong_to_tasks():
-    for task, split, _ in COLUMNS.values():
-        assert split in TASKS[task].dev_splits
-    for columns_of in AVERAGES.values():
-        assert set(columns_of) <= set(COLUMNS)
-    assert all(COLUMNS[c][2] == TASKS[COLUMNS[c][0]].headline for c in AVERAGES["ours"])
-    assert len(AVERAGES["ours"]) == 8 and "WNLI" not in AVERAGES["ours"]
+    for column in SUITE.columns.values():
+        assert column.split in TASKS[column.task].dev_splits
+    average, reference = SUITE.averages
+    assert {*average.columns, *reference.columns} <= set(SUITE.columns)
+    assert all(SUITE.columns[c].metric == TASKS[SUITE.columns[c].task].headline for c in average.columns)
+    assert len(average.columns) == 8 and "WNLI" not in average.columns
     assert len(columns("a,b c")) == 2
 
 

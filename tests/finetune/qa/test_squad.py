@@ -7,7 +7,8 @@ import pytest
 from qa_toys import paragraphs, squad_of, with_negatives, write_squad
 from toy import SHARED_DATA
 
-from recipe.finetune.qa.squad import TASKS, Answer, for_training, read_file, read_squad, require_answers
+from recipe.finetune.qa.squad import Answer, for_training, read_file, read_squad, require_answers
+from recipe.finetune.qa.tasks import TASKS
 from recipe.system.errors import UserError
 
 

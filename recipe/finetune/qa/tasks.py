@@ -1,0 +1,32 @@
+"""The two versions of SQuAD: hub repository, sizes of the official splits, and default fine-tuning settings.
+
+SQuAD 1.1: Rajpurkar et al., 2016; 2.0, with questions that have no answer: Rajpurkar et al., 2018.
+"""
+
+from dataclasses import dataclass
+
+from recipe.finetune.suite import TuningSettings
+
+
+@dataclass(frozen=True)
+class Squad:
+    """One version. `sizes` are the questions of the official splits."""
+
+    name: str  # in --tasks of a sweep
+    title: str  # in tables
+    hub_id: str
+    sizes: dict[str, int]
+    exact: str  # what its own script calls exact match
+    recipe: TuningSettings
+
+
+_SETTINGS = TuningSettings(32, 5e-5, 3)  # of encoders of 100 M parameters; smaller models want a higher rate
+TASKS = {
+    task.name: task
+    for task in (
+        Squad("squad", "SQuAD", "rajpurkar/squad", {"train": 87_599, "validation": 10_570}, "exact_match", _SETTINGS),
+        Squad(
+            "squad_v2", "SQuAD 2", "rajpurkar/squad_v2", {"train": 130_319, "validation": 11_873}, "exact", _SETTINGS
+        ),
+    )
+}
