@@ -13,7 +13,26 @@ from toy import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "extending.md").read_text()
 CHANGES = re.findall(r"^```diff\n(.*?)^```", PAGE, flags=re.M | re.S)
-WORDS = "a the red green blue cat dog house tree river runs sleeps is was not on small large".split()
+WORDS = [
+    "a",
+    "the",
+    "red",
+    "green",
+    "blue",
+    "cat",
+    "dog",
+    "house",
+    "tree",
+    "river",
+    "runs",
+    "sleeps",
+    "is",
+    "was",
+    "not",
+    "on",
+    "small",
+    "large",
+]
 
 
 def sentence(length: int) -> str:
