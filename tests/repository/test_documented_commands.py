@@ -66,7 +66,7 @@ NEEDS = {
     "SQuAD 2.0's answers": (r"python -m recipe\.finetune\.qa\.scoring dev-v2\.0\.json .*",),
     "two or more GPUs": (r"python -m recipe\.launch( .*)?",),
     "a machine to itself: these measure it": (r"(.* )?bash benchmarks/.*", r"python benchmarks/.*"),
-    "the suite itself": (r"bash test\.sh.*", r"bash tests/chaos/run\.sh", r"python tests/mutations\.py"),
+    "the suite itself": (r"bash test\.sh.*", r"bash tests/(chaos|oldest)/run\.sh", r"python tests/(mutations|helpers/support_page)\.py( --print)?"),
 }  # fmt: skip
 COMMANDS = documented_commands()
 SMALL = {
