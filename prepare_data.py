@@ -48,7 +48,7 @@ def main() -> None:
     family = load_config(model.config_name).model_type if model.config_name else model.model_type or "roberta"
     corpus = load_corpus(data, model)
     tokenizer = load_or_train_tokenizer(model, family, corpus, prepared_dir(data), needs=("pad",))
-    prepared = load_or_prepare_tokens(data, corpus, tokenizer, quiet=False)
+    prepared = load_or_prepare_tokens(data, corpus, tokenizer)
     print(f"{prepared.folder}")
     for split, about in prepared.splits.items():
         print(f"  {split:<10} {about['tokens']:>16,} tokens  {about['documents']:>12,} documents")

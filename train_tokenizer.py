@@ -13,12 +13,11 @@ per token and unknown tokens.
         --model wordpiece --lowercase --compare bert-base-uncased
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from tqdm import tqdm
 
 from recipe.cli.parser import option, parse
 from recipe.cli.program import run_script
@@ -37,6 +36,7 @@ from recipe.data.tokenizer import (
 from recipe.model.arguments import HubArguments
 from recipe.system.errors import UserError
 from recipe.system.hub import require_hub
+from recipe.system.progress import Progress
 
 MIN_FREQUENCY = 2
 
@@ -75,15 +75,17 @@ def main() -> None:
         print("warning: --min_frequency changes nothing: unigram prunes by likelihood")
     corpus = load_corpus(data, hub)
     tokenizer = train_tokenizer(
-        lambda: progress(training_documents(corpus, options)),
+        lambda: training_documents(corpus, options),
         kind=options.model,
         vocab_size=options.vocab_size,
         min_frequency=options.min_frequency,
         lowercase=options.lowercase,
         max_characters=options.max_characters,
+        meter=corpus.train.meter,
     )
     text, title = report_documents(corpus, options)
-    known = fertility(tokenizer, spread_sample(text()))
+    with Progress("counting tokens in a sample"):
+        known = fertility(tokenizer, spread_sample(text()))
     require_few_unknown(known.unknown_share, tokenizer, "just trained", f"the tokens in a sample of the {title}")
     try:
         save_tokenizer(tokenizer, Path(options.output_dir))
@@ -92,7 +94,9 @@ def main() -> None:
     print(f"{len(tokenizer):,} tokens in {options.output_dir}: {known} in a sample of the {title}")
     if corpus.validation or options.held_out:
         tokenizers = {options.output_dir: tokenizer, **others}
-        Console(highlight=False).print(fertility_table(tokenizers, text, title))
+        with Progress(f"counting the tokens of the {title}"):
+            table = fertility_table(tokenizers, text, title)
+        Console(highlight=False).print(table)
     if options.push_to_hub:
         try:
             tokenizer.push_to_hub(options.push_to_hub, token=hub.token)
@@ -119,14 +123,6 @@ def report_documents(corpus: Corpus, options: TokenizerArguments) -> tuple[Calla
     if options.held_out:
         return lambda: sample(corpus.train.texts(), options.held_out, options.seed + 1), "held-out text"
     return lambda: training_documents(corpus, options), "training text"
-
-
-def progress(texts: Iterable[str]) -> Iterator[str]:
-    """The texts, with a progress bar of their characters."""
-    with tqdm(desc="Reading", unit=" characters", unit_scale=True) as bar:
-        for text in texts:
-            bar.update(len(text))
-            yield text
 
 
 if __name__ == "__main__":

@@ -240,7 +240,7 @@ MUTATIONS = [
         "return mix(mix(self.seed + np.uint64(1)) + numbers.astype(np.uint64)) < self.threshold", "return mix(numbers.astype(np.uint64)) < self.threshold",
         ("tests/data/test_preparation.py",), "the validation split doesn't depend on the seed"),
     Mutation("preparation-resumed", "recipe/data/preparation.py",
-        'for texts in _batches(self._documents(source), done["read"]):', "for texts in _batches(self._documents(source), 0):",
+        '_batches(self._documents(source), done["read"], skipped', "_batches(self._documents(source), 0, skipped",
         ("tests/data/test_preparation.py",), "documents are duplicated after a kill"),
     Mutation("unigram-of-training", "recipe/data/preparation.py",
         'if split == "train":', 'if split == "validation":',

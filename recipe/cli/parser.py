@@ -15,6 +15,7 @@ from recipe.cli.numbers import require_numbers
 from recipe.cli.old_flags import translate
 from recipe.system.errors import UserError
 from recipe.system.paths import require_paths
+from recipe.system.progress import hide_progress
 from recipe.system.secrets import redact_argv, remember_secrets
 
 TYPO_SIMILARITY = 0.85  # of an unknown flag to a known one that is suggested; below it, they only sound alike
@@ -95,6 +96,9 @@ def parse(
         raise
     except (ValueError, TypeError, AttributeError, OSError, ImportError, OverflowError, RuntimeError) as error:
         raise UserError(str(error).strip().replace("\n", " ")) from error
+    for part in parsed:
+        if hasattr(part, "disable_tqdm"):
+            hide_progress(bool(part.disable_tqdm))
     if positional:
         *parsed, named = parsed
         parsed.append(tuple(getattr(named, name) for name in positional))

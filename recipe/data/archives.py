@@ -7,6 +7,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from recipe.system.errors import UserError
+from recipe.system.progress import BYTES, Progress
+from recipe.system.secrets import url_identity
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _READ_BYTES = 1 << 20
@@ -41,7 +43,11 @@ def unpack(archive: Path, folder: Path, url: str) -> None:
     folder.mkdir(parents=True)
     unpacked = 0
     try:
-        with tarfile.open(archive, "r:*") as members:
+        with (
+            archive.open("rb") as packed,
+            tarfile.open(fileobj=packed, mode="r:*") as members,
+            Progress(f"unpacking {url_identity(url)}", archive.stat().st_size, BYTES, packed.tell),
+        ):
             for member in members:
                 if not member.isfile() and not member.isdir():
                     raise UserError(f"{url} holds {member.name!r}, a link or device: expected files and folders")

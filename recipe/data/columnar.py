@@ -13,6 +13,7 @@ import pyarrow.compute
 import pyarrow.parquet
 from transformers import PreTrainedTokenizerFast
 
+from recipe.data.meter import Meter
 from recipe.data.tokenizer import block_ends
 from recipe.system.errors import UserError
 from recipe.system.files import read_object
@@ -67,15 +68,24 @@ def columns_of(path: Path) -> list[str]:
             return pyarrow.ipc.open_stream(source).schema.names
 
 
-def read_column(path: Path, column: str, rows: int = ROWS_AT_A_TIME) -> Iterator[pyarrow.Array]:
-    """Yields a column in arrays of at most `rows` rows."""
+def read_column(
+    path: Path, column: str, rows: int = ROWS_AT_A_TIME, meter: Meter | None = None
+) -> Iterator[pyarrow.Array]:
+    """Yields a column in arrays of at most `rows` rows; `meter` counts the file's bytes in proportion to its rows."""
+    meter = meter or Meter()
     with _read_errors(path):
         if path.suffix.lower() == ".parquet":
-            for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=rows, columns=[column]):
+            file = pyarrow.parquet.ParquetFile(path)
+            bytes_per_row = path.stat().st_size / max(1, file.metadata.num_rows)
+            for batch in file.iter_batches(batch_size=rows, columns=[column]):
                 yield batch.column(0)
+                meter.add(len(batch) * bytes_per_row)
             return
         with _open_arrow(path) as source:
+            position = 0
             for batch in pyarrow.ipc.open_stream(source):
+                meter.add(source.tell() - position)
+                position = source.tell()
                 values = batch.column(batch.schema.get_field_index(column))
                 for start in range(0, len(values), rows):
                     yield values.slice(start, rows)
@@ -110,9 +120,10 @@ class _read_errors:
             raise UserError(f"cannot read {self.path}: {error.strerror or error}") from error
 
 
-def read_ids(path: Path) -> Iterator[np.ndarray]:
-    """Yields the rows of the column `input_ids`, one integer array each, without null rows."""
-    for array in read_column(path, IDS, rows=1024):
+def read_ids(path: Path, meter: Meter | None = None) -> Iterator[np.ndarray]:
+    """Yields the rows of the column `input_ids`, one integer array each, without null rows; `meter` as in
+    `read_column`."""
+    for array in read_column(path, IDS, rows=1024, meter=meter):
         kind = array.type
         lists = (pyarrow.types.is_list, pyarrow.types.is_large_list, pyarrow.types.is_fixed_size_list)
         if not any(is_list(kind) for is_list in lists) or not pyarrow.types.is_integer(kind.value_type):

@@ -11,6 +11,8 @@ from typing import BinaryIO
 
 import pyarrow
 
+from recipe.data.meter import Meter
+
 BUFFER = 1 << 16  # bytes
 
 
@@ -20,12 +22,18 @@ class Compression:
 
     title: str  # for messages
     magic: bytes  # the first bytes of every such file
-    open: Callable[[Path], BinaryIO]
+    open: Callable[[BinaryIO], BinaryIO]
     errors: tuple[type[Exception], ...] = ()  # what reading a damaged file raises, apart from OSError and EOFError
 
 
+def _open_gzip(file: BinaryIO) -> gzip.GzipFile:
+    stream = gzip.GzipFile(fileobj=file)
+    stream.myfileobj = file  # closed with the stream
+    return stream
+
+
 COMPRESSIONS: dict[str, Compression] = {
-    ".gz": Compression("a gzip file", b"\x1f\x8b", gzip.open, errors=(zlib.error,)),
+    ".gz": Compression("a gzip file", b"\x1f\x8b", _open_gzip, errors=(zlib.error,)),
     ".zst": Compression("a Zstandard file", b"\x28\xb5\x2f\xfd", partial(pyarrow.input_stream, compression="zstd")),
 }
 READ_ERRORS = (OSError, EOFError, *(error for compression in COMPRESSIONS.values() for error in compression.errors))
@@ -40,7 +48,29 @@ def format_suffix(path: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
-def open_binary(path: Path) -> io.BufferedReader:
-    """Opens a file for reading bytes, decompressed if its suffix is in COMPRESSIONS."""
+def open_binary(path: Path, meter: Meter | None = None) -> io.BufferedReader:
+    """Opens a file for reading bytes, decompressed if its suffix is in COMPRESSIONS; `meter` counts those read from the
+    disk."""
     compression = COMPRESSIONS.get(path.suffix.lower())
-    return io.BufferedReader(compression.open(path), BUFFER) if compression else path.open("rb", buffering=BUFFER)
+    file = _Metered(path, meter or Meter())
+    if compression is None:
+        return io.BufferedReader(file, BUFFER)
+    return io.BufferedReader(compression.open(file), BUFFER)
+
+
+class _Metered(io.FileIO):
+    """A file whose reads are counted."""
+
+    def __init__(self, path: Path, meter: Meter):
+        super().__init__(path, "rb")
+        self.meter = meter
+
+    def readinto(self, buffer) -> int:
+        count = super().readinto(buffer)
+        self.meter.add(count)
+        return count
+
+    def read(self, size: int = -1) -> bytes:
+        content = super().read(size)
+        self.meter.add(len(content))
+        return content

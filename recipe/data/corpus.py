@@ -3,7 +3,8 @@ corpus; as text, or as token ids where the dataset is pre-tokenised or prepared.
 
 import glob
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from recipe.data.columnar import COLUMNAR, IDS, columns_of, read_ids
 from recipe.data.docstrings import docstrings, versions
 from recipe.data.filesystems import is_remote, reason_of
+from recipe.data.meter import Meter
 from recipe.data.prepared_tokens import PREPARED
 from recipe.data.remote import fetch, is_archive, slug
 from recipe.data.splits import Splits, find_splits
@@ -19,6 +21,7 @@ from recipe.data.tables import DELIMITERS
 from recipe.data.text_files import RECORDS, SOURCE_FILES, field_of, format_of, read_documents, text_of
 from recipe.system.errors import SourceBroken, UserError
 from recipe.system.hub import require_hub
+from recipe.system.progress import Progress
 
 DOCSTRINGS = "docstrings"
 HUB = "hub"  # takes the place of a file format for hub datasets
@@ -34,6 +37,7 @@ class Source:
 
     Each call of `documents()` starts a new stream of it, always in the same order: of texts, or of rows of token ids if
     `tokenised`, which are pieces of one stream if `join_rows`. `description` is JSON that changes when the text does.
+    `meter` counts what the stream begun last has read.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Source:
     documents: Callable[[], Iterator[str] | Iterator[np.ndarray]]
     tokenised: bool = False
     join_rows: bool = False
+    meter: Meter = field(default_factory=Meter, compare=False)
 
     def texts(self) -> Iterator[str]:
         """The documents as text. Raises UserError where there are only token ids."""
@@ -103,7 +108,7 @@ def open_corpus(
     options |= {name: value for name, value, default in optional if value != default}
     validation, splits, on_hub = None, Splits([]), False
     if dataset == DOCSTRINGS:
-        corpus_name, train = (DOCSTRINGS, Source("train", {"docstrings": versions()}, lambda: iter(docstrings())))
+        corpus_name, train = DOCSTRINGS, _docstring_source()
     elif train_file or _looks_local(dataset):
         path, corpus_name, origin = _localise(train_file or dataset, downloads, token)
         if (Path(path) / PREPARED).exists():
@@ -171,6 +176,20 @@ def _looks_local(dataset: str) -> bool:
     )
 
 
+def _docstring_source() -> Source:
+    meter = Meter(unit="characters")
+
+    def documents() -> Iterator[str]:
+        with Progress("reading the docstrings of installed packages"):
+            texts = docstrings()
+        meter.total, meter.done = sum(map(len, texts)), 0
+        for text in texts:
+            meter.add(len(text))
+            yield text
+
+    return Source("train", {"docstrings": versions()}, documents, meter=meter)
+
+
 # ---- files
 
 
@@ -189,11 +208,21 @@ def _file_source(
         files.append([str(path), status.st_size, status.st_mtime_ns])
     described = {"files": files} if origin is None else {"from": origin, "files": [path.name for path in paths]}
     reported: list[bool] = []  # shared by all streams
+    meter = Meter(sum(size for _, size, _ in files))
+
+    def metered(read: Callable) -> Iterator[tuple[Path, object]]:
+        """(file, document) of each file that `read` reads."""
+        before = 0
+        for path, (_, size, _) in zip(paths, files, strict=True):
+            meter.done = before
+            yield from ((path, document) for document in read(path))
+            before += size
+        meter.done = before
 
     def documents() -> Iterator[str]:
         for path in paths[1:]:  # an unusable file is found now, not hours later
             next(read_documents(path, **options), None)
-        yield from _cleaned(((path, text) for path in paths for text in read_documents(path, **options)), reported)
+        yield from _cleaned(metered(partial(read_documents, meter=meter, **options)), reported)
 
     def rows() -> Iterator[np.ndarray]:
         for path in paths:
@@ -201,15 +230,15 @@ def _file_source(
                 raise UserError(
                     f"{path} has no column {IDS!r} as {paths[0]} has: put text and token ids in different folders"
                 )
-        for path in paths:
-            yield from read_ids(path)
+        yield from (ids for _, ids in metered(partial(read_ids, meter=meter)))
 
     if format_of(paths[0]) in COLUMNAR and IDS in columns_of(paths[0]):
-        return Source(name, {**described, "column": IDS, "join_rows": join_rows}, rows, True, join_rows)
+        return Source(name, {**described, "column": IDS, "join_rows": join_rows}, rows, True, join_rows, meter)
     versions_read = {
         kind: READER_VERSIONS[kind] for kind in sorted({format_of(path) for path in paths} & set(READER_VERSIONS))
     }
-    return Source(name, {**described, **options, **({"reading": versions_read} if versions_read else {})}, documents)
+    description = {**described, **options, **({"reading": versions_read} if versions_read else {})}
+    return Source(name, description, documents, meter=meter)
 
 
 def _cleaned(texts: Iterable[tuple[object, str]], reported: list[bool]) -> Iterator[str]:
@@ -248,10 +277,11 @@ def _hub_sources(dataset: str, config: str | None, column: str, cache_dir: str |
 
     try:
         # The commit is fixed, so that a preparation that is continued later reads the same text.
-        commit = huggingface_hub.HfApi(token=token).dataset_info(dataset).sha
-        splits = datasets.load_dataset(
-            dataset, config, revision=commit, streaming=True, cache_dir=cache_dir, token=token
-        )
+        with Progress(f"opening the hub dataset {dataset}"):
+            commit = huggingface_hub.HfApi(token=token).dataset_info(dataset).sha
+            splits = datasets.load_dataset(
+                dataset, config, revision=commit, streaming=True, cache_dir=cache_dir, token=token
+            )
     except Exception as error:  # the hub's errors share no base class
         raise UserError(
             f"cannot open the hub dataset {dataset}: {reason_of(error)}: check the name, --dataset_config_name and "
@@ -262,10 +292,13 @@ def _hub_sources(dataset: str, config: str | None, column: str, cache_dir: str |
 
     def source(split: str) -> Source:
         reported: list[bool] = []
+        meter = Meter(_number_of_rows(splits[split]), "rows")
 
         def rows() -> Iterator[tuple[str, str]]:
+            meter.done = 0
             try:
                 for row in splits[split]:
+                    meter.add(1)
                     yield dataset, text_of(dataset, column, field_of(dataset, column, row))
             except UserError:
                 raise
@@ -275,6 +308,12 @@ def _hub_sources(dataset: str, config: str | None, column: str, cache_dir: str |
                 ) from error
 
         description = {"hub": dataset, "commit": commit, "config": config, "split": split, "text_column": column}
-        return Source(split, description, lambda: _cleaned(rows(), reported))
+        return Source(split, description, lambda: _cleaned(rows(), reported), meter=meter)
 
     return source("train"), source("validation") if "validation" in splits else None
+
+
+def _number_of_rows(split) -> int | None:
+    """The rows of a split of a hub dataset, None where its card doesn't say."""
+    known = (split.info.splits or {}).get(str(split.split))
+    return known.num_examples or None if known else None

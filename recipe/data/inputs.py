@@ -18,6 +18,7 @@ from recipe.data.tokenizer import TRAIN, fingerprint, load_tokenizer, save_token
 from recipe.model.arguments import ModelArguments
 from recipe.model.families import FAMILIES
 from recipe.system.errors import UserError
+from recipe.system.progress import Progress
 
 SPLIT_SEED = 42  # independent of the run's seed, so that eval losses of several seeds are comparable
 
@@ -113,7 +114,11 @@ def load_or_train_tokenizer(
             if not folder.exists():
                 print(f"Training a {kind} tokenizer of {model.vocab_size:,} tokens on {corpus.name} ...", flush=True)
                 trained = train_tokenizer(
-                    corpus.train.texts, kind=kind, vocab_size=model.vocab_size, lowercase=model.lowercase
+                    corpus.train.texts,
+                    kind=kind,
+                    vocab_size=model.vocab_size,
+                    lowercase=model.lowercase,
+                    meter=corpus.train.meter,
                 )
                 save_tokenizer(trained, folder)
     except OSError as error:
@@ -121,9 +126,7 @@ def load_or_train_tokenizer(
     return load_tokenizer(str(folder))
 
 
-def load_or_prepare_tokens(
-    data: DataArguments, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, quiet: bool
-) -> PreparedTokens:
+def load_or_prepare_tokens(data: DataArguments, corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> PreparedTokens:
     """Opens the prepared tokens that `corpus` consists of, or prepares them (recipe.data.preparation).
 
     Raises UserError where more than 5 % of the training tokens are unknown to `tokenizer`; where a sample of the text
@@ -139,7 +142,6 @@ def load_or_prepare_tokens(
             validation_percentage=data.validation_split_percentage,
             seed=SPLIT_SEED,
             rebuild=data.overwrite_cache,
-            show_progress=not quiet,
             before_tokenising=lambda: _check_on_sample(corpus, tokenizer),
         )
     unknown_id, counts = unknown_id_of(tokenizer), prepared.unigram_counts()
@@ -153,7 +155,8 @@ def _check_on_sample(corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> None
     """Prints the tokenizer's fertility on a sample. Raises UserError where too many of its tokens are unknown."""
     if corpus.train.tokenised:
         return
-    found = fertility(tokenizer, spread_sample(corpus.train.texts()))
+    with Progress(f"counting tokens in a sample of {corpus.name}"):
+        found = fertility(tokenizer, spread_sample(corpus.train.texts()))
     print(f"tokenizer  {found} in a sample of {corpus.name}", flush=True)
     require_few_unknown(
         found.unknown_share, tokenizer, tokenizer.name_or_path, f"the tokens in a sample of {corpus.name}"

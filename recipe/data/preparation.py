@@ -19,7 +19,6 @@ from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from recipe.data.columnar import TokenisedRows
@@ -49,6 +48,7 @@ from recipe.system.files import (
     write_json,
 )
 from recipe.system.locks import exclusive_lock
+from recipe.system.progress import BYTES, Progress
 from recipe.system.secrets import redact_all
 
 FORMAT = 1  # to be increased when the same inputs give other files
@@ -69,7 +69,6 @@ def prepare_tokens(
     validation_percentage: float = 5.0,
     seed: int = 42,
     rebuild: bool = False,
-    show_progress: bool = True,
     before_tokenising: Callable[[], None] = lambda: None,
 ) -> PreparedTokens:
     """Opens the prepared tokens of `corpus` in the folder `parent`, and makes them first where there are none.
@@ -104,7 +103,7 @@ def prepare_tokens(
                     raise UserError(f"{folder} has no {PREPARED}: {remedy(folder)}")
                 before_tokenising()
                 held_out = _HeldOut(seed, 0.0 if corpus.validation else validation_percentage / 100)
-                _Preparation(corpus, tokenizer, folder, origin, held_out, show_progress).run()
+                _Preparation(corpus, tokenizer, folder, origin, held_out).run()
     except OSError as error:
         what = "no space left" if error.errno == errno.ENOSPC else error.strerror or str(error)
         raise UserError(
@@ -128,7 +127,7 @@ class _HeldOut:
 class _Preparation:
     """One pass over a corpus that fills `folder`.partial, which is renamed to `folder` when it is complete."""
 
-    def __init__(self, corpus, tokenizer, folder: Path, origin: dict, held_out: _HeldOut, show_progress: bool):
+    def __init__(self, corpus, tokenizer, folder: Path, origin: dict, held_out: _HeldOut):
         self.corpus, self.folder, self.origin, self.held_out = corpus, folder, origin, held_out
         self.partial = folder.with_name(folder.name + ".partial")
         self.progress_file = self.partial / "progress.json"
@@ -138,7 +137,6 @@ class _Preparation:
         self.vocabulary = len(tokenizer)
         self.dtype = token_dtype(self.vocabulary)
         self.tokenizer_name = tokenizer.name_or_path
-        self.show_progress = show_progress
         self.rows = TokenisedRows(corpus.name, tokenizer, corpus.train.join_rows)
 
     def run(self) -> None:
@@ -180,8 +178,10 @@ class _Preparation:
         with (self.partial / f"{split}.npy").open("rb") as stream:
             np.lib.format.read_magic(stream)
             np.lib.format.read_array_header_1_0(stream)
-            while left and (chunk := stream.read(min(left, CHUNK_BYTES))):
-                crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+            with Progress(f"checking the saved tokens of {self.corpus.name}", left, BYTES) as progress:
+                while left and (chunk := stream.read(min(left, CHUNK_BYTES))):
+                    crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+                    progress.update(len(chunk))
         if left:
             raise DamagedFile(f"covers {tokens} tokens, {split}.npy is shorter")
         return crc
@@ -189,18 +189,21 @@ class _Preparation:
     def _tokenise(self, done: dict) -> None:
         sources = [source for source in (self.corpus.train, self.corpus.validation) if source]
         files = {split: self._open(split, done["tokens"][split]) for split in SPLITS}
-        bar = tqdm(
-            desc=f"Tokenising {self.corpus.name}",
-            unit=" tokens",
-            unit_scale=True,
-            initial=sum(done["tokens"].values()),
-            disable=not self.show_progress,
-        )
+        meters = [source.meter for source in sources]
+        total = None if None in (totals := [meter.total for meter in meters]) else sum(totals)
+        finished = 0  # of the sources before this one
+
+        def read() -> float:
+            return finished + meters[number].done
+
         saved_at = time.monotonic()
-        with files["train"], files["validation"], bar:
+        number = done["source"]
+        progress = Progress(f"tokenising {self.corpus.name}", total, meters[0].unit, read)
+        with files["train"], files["validation"], progress:
             for number in range(done["source"], len(sources)):
                 source = sources[number]
-                for texts in _batches(self._documents(source), done["read"]):
+                finished = sum(meter.total or 0 for meter in meters[:number])
+                for texts in _batches(self._documents(source), done["read"], skipped=progress.restart):
                     numbers = np.arange(done["read"], done["read"] + len(texts))
                     held_out = self.held_out(numbers) if source is self.corpus.train else np.ones(len(texts), bool)
                     for ids, is_validation in zip(self._encode(texts), held_out, strict=True):
@@ -209,7 +212,6 @@ class _Preparation:
                         done["crc32"][split] = zlib.crc32(ids, done["crc32"][split])
                         done["documents"][split] += 1
                         done["tokens"][split] += len(ids)
-                        bar.update(len(ids))
                     done["read"] += len(texts)
                     if time.monotonic() - saved_at > SECONDS_BETWEEN_PROGRESS:
                         self._save_progress(files, done)
@@ -309,11 +311,14 @@ class _Preparation:
         publish_folder(self.partial, self.folder)
 
 
-def _batches(documents: Iterable[str], skip: int) -> Iterator[list[str]]:
-    """Batches of at most BATCH_CHARACTERS (more only for a single longer document), after the first `skip`
-    documents."""
+def _batches(documents: Iterable[str], skip: int, skipped: Callable[[], None]) -> Iterator[list[str]]:
+    """Batches of at most BATCH_CHARACTERS (more only for a single longer document), after the first `skip` documents;
+    `skipped` is called after those."""
     batch, size = [], 0
-    for text in islice(documents, skip, None):
+    documents = iter(documents)
+    next(islice(documents, skip, skip), None)
+    skipped()
+    for text in documents:
         if batch and (size + len(text) > BATCH_CHARACTERS or len(batch) >= BATCH_DOCUMENTS):
             yield batch
             batch, size = [], 0

@@ -13,7 +13,6 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 from fsspec.implementations.local import LocalFileSystem
-from tqdm import tqdm
 
 from recipe.data.archives import (
     has_archive_suffix,
@@ -29,6 +28,7 @@ from recipe.system.errors import DISK_FULL, SourceBroken, UserError
 from recipe.system.files import publish_folder, remove, sha256_of
 from recipe.system.locks import exclusive_lock
 from recipe.system.manifest import MANIFEST, damage
+from recipe.system.progress import BYTES, Progress
 from recipe.system.secrets import url_identity
 
 CHUNK = 16 << 20  # bytes per request
@@ -157,7 +157,9 @@ def _stage_files(system, root: str, files: dict, staged: Path, url: str, expecte
     _download_all(system, root, files, targets, url)
     if expected:
         _require_hash(targets[""], expected, url, delete=True)
-    if PREPARED in files and (reason := damage(whole)):
+    with Progress(f"verifying {url_identity(url)}"):
+        reason = damage(whole) if PREPARED in files else None
+    if reason:
         shutil.rmtree(whole)  # the next attempt starts over
         raise UserError(f"{url} was damaged on the way: {reason}: fetch it again, or upload it again")
     return whole
@@ -185,19 +187,22 @@ def _download_all(system, root: str, files: dict, targets: dict[str, Path], url:
     staged.mkdir(parents=True, exist_ok=True)
     total = sum(details["size"] for details in files.values())
     require_disk_space(staged, total, url)
-    with tqdm(total=total, desc=f"Fetching {url}", unit="B", unit_scale=True) as bar:
+    with Progress(f"fetching {url_identity(url)}", total, BYTES) as progress:
         for inside, target in targets.items():
             target.parent.mkdir(parents=True, exist_ok=True)
-            _download(system, f"{root.rstrip('/')}/{inside}" if inside else root, files[inside]["size"], target, bar)
+            path = f"{root.rstrip('/')}/{inside}" if inside else root
+            _download(system, path, files[inside]["size"], target, progress)
 
 
-def _download(system, path: str, size: int, target: Path, bar: tqdm) -> None:
+def _download(system, path: str, size: int, target: Path, progress: Progress) -> None:
     """Downloads one file of `size` bytes, resuming after the bytes that `target` already holds."""
     have = target.stat().st_size if target.exists() else 0
     if have > size:
         target.unlink()
         have = 0
-    bar.update(have)
+    if have:
+        progress.update(have)
+        progress.restart()
     try:
         with target.open("ab") as out:
             if have == size:
@@ -210,7 +215,7 @@ def _download(system, path: str, size: int, target: Path, bar: tqdm) -> None:
                         raise EOFError("the connection was closed")
                     out.write(chunk)
                     have += len(chunk)
-                    bar.update(len(chunk))
+                    progress.update(len(chunk))
     except Exception as error:  # each service has its own errors
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
@@ -221,7 +226,9 @@ def _download(system, path: str, size: int, target: Path, bar: tqdm) -> None:
 
 
 def _require_hash(file: Path, expected: str, url: str, delete: bool = False) -> None:
-    if (found := sha256_of(file)) != expected:
+    with Progress(f"verifying {file.name}"):
+        found = sha256_of(file)
+    if found != expected:
         if delete:
             file.unlink()
         raise UserError(f"{url} has the sha256 {found}, expected {expected}: it is damaged, or another file")

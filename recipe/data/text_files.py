@@ -19,6 +19,7 @@ from pathlib import Path
 from recipe.data.columnar import COLUMNAR, columns_of, read_column
 from recipe.data.compression import COMPRESSIONS, READ_ERRORS, format_suffix, open_binary
 from recipe.data.encodings import MAX_TEXT_CHARACTERS, lines, whole_lines
+from recipe.data.meter import Meter
 from recipe.data.tables import DELIMITERS, column_index, read_rows
 from recipe.system.errors import UserError
 
@@ -46,17 +47,19 @@ def read_documents(
     text_encoding: str | None = None,
     csv_delimiter: str | None = None,
     csv_quoting: str = "auto",
+    meter: Meter | None = None,
 ) -> Iterator[str]:
-    """Yields the documents of a file, in order; "" for a record without text (null or blank).
+    """Yields the documents of a file, in order; "" for a record without text (null or blank). `meter` counts the bytes
+    read.
 
     Raises UserError, with the line where there is one, for a file that can't be read.
     """
     kind = format_of(path)
     try:
         if kind in COLUMNAR:
-            yield from _read_columnar(path, text_column)
+            yield from _read_columnar(path, text_column, meter)
             return
-        with open_binary(path) as stream:
+        with open_binary(path, meter) as stream:
             pieces = lines(path, stream, text_encoding)
             if kind == ".txt" or (kind in SOURCE_FILES and line_by_line):
                 yield from _read_text(pieces, line_by_line, keep_linebreaks)
@@ -168,13 +171,13 @@ def _read_table(
         yield text_of(f"{path}, line {number}", column, row[index])
 
 
-def _read_columnar(path: Path, column: str) -> Iterator[str]:
+def _read_columnar(path: Path, column: str, meter: Meter | None) -> Iterator[str]:
     names = columns_of(path)
     outer = column if column in names else column.split(".")[0]
     if outer not in names:
         raise UserError(unknown_column(path, column, names))
     number = 0
-    for values in read_column(path, outer):
+    for values in read_column(path, outer, meter=meter):
         for value in values.to_pylist():
             where = f"{path}, row {number}"
             yield text_of(where, column, field_of(where, column, {outer: value}, names))

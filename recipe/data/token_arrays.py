@@ -16,6 +16,7 @@ import numpy as np
 
 from recipe.system.errors import RankError
 from recipe.system.files import DamagedFile, atomic_output
+from recipe.system.progress import BYTES, Progress
 
 PAGE = 4096  # bytes: the unit in which the operating system reads a memory-mapped file
 CHUNK_PAGES = 1024  # read at a time where all of a file is read
@@ -119,11 +120,13 @@ def summarise(file: Path, vocabulary: int, write: bool) -> tuple[str, np.ndarray
     """(sha256 of the tokens, [vocabulary] int64 counts of each id) of an array's file, read once; with `write`, also
     writes the page checksums. Raises DamagedFile for ids outside of the vocabulary."""
     digest, counts, checksums = hashlib.sha256(), np.zeros(vocabulary, dtype=np.int64), []
-    for tokens in _read_in_chunks(file, digest, checksums):
-        found = np.bincount(tokens, minlength=vocabulary)
-        if len(found) > vocabulary:
-            raise DamagedFile(f"holds the id {len(found) - 1}, its tokenizer has {vocabulary} tokens")
-        counts += found
+    with Progress(f"counting the tokens of {file.name}", file.stat().st_size, BYTES) as progress:
+        for tokens in _read_in_chunks(file, digest, checksums):
+            found = np.bincount(tokens, minlength=vocabulary)
+            if len(found) > vocabulary:
+                raise DamagedFile(f"holds the id {len(found) - 1}, its tokenizer has {vocabulary} tokens")
+            counts += found
+            progress.update(tokens.nbytes)
     if write:
         with atomic_output(checksums_of(file)) as partial, partial.open("wb") as stream:
             np.save(stream, np.array(checksums, dtype=np.uint32))

@@ -18,10 +18,12 @@ from recipe.data.alphabet import (
     cut_endless_words,
     is_own_word,
 )
+from recipe.data.meter import Meter
 from recipe.data.tokenizer_files import open_tokenizer
 from recipe.system.errors import UserError
 from recipe.system.files import flush, publish_folder
 from recipe.system.hub import is_local, require_hub, require_local_path
+from recipe.system.progress import Progress
 
 TRAIN = "train"  # the tokenizer name that trains one on the corpus
 KINDS = ("bpe", "wordpiece", "unigram")
@@ -116,8 +118,10 @@ def train_tokenizer(
     min_frequency: int = 2,
     lowercase: bool = False,
     max_characters: int = MAX_TRAINING_CHARACTERS,
+    meter: Meter | None = None,
 ) -> PreTrainedTokenizerFast:
-    """Trains a tokenizer on the texts of `documents()`, which is called once per pass.
+    """Trains a tokenizer on the texts of `documents()`, which is called once per pass and counts its reading with
+    `meter`.
 
     `kind` is "bpe" (byte-level, RoBERTa's special tokens), "wordpiece" (BERT's) or "unigram" (RoBERTa's). Text is used
     in order up to `max_characters`; `sample` draws a random part of a longer corpus. The result has `vocab_size`
@@ -129,19 +133,29 @@ def train_tokenizer(
     specials = BERT_SPECIALS if kind == "wordpiece" else ROBERTA_SPECIALS
     floor = len(specials) + (256 if kind == "bpe" else 0)
     check_vocab_size(vocab_size, floor, "bytes and special tokens" if kind == "bpe" else "special tokens")
-    characters = 0
+    characters = passes = 0
+    total, unit = (meter.total, meter.unit) if meter else (None, "characters")
+    if total and total > max_characters:  # reading stops before the end
+        total, unit, meter = max_characters, "characters", None
+    progress = Progress("", done=lambda: meter.done if meter else characters)
 
     def bounded() -> Iterator[str]:
-        nonlocal characters
-        characters = 0
+        nonlocal characters, passes
+        characters, passes = 0, passes + 1
+        progress.what = f"reading text for the tokenizer, pass {passes} of {1 if kind == 'bpe' else 2}"
+        progress.total, progress.unit = total, unit
+        progress.restart()
         for text in documents():
             if characters >= max_characters:
-                return
+                break
             characters += len(text)
             yield from cut_endless_words(pieces(text))
+        progress.what, progress.total, progress.unit = "computing the tokenizer's vocabulary", None, ""
+        progress.restart()
 
     train = {"bpe": _byte_level_bpe, "wordpiece": _wordpiece, "unigram": _unigram}[kind]
-    backend = train(bounded, vocab_size, min_frequency, lowercase)
+    with progress:
+        backend = train(bounded, vocab_size, min_frequency, lowercase)
     if characters == 0:
         raise UserError("found no text to train the tokenizer on")
     return _wrap(backend, kind, lowercase)

@@ -4,7 +4,6 @@ import tempfile
 from pathlib import Path
 
 from fsspec.implementations.local import LocalFileSystem
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from recipe.data.filesystems import access_error, open_filesystem, with_timeout
@@ -12,6 +11,8 @@ from recipe.data.prepared_tokens import TOKENIZER_FOLDER, PreparedTokens
 from recipe.data.tokenizer import fingerprint, load_tokenizer
 from recipe.system.errors import UserError
 from recipe.system.manifest import MANIFEST, manifest_of
+from recipe.system.progress import BYTES, Progress
+from recipe.system.secrets import url_identity
 
 
 def require_writable(url: str) -> None:
@@ -59,13 +60,13 @@ def upload_files(files: dict[str, Path], url: str) -> bool:
                 return False
             system.rm_file(f"{root}/{MANIFEST}")
         total = sum(file.stat().st_size for file in files.values())
-        with tqdm(total=total, desc=f"Writing {url}", unit="B", unit_scale=True) as bar:
+        with Progress(f"writing {url_identity(url)}", total, BYTES) as progress:
             for name, file in files.items():
                 _put(system, file, f"{root}/{name}")
                 found, expected = system.info(f"{root}/{name}")["size"], file.stat().st_size
                 if found != expected:
                     raise OSError(f"{name} has {found} bytes there, expected {expected}")
-                bar.update(expected)
+                progress.update(expected)
         _put(system, manifest.encode(), f"{root}/{MANIFEST}")
     except Exception as error:  # each service has its own errors
         raise access_error(url, error, "write to") from error

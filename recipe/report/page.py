@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from tqdm import tqdm
 
 from recipe.cli.parser import option, parse
 from recipe.cli.program import run_script
@@ -37,6 +36,7 @@ from recipe.report.table import ScoreTable, score_table
 from recipe.report.training_curves import Picture, pictures_of, rows_with
 from recipe.system.errors import UserError
 from recipe.system.files import write_atomically
+from recipe.system.progress import track
 from recipe.system.runtime import quiet_libraries
 from recipe.system.secrets import redact, redact_all
 from recipe.train.run_record import read_record
@@ -169,8 +169,8 @@ def samples_of(run: Path, args: ReportArguments) -> tuple[list[list[Filled]], li
     if len(models) > args.max_checkpoints:
         spread = np.linspace(len(models) - 1, 0, num=args.max_checkpoints).round().astype(int)
         models = [models[place] for place in sorted(spread)]
-    progress = tqdm(models, desc="filling blanks", disable=None, leave=False)
-    by_model = [list(fill_all([name], args.sentences, args.top_k)) for name in progress]
+    shown = track(models, "filling blanks", len(models), "checkpoints")
+    by_model = [list(fill_all([name], args.sentences, args.top_k)) for name in shown]
     return [list(answers) for answers in zip(*by_model, strict=True)], warnings
 
 

@@ -7,6 +7,7 @@ from recipe.system.secrets import redact
 
 USER_ERROR_EXIT_CODE = 2
 NONFINITE_EXIT_CODE = 3
+CTRL_C_EXIT_CODE = 130  # 128 + SIGINT, as shells report it
 INTERRUPTED_EXIT_CODE = 75  # EX_TEMPFAIL in sysexits.h: run the same command again
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # torch prefixes an error from a DataLoader worker with the worker's traceback.

@@ -102,4 +102,4 @@ def prepare_text(
         check_tokenizer(config, tokenizer, name)
     elif change := fit_to_tokenizer(config, tokenizer, name):
         say(change)
-    return tokenizer, load_or_prepare_tokens(data, corpus, tokenizer, quiet=say is not print)
+    return tokenizer, load_or_prepare_tokens(data, corpus, tokenizer)

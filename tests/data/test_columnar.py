@@ -44,7 +44,7 @@ def write(folder, kind, rows, validation=None):
 
 
 def tokens(dataset, tokenizer, folder, **options):
-    prepared = prepare_tokens(open_corpus(str(dataset), **options), tokenizer, folder, show_progress=False)
+    prepared = prepare_tokens(open_corpus(str(dataset), **options), tokenizer, folder)
     return [prepared.tokens(split).tolist() for split in ("train", "validation")]
 
 

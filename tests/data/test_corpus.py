@@ -7,7 +7,7 @@ import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
-from toy import SHARED_DATA
+from toy import SHARED_DATA, toy_documents
 
 from recipe.data.corpus import open_corpus
 from recipe.data.preparation import prepare_tokens
@@ -126,7 +126,7 @@ def test_lone_surrogates_are_replaced_and_counted(tmp_path, bpe, capsys):
         f"warning: replaced 3 lone surrogates (halves of a character) by U+FFFD, the first in {tmp_path / 'b.jsonl'}",
         "skipped 2 records without text (null or blank)",
     ]
-    assert prepare_tokens(corpus, bpe, tmp_path / "data", validation_percentage=50, show_progress=False)
+    assert prepare_tokens(corpus, bpe, tmp_path / "data", validation_percentage=50)
 
 
 def test_lines_as_documents(tmp_path):
@@ -249,3 +249,27 @@ def test_a_hub_dataset_is_read_at_one_commit_and_a_lost_connection_is_no_user_er
     assert corpus.train.description["commit"] == "abc123" and corpus.name == "somebody-something-en"
     with pytest.raises(SourceBroken, match=r"was interrupted: connection lost: run again to continue it"):
         list(corpus.validation.documents())
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".txt.gz", ".jsonl.zst", ".parquet"])
+def test_the_meter_counts_the_bytes_of_the_files(suffix, tmp_path):
+    documents = toy_documents(4000)
+    for name in ("a", "b"):
+        path = tmp_path / f"{name}{suffix}"
+        text = "\n\n".join(documents) if ".txt" in suffix else "\n".join(json.dumps({"text": d}) for d in documents)
+        if suffix.endswith(".parquet"):
+            pyarrow.parquet.write_table(pyarrow.table({"text": documents}), path)
+        elif suffix.endswith(".gz"):
+            path.write_bytes(gzip.compress(text.encode()))
+        elif suffix.endswith(".zst"):
+            with pyarrow.output_stream(path, compression="zstd") as stream:
+                stream.write(text.encode())
+        else:
+            path.write_text(text)
+    train = open_corpus(str(tmp_path)).train
+    total = sum(file.stat().st_size for file in tmp_path.iterdir())
+    for _ in range(2):  # a new stream counts from the beginning
+        counts = [train.meter.done for _ in train.documents()]
+        assert train.meter.total == total and train.meter.done == pytest.approx(total)
+        assert counts == sorted(counts) and counts[0] <= total / 2
+        assert counts[len(counts) // 4] < total * 0.55 and counts[len(counts) * 3 // 4] >= total * 0.5

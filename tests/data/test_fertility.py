@@ -120,13 +120,13 @@ def test_unknown_tokens_in_existing_prepared_tokens_are_counted(words, tmp_path,
     corpus = open_corpus(str(tmp_path / "text.txt"))
     data = DataArguments(prepared_dir=str(tmp_path / "data"))
     # 200 documents, in which 1 token of 14 is unknown.
-    prepared = prepare_tokens(corpus, words, tmp_path / "data", show_progress=False)
+    prepared = prepare_tokens(corpus, words, tmp_path / "data")
     with pytest.raises(UserError, match=r"\d\.\d% of the training tokens of .* are \[UNK\], unknown to the tokenizer"):
-        load_or_prepare_tokens(data, corpus, words, quiet=True)
+        load_or_prepare_tokens(data, corpus, words)
     with pytest.raises(UserError, match="of the training tokens"):
-        load_or_prepare_tokens(data, open_corpus(str(prepared.folder)), words, quiet=True)
+        load_or_prepare_tokens(data, open_corpus(str(prepared.folder)), words)
     monkeypatch.setattr(recipe.data.fertility, "MAX_UNKNOWN", 0.1)
-    load_or_prepare_tokens(data, corpus, words, quiet=True)
+    load_or_prepare_tokens(data, corpus, words)
     assert capsys.readouterr().out == ""  # existing tokens aren't sampled again
 
 

@@ -14,7 +14,7 @@ from recipe.system.errors import UserError
 
 
 def quiet(corpus, tokenizer, folder, **options):
-    return prepare_tokens(corpus, tokenizer, folder, show_progress=False, **options)
+    return prepare_tokens(corpus, tokenizer, folder, **options)
 
 
 def documents_of(tokens, separator):

@@ -40,7 +40,7 @@ def prepared(bpe, tmp_path):
 def made(tokenizer, folder, documents=None):
     texts = documents or toy_documents(400)
     corpus = Corpus("toy", Source("train", {}, lambda: iter(texts)), Source("validation", {}, lambda: iter(texts[:40])))
-    return prepare_tokens(corpus, tokenizer, folder, show_progress=False)
+    return prepare_tokens(corpus, tokenizer, folder)
 
 
 def flip(file, place, bit=1):
@@ -205,7 +205,7 @@ def test_a_preparation_with_damaged_tokens_or_progress_starts_over(
 
     validation = Source("validation", {}, lambda: iter(documents[:5]))
     with pytest.raises(Killed):
-        prepare_tokens(Corpus("toy", Source("train", {}, stream), validation), bpe, tmp_path, show_progress=False)
+        prepare_tokens(Corpus("toy", Source("train", {}, stream), validation), bpe, tmp_path)
     (partial,) = tmp_path.glob("*.partial")
     progress = partial / "progress.json"
     if damage == "the tokens":
@@ -216,9 +216,9 @@ def test_a_preparation_with_damaged_tokens_or_progress_starts_over(
     else:
         progress.write_text('{"source": 0, "documents": {}, "tokens": {}, "read": 0}')
     corpus = Corpus("toy", Source("train", {}, lambda: iter(documents)), validation)
-    resumed = prepare_tokens(corpus, bpe, tmp_path, show_progress=False)
+    resumed = prepare_tokens(corpus, bpe, tmp_path)
     assert "the preparation starts over" in capsys.readouterr().out
-    assert resumed.splits == prepare_tokens(corpus, bpe, tmp_path / "whole", show_progress=False).splits
+    assert resumed.splits == prepare_tokens(corpus, bpe, tmp_path / "whole").splits
 
 
 def test_no_step_uses_damaged_tokens(run, tmp_path):
@@ -261,7 +261,7 @@ def test_ids_are_stored_in_an_integer_type_that_holds_them(vocabulary, kind, tmp
     rows = Source("train", {"ids": 1}, lambda: iter([np.array(ids)] * 20), tokenised=True)
     for source in (texts, rows):
         corpus = Corpus("toy", source, Source("validation", source.description, source.documents, source.tokenised))
-        prepared = prepare_tokens(corpus, tokenizer, tmp_path, show_progress=False)
+        prepared = prepare_tokens(corpus, tokenizer, tmp_path)
         assert prepared.tokens("train").dtype == kind and prepared.unigram_counts()[last] == 40
         blocks = Blocks(prepared.checked("train"), 10, block_ends(tokenizer), tokenizer.pad_token_id)
         masking = Masking(vocabulary, 4, 1, (0, 1, 2, 3, 4), 0, 0.2, mask_replace_prob=0, random_replace_prob=0)

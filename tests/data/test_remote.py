@@ -128,7 +128,7 @@ def archive(tmp_path, bpe, documents):
 
 
 def tokens(corpus, tokenizer, folder):
-    prepared = prepare_tokens(corpus, tokenizer, folder, show_progress=False)
+    prepared = prepare_tokens(corpus, tokenizer, folder)
     return [prepared.tokens(split).tolist() for split in ("train", "validation")]
 
 
@@ -228,7 +228,7 @@ def saved_bpe(tmp_path, bpe):
 
 @pytest.fixture
 def prepared(tmp_path, saved_bpe, text_file):
-    return prepare_tokens(open_corpus(str(text_file)), saved_bpe, tmp_path / "made", show_progress=False)
+    return prepare_tokens(open_corpus(str(text_file)), saved_bpe, tmp_path / "made")
 
 
 @pytest.mark.parametrize("target", ["s3://bucket/there", "folder"])

@@ -240,7 +240,7 @@ def corpus(documents):
 
 @pytest.mark.parametrize("name", PREPARED_FILES)
 def test_damaged_prepared_tokens_are_refused(bpe, corpus, tmp_path, capsys, name):
-    folder = prepare_tokens(corpus, bpe, tmp_path / "data", show_progress=False).folder
+    folder = prepare_tokens(corpus, bpe, tmp_path / "data").folder
 
     def read():
         prepared = load_prepared(folder, bpe)
@@ -253,7 +253,7 @@ def test_damaged_prepared_tokens_are_refused(bpe, corpus, tmp_path, capsys, name
 
 
 def test_ids_beyond_the_vocabulary_are_refused_however_they_came(bpe, corpus, tmp_path):
-    folder = prepare_tokens(corpus, bpe, tmp_path / "data", show_progress=False).folder
+    folder = prepare_tokens(corpus, bpe, tmp_path / "data").folder
     good = np.load(folder / "train.npy")
     np.save(folder / "train.npy", np.where(np.arange(len(good)) == 70, len(bpe), good).astype(np.uint16))
     blocks = Blocks(load_prepared(folder, bpe).checked("train"), 32, (0, 2), 1)
@@ -283,19 +283,19 @@ def test_a_preparation_with_a_damaged_note_begins_anew(bpe, documents, tmp_path,
     def of(until):
         return Corpus("toy", Source("train", {}, lambda: stream(until)), validation)
 
-    whole = prepare_tokens(of(60), bpe, tmp_path / "whole", show_progress=False)
+    whole = prepare_tokens(of(60), bpe, tmp_path / "whole")
     data = tmp_path / "data"
 
     def begin():
         shutil.rmtree(data, ignore_errors=True)
         with pytest.raises(Killed):
-            prepare_tokens(of(50), bpe, data, show_progress=False)
+            prepare_tokens(of(50), bpe, data)
         return next(data.glob("*.partial")) / "progress.json"
 
     for form in FORMS:
         notes = begin()
         put(form, notes, notes.read_bytes())
-        assert prepare_tokens(of(60), bpe, data, show_progress=False).splits == whole.splits, form
+        assert prepare_tokens(of(60), bpe, data).splits == whole.splits, form
         TRIED.setdefault("progress.json", Counter())[PASSED] += 1
 
 

@@ -85,7 +85,7 @@ class QaTuning(FineTuning):
     def examples(self, split: str) -> Examples:
         """A split as the model reads it."""
         if split not in self.windows:
-            self.windows[split] = windows_of(self.data, self.rows[split], self.tokenizer, not self.args.disable_tqdm)
+            self.windows[split] = windows_of(self.data, self.rows[split], self.tokenizer)
         return examples_of(self.data, self.windows[split], self.rows[split], self.tokenizer, self.trainer.model)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
@@ -135,11 +135,7 @@ def prepare(data: QaArguments, args: QaTrainingArguments, say: Callable[[str], N
     config = config_with_span_head(config_of(data, tokenizer))
     set_seed(args.seed)
     model = build_model(AutoModelForQuestionAnswering, data, config, args.seed)
-    windows = {
-        split: windows_of(data, questions, tokenizer, not args.disable_tqdm)
-        for split, questions in rows.items()
-        if split != "test"
-    }
+    windows = {split: windows_of(data, questions, tokenizer) for split, questions in rows.items() if split != "test"}
     parts = {split: examples_of(data, windows[split], rows[split], tokenizer, model) for split in windows}
     trainer = build_trainer(AnswerTrainer, model, args, tokenizer, parts.get("train"), parts.get("validation"))
     work = QaTuning(data, args, rows, origin, trainer, tokenizer, began, windows)
@@ -203,12 +199,10 @@ def report_misplaced(split: str, questions: Questions, say: Callable[[str], None
         say(f"    {place}")
 
 
-def windows_of(data: QaArguments, questions: Questions, tokenizer, progress: bool) -> Windows:
+def windows_of(data: QaArguments, questions: Questions, tokenizer) -> Windows:
     """The windows of a split, cut or found cut under --prepared_dir."""
     folder = Path(data.prepared_dir).expanduser() / "qa"
-    return cut_windows(
-        questions, tokenizer, data.max_seq_length, data.doc_stride, folder, data.overwrite_cache, progress
-    )
+    return cut_windows(questions, tokenizer, data.max_seq_length, data.doc_stride, folder, data.overwrite_cache)
 
 
 def examples_of(data: QaArguments, windows: Windows, questions: Questions, tokenizer, model: nn.Module) -> Examples:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from recipe.data.token_arrays import token_dtype
@@ -19,6 +18,7 @@ from recipe.data.tokenizer import fingerprint, plain_backend
 from recipe.finetune.examples import Examples, cached_arrays
 from recipe.finetune.qa.squad import Questions
 from recipe.system.errors import UserError
+from recipe.system.progress import track
 
 FORMAT = "2"  # raise it when the meaning of the cached arrays changes
 OUTSIDE = -1  # the place of a token that isn't of the context
@@ -82,7 +82,6 @@ def cut_windows(
     stride: int,
     cache: Path,
     overwrite: bool = False,
-    progress: bool = False,
 ) -> Windows:
     """The windows of `questions`, at most `max_length` tokens each. Kept under `cache` by what decides the result.
 
@@ -96,13 +95,13 @@ def cut_windows(
         )
     about = f"{FORMAT} {fingerprint(tokenizer)} {questions.digest} {max_length} {stride}"
     file = cache / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.safetensors"
-    arrays = cached_arrays(file, lambda: _cut(questions, tokenizer, max_length, stride, progress), overwrite)
+    arrays = cached_arrays(file, lambda: _cut(questions, tokenizer, max_length, stride), overwrite)
     return Windows(
         **{name: arrays[name] for name in ("ids", "types", "ends", "question", "spans")}, cut=int(arrays["cut"][0])
     )
 
 
-def _cut(questions: Questions, tokenizer, max_length: int, stride: int, progress: bool) -> dict[str, np.ndarray]:
+def _cut(questions: Questions, tokenizer, max_length: int, stride: int) -> dict[str, np.ndarray]:
     reader, joiner = _halves(tokenizer)
     specials = joiner.num_special_tokens_to_add(is_pair=True)
     joiner.enable_truncation(max_length, stride=stride, strategy="only_second")
@@ -112,7 +111,8 @@ def _cut(questions: Questions, tokenizer, max_length: int, stride: int, progress
     parts: dict[str, list] = {"ids": [], "types": [], "ends": [], "question": [], "spans": []}
     end = cut = 0
     context, encoded = None, None
-    for row, question in enumerate(tqdm(questions.rows, desc="windows", disable=not progress, leave=False)):
+    rows = track(questions.rows, f"cutting windows of {questions.source}", len(questions.rows), "questions")
+    for row, question in enumerate(rows):
         if question.context != context:  # a paragraph's questions follow each other
             context = question.context
             encoded = reader.encode("", context, add_special_tokens=False)  # the second of a pair has types of its own
