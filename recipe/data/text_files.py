@@ -139,7 +139,8 @@ def _read_json_lines(path: Path, pieces: Iterable[tuple[int, str]], column: str)
         try:
             record = json.loads(line)
         except ValueError as error:
-            if number == 1 and line.lstrip().startswith(("[", "{")) and error.pos >= len(line.rstrip()):
+            ends_early = isinstance(error, json.JSONDecodeError) and error.pos >= len(line.rstrip())
+            if number == 1 and line.lstrip().startswith(("[", "{")) and ends_early:
                 raise UserError(
                     f"{path} is one JSON value over many lines, expected one object per line: convert it with "
                     f"jq -c {_jq(line)} {path.name} > {path.stem}.jsonl"

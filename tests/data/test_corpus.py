@@ -174,6 +174,7 @@ def test_the_built_in_corpus_has_millions_of_characters_and_no_duplicates():
         ("cut.txt.gz", gzip.compress(b"text " * 10_000, mtime=0)[:40], "is damaged or incomplete"),
         ("cut.txt.zst", zstd(bytes(range(1, 127)) * 99)[:60], "is damaged or incomplete"),
         ("broken.jsonl", b'{"text": "a"}\n{"text": \n', "line 2: not JSON"),
+        ("digits.jsonl", b'{"text": "a", "id": ' + b"1" * 5000 + b"}\n", "line 1: not JSON .*digits"),
         ("list.jsonl", b"[1, 2]\n", "line 1: found a list"),
         ("other.jsonl", b'{"body": "a"}\n', "line 1: found no column 'text', only body"),
         ("number.jsonl", b'{"text": 5}\n', "line 1: column 'text' holds a int"),
