@@ -95,8 +95,8 @@ def predict(work: GlueTuning) -> list[Path]:
     """Predicts every test split into two files: GLUE's submission format, and the example script's."""
     files = []
     for split in (split for split in work.rows.splits if split.startswith("test")):
-        output = work.trainer.predict(work.examples(split))
-        predictions = work.predictions(output.predictions)
+        logits, _ = work.predict(work.examples(split), prefix="test")
+        predictions = work.predictions(logits)
         folder = Path(work.args.output_dir)
         if not work.args.should_save:
             continue

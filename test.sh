@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every check that CI runs: lint, format, shell scripts, tests.
+# Every check that CI runs: lint, format, types, shell scripts, tests.
 #
 #   bash test.sh                      the default suite, under 10 minutes on two cores
 #   bash test.sh -m slow              what takes longer (more pytest flags work the same way)
@@ -11,6 +11,9 @@ export HF_HUB_OFFLINE=1 WANDB_MODE=offline TOKENIZERS_PARALLELISM=true
 
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
+if (($# == 0)) && "$PYTHON" -c 'import basedpyright' 2>/dev/null; then
+    "$PYTHON" -m basedpyright --pythonpath "$("$PYTHON" -c 'import sys; print(sys.executable)')" # 20 s
+fi
 
 shellcheck=$(command -v shellcheck || true)
 [[ -n $shellcheck ]] || shellcheck=$(dirname "$("$PYTHON" -c 'import sys; print(sys.executable)')")/shellcheck

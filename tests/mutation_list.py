@@ -222,7 +222,7 @@ MUTATIONS = [
 
     # ---- prepared tokens
     Mutation("page-checksum", "recipe/data/token_arrays.py",
-        "if zlib.crc32(self.bytes[begin:end]) != self.checksums[page]:", "if False:",
+        "if zlib.crc32(self.bytes[begin:end].data) != self.checksums[page]:", "if False:",
         ("tests/data/test_prepared_tokens.py",), "a run trains on damaged tokens"),
     Mutation("last-page", "recipe/data/token_arrays.py",
         "(self.first_byte + stops * size - 1) // PAGE", "(self.first_byte + starts * size) // PAGE",

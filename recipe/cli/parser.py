@@ -36,6 +36,7 @@ class Parser(HfArgumentParser):
     passes_unknown = False
 
     def __init__(self, dataclasses: tuple[type, ...], **more):
+        self.kinds = dataclasses
         super().__init__(dataclasses, prog=program_of(sys.argv[0]), allow_abbrev=False, **more)
 
     def error(self, message):
@@ -47,7 +48,7 @@ class Parser(HfArgumentParser):
     @property
     def sentences(self) -> dict[str, str]:
         """What `flag_help` of its dataclasses says."""
-        own = (kind.flag_help() for kind in self.dataclass_types if hasattr(kind, "flag_help"))
+        own = (kind.flag_help() for kind in self.kinds if hasattr(kind, "flag_help"))
         return {flag: text for of_one in own for flag, text in of_one.items()}
 
     def parse_known_args(self, args=None, namespace=None):
@@ -70,7 +71,7 @@ class Parser(HfArgumentParser):
 def parse(
     dataclasses: tuple[type, ...],
     argv: list[str] | None = None,
-    description: str = "",
+    description: str | None = "",
     positional: tuple[str, ...] = (),
 ) -> tuple:
     """Reads the command line, or the one .json, .yaml or .yml file that it names, into instances of `dataclasses`.

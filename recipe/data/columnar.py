@@ -147,12 +147,12 @@ class TokenisedRows:
     def __init__(self, name: str, tokenizer: PreTrainedTokenizerFast, join: bool = False):
         self.name, self.join, self.vocabulary = name, join, len(tokenizer)
         self.stripped: Counter[str] = Counter()
-        ends = {block_ends(tokenizer)[1], tokenizer.sep_token_id, tokenizer.eos_token_id} - {None}
-        begins = {block_ends(tokenizer)[0], tokenizer.cls_token_id, tokenizer.bos_token_id} - {None} - ends
+        ends = _present(block_ends(tokenizer)[1], tokenizer.sep_token_id, tokenizer.eos_token_id)
+        begins = _present(block_ends(tokenizer)[0], tokenizer.cls_token_id, tokenizer.bos_token_id) - ends
         self.roles = np.zeros(self.vocabulary, dtype=np.uint8)
         self.PLAIN, self.BEGIN, self.PAD, self.END, self.MASK = range(5)
-        named = ((begins, self.BEGIN), ({tokenizer.pad_token_id} - ends, self.PAD), (ends, self.END))
-        for ids, role in (*named, ({tokenizer.mask_token_id} - {None}, self.MASK)):
+        named = ((begins, self.BEGIN), (_present(tokenizer.pad_token_id) - ends, self.PAD), (ends, self.END))
+        for ids, role in (*named, (_present(tokenizer.mask_token_id), self.MASK)):
             self.roles[sorted(ids)] = role
 
     def documents(self, rows: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -230,9 +230,13 @@ class TokenisedRows:
         )
 
 
+def _present(*ids: int | None) -> set[int]:
+    return {number for number in ids if number is not None}
+
+
 def _joined(pieces: list[np.ndarray]) -> Iterator[np.ndarray]:
     """Yields `pieces` as one document unless they are empty; clears the list."""
-    document = pieces[0] if len(pieces) == 1 else np.concatenate(pieces) if pieces else ()
+    document = pieces[0] if len(pieces) == 1 else np.concatenate(pieces) if pieces else None
     pieces.clear()
-    if len(document):
+    if document is not None and len(document):
         yield document

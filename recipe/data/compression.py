@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any
 
 import pyarrow
 
@@ -22,13 +22,13 @@ class Compression:
 
     title: str  # for messages
     magic: bytes  # the first bytes of every such file
-    open: Callable[[BinaryIO], BinaryIO]
+    open: Callable[[Any], Any]  # a binary stream to its decompressed one
     errors: tuple[type[Exception], ...] = ()  # what reading a damaged file raises, apart from OSError and EOFError
 
 
-def _open_gzip(file: BinaryIO) -> gzip.GzipFile:
+def _open_gzip(file: IO[bytes]) -> gzip.GzipFile:
     stream = gzip.GzipFile(fileobj=file)
-    stream.myfileobj = file  # closed with the stream
+    stream.myfileobj = file  # pyright: ignore[reportAttributeAccessIssue] (not in its stub): closed with the stream
     return stream
 
 

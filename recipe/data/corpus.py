@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Source:
 
     name: str
     description: dict
-    documents: Callable[[], Iterator[str] | Iterator[np.ndarray]]
+    documents: Callable[[], Iterator[Any]]  # texts, or arrays of ids if `tokenised`
     tokenised: bool = False
     join_rows: bool = False
     meter: Meter = field(default_factory=Meter, compare=False)
@@ -95,7 +96,8 @@ def open_corpus(
     for flag, value in (("dataset_name", dataset), ("train_file", train_file), ("validation_file", validation_file)):
         if value is not None and not value.strip():
             raise UserError(f"found an empty --{flag}: name text, or leave the flag out")
-    if (dataset is None) == (train_file is None):
+    named = train_file or dataset
+    if named is None or (dataset and train_file):
         raise UserError("found both or neither of --dataset_name and --train_file: pass exactly one of them")
     options = {"text_column": text_column, "line_by_line": line_by_line}
     # The description identifies a corpus and contains these only where they differ from their defaults.
@@ -109,8 +111,8 @@ def open_corpus(
     validation, splits, on_hub = None, Splits([]), False
     if dataset == DOCSTRINGS:
         corpus_name, train = DOCSTRINGS, _docstring_source()
-    elif train_file or _looks_local(dataset):
-        path, corpus_name, origin = _localise(train_file or dataset, downloads, token)
+    elif train_file or _looks_local(named):
+        path, corpus_name, origin = _localise(named, downloads, token)
         if (Path(path) / PREPARED).exists():
             if validation_file:
                 raise UserError(
@@ -125,7 +127,7 @@ def open_corpus(
     else:
         on_hub = True
         corpus_name = slug("-".join(filter(None, (dataset, config))))
-        train, validation = _hub_sources(dataset, config, text_column, cache_dir, token)
+        train, validation = _hub_sources(named, config, text_column, cache_dir, token)
     if validation_file:
         path, _, origin = _localise(validation_file, downloads, token)
         own = find_splits(path, keep_all=True)
@@ -210,7 +212,7 @@ def _file_source(
     reported: list[bool] = []  # shared by all streams
     meter = Meter(sum(size for _, size, _ in files))
 
-    def metered(read: Callable) -> Iterator[tuple[Path, object]]:
+    def metered(read: Callable) -> Iterator[tuple[Path, Any]]:
         """(file, document) of each file that `read` reads."""
         before = 0
         for path, (_, size, _) in zip(paths, files, strict=True):
@@ -234,9 +236,8 @@ def _file_source(
 
     if format_of(paths[0]) in COLUMNAR and IDS in columns_of(paths[0]):
         return Source(name, {**described, "column": IDS, "join_rows": join_rows}, rows, True, join_rows, meter)
-    versions_read = {
-        kind: READER_VERSIONS[kind] for kind in sorted({format_of(path) for path in paths} & set(READER_VERSIONS))
-    }
+    formats = {format_of(path) for path in paths}
+    versions_read = {kind: version for kind, version in sorted(READER_VERSIONS.items()) if kind in formats}
     description = {**described, **options, **({"reading": versions_read} if versions_read else {})}
     return Source(name, description, documents, meter=meter)
 

@@ -57,7 +57,7 @@ def fertility(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Ferti
         size += sum(len(text.encode()) for text in batch)
         for encoding in backend.encode_batch_fast(batch, add_special_tokens=False):
             tokens += len(encoding.ids)
-            unknown += encoding.ids.count(unknown_id)
+            unknown += 0 if unknown_id is None else encoding.ids.count(unknown_id)
     return Fertility(words, letters, tokens, unknown, size)
 
 

@@ -69,12 +69,12 @@ def with_timeout(url: str, call: Callable[[], _T]) -> _T:
     return value
 
 
-def access_error(url: str, error: Exception, doing: str = "read") -> UserError:
+def access_error(url: str, error: BaseException | None, doing: str = "read") -> UserError:
     """The UserError for a failed access to `url`, with a hint on credentials for its service."""
     hint = _HINTS.get(url.split("://")[0], "check the URL and the credentials")
     return UserError(f"cannot {doing} {url}: {reason_of(error)}: {hint}")
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException | None) -> str:
     """The first line of an error's message without its full stop, or the error's type where it has no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

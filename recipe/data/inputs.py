@@ -91,7 +91,7 @@ def load_or_train_tokenizer(
             "its own tokenizer; leave --tokenizer_name out"
         )
     source = model.model_name_or_path
-    if source and name != source and (Path(source).expanduser() / "tokenizer.json").exists():
+    if source and name and name != source and (Path(source).expanduser() / "tokenizer.json").exists():
         given, own = load_tokenizer(name, needs, **model.hub_options()), load_tokenizer(source, needs)
         if fingerprint(given) != fingerprint(own):
             raise UserError(

@@ -7,6 +7,7 @@ interruptions only affect which process loads which part.
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -14,8 +15,10 @@ from torch.utils.data import Sampler
 FEISTEL_ROUNDS = 6  # four are enough for a pseudo-random permutation (Luby and Rackoff, 1988); six leave a margin
 WINDOW = 4096  # sequences permuted at once: permuting a batch of thirty takes NumPy a third of that time
 
+Numbers = TypeVar("Numbers", np.ndarray, np.uint64)
 
-def mix(x: np.ndarray) -> np.ndarray:
+
+def mix(x: Numbers) -> Numbers:
     """A bijection of uint64 in which every input bit moves every output bit (the finalizer of splitmix64)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

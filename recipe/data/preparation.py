@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -59,6 +60,8 @@ PIECE_CHARACTERS = 1 << 16
 BATCH_DOCUMENTS = 20_000
 SECONDS_BETWEEN_PROGRESS = 5.0
 CHUNK_BYTES = 1 << 22
+
+Document = TypeVar("Document", str, np.ndarray)
 
 
 def prepare_tokens(
@@ -208,8 +211,8 @@ class _Preparation:
                     held_out = self.held_out(numbers) if source is self.corpus.train else np.ones(len(texts), bool)
                     for ids, is_validation in zip(self._encode(texts), held_out, strict=True):
                         split = SPLITS[int(is_validation)]
-                        files[split].write(ids)
-                        done["crc32"][split] = zlib.crc32(ids, done["crc32"][split])
+                        files[split].write(ids.data)
+                        done["crc32"][split] = zlib.crc32(ids.data, done["crc32"][split])
                         done["documents"][split] += 1
                         done["tokens"][split] += len(ids)
                     done["read"] += len(texts)
@@ -233,7 +236,7 @@ class _Preparation:
         header = {"descr": np.dtype(self.dtype).str, "fortran_order": False, "shape": (tokens,)}
         np.lib.format.write_array_header_1_0(stream, header)
 
-    def _documents(self, source: Source) -> Iterable[str | np.ndarray]:
+    def _documents(self, source: Source) -> Iterable[Any]:
         return self.rows.documents(source.documents()) if source.tokenised else source.documents()
 
     def _encode(self, texts: list) -> Iterator[np.ndarray]:

@@ -47,7 +47,7 @@ def _listed(skipped: Counter[str]) -> str:
 def split_of(name: str) -> str | None:
     """The split to which a file or folder belongs by its name: train, validation, test, or None."""
     found = _SPLIT.match(name)
-    return _SPLITS[found.lastindex - 1] if found else None
+    return _SPLITS[found.lastindex - 1] if found and found.lastindex else None
 
 
 def find_splits(path: str, keep_all: bool = False) -> Splits:

@@ -80,7 +80,7 @@ class CheckedTokens:
         pages = np.minimum(first[:, None] + np.arange(1 + (last - first).max(initial=0)), last[:, None])
         for page in np.unique(pages[~self.page_verified[pages]]).tolist():
             begin, end = page * PAGE, min((page + 1) * PAGE, len(self.bytes))
-            if zlib.crc32(self.bytes[begin:end]) != self.checksums[page]:
+            if zlib.crc32(self.bytes[begin:end].data) != self.checksums[page]:
                 raise RankError(
                     f"{self.file} is damaged: bytes {begin} to {end - 1} changed after they were written: {self.remedy}"
                 )

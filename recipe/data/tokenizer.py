@@ -93,7 +93,7 @@ def words_end_at_spaces(backend: Tokenizer) -> bool:
     words don't contain spaces, unless ordinary tokens were added, which may."""
     words = backend.pre_tokenizer
     if isinstance(words, pre_tokenizers.Sequence):
-        first, *others = list(words)
+        first, *others = list(words)  # pyright: ignore[reportArgumentType] (its stub has no __iter__)
         if all(isinstance(other, pre_tokenizers.FixedLength) for other in others):  # these split inside of words
             words = first
     known = isinstance(words, pre_tokenizers.BertPreTokenizer) or (
@@ -276,10 +276,14 @@ def _with_mask(specials: tuple[str, ...]) -> list[AddedToken | str]:
 
 
 def _wrap(backend: Tokenizer, kind: str, lowercase: bool) -> PreTrainedTokenizerFast:
+    def with_id(special: str) -> tuple[str, int]:
+        number = backend.token_to_id(special)
+        assert number is not None, "it was trained with its special tokens"
+        return special, number
+
     if kind == "wordpiece":
         plain = isinstance(backend.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
-        cls, sep = backend.token_to_id("[CLS]"), backend.token_to_id("[SEP]")
-        backend.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+        backend.post_processor = processors.BertProcessing(with_id("[SEP]"), with_id("[CLS]"))
         if plain:
             return BertTokenizer(tokenizer_object=backend, do_lower_case=lowercase, model_max_length=512)
         # BertTokenizer would replace this pre-tokenizer by its own when it is loaded.
@@ -288,7 +292,7 @@ def _wrap(backend: Tokenizer, kind: str, lowercase: bool) -> PreTrainedTokenizer
         return PreTrainedTokenizerFast(
             tokenizer_object=backend, model_max_length=512, model_input_names=inputs, **names
         )
-    ends = ("</s>", backend.token_to_id("</s>")), ("<s>", backend.token_to_id("<s>"))
+    ends = with_id("</s>"), with_id("<s>")
     backend.post_processor = processors.RobertaProcessing(*ends, trim_offsets=True, add_prefix_space=False)
     names = {
         "bos_token": "<s>",

@@ -101,7 +101,8 @@ def _from_folder(folder: Path, **hub_options) -> PreTrainedTokenizerFast:
                 return _from_merges(folder)
             if has(WORDPIECE):
                 return _from_wordpiece(folder)
-            return _from_sentencepiece(pieces)
+            if pieces:
+                return _from_sentencepiece(pieces)
         if has(WORDPIECE):
             hub_options |= _casing(folder)
     return AutoTokenizer.from_pretrained(str(folder), **hub_options)

@@ -28,7 +28,7 @@ def continue_text(
     drawn = {} if seed is None else {"top_k": 40, "temperature": 0.8}
     with plain_forward(model) as plain, torch.random.fork_rng(devices):
         torch.manual_seed(seed or 0)
-        written = plain.generate(
+        written = plain.generate(  # pyright: ignore[reportCallIssue] (of GenerationMixin, a base of causal models alone)
             ids[None].to(model.device),
             attention_mask=torch.ones_like(ids[None]).to(model.device),
             # generate() of transformers 5.23 counts positions from 0, RoBERTa from pad_token_id + 1.

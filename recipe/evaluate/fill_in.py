@@ -127,10 +127,12 @@ def _say_aside(line: str) -> None:
 def fill(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str, guesses: int = 5) -> list[list[tuple]]:
     """The best `guesses` for each blank (`___` or a mask token) in `text`, in order: [(token text, probability), ...]
     a blank. Raises UserError where there is none, or where the text is longer than the model takes."""
+    mask = tokenizer.mask_token
+    assert mask is not None, "load_tokenizer requires one"
     for blank in BLANKS:
-        text = text.replace(blank, tokenizer.mask_token)
-    if tokenizer.mask_token not in text:
-        raise UserError(f"found no blank in {text!r}: write ___ or {tokenizer.mask_token} where one is")
+        text = text.replace(blank, mask)
+    if mask not in text:
+        raise UserError(f"found no blank in {text!r}: write ___ or {mask} where one is")
     ids = tokenizer(text, return_tensors="pt")["input_ids"][0].to(model.device)
     if len(ids) > (room := positions(model.config)):
         raise UserError(f"the text has {len(ids)} tokens, the model takes {room}: shorten it")
@@ -143,6 +145,8 @@ def blanks_from(
 ) -> list[Blank]:
     """Up to `count` blanks out of blocks `rows` [n, length], one a block: a word of at least four letters in the
     middle of the block, hidden and guessed."""
+    mask = tokenizer.mask_token_id
+    assert mask is not None, "load_tokenizer requires one"
     blanks = []
     for row in rows:
         ids = torch.from_numpy(row.astype(np.int64))
@@ -153,7 +157,7 @@ def blanks_from(
         if place is None:
             continue
         masked = ids.clone()
-        masked[place] = tokenizer.mask_token_id
+        masked[place] = mask
         (guessed,) = _guess(model, tokenizer, masked.to(model.device), 3, only=place)
         first, last = max(1, place - CONTEXT_TOKENS), min(len(row) - 1, place + CONTEXT_TOKENS)
         blanks.append(Blank(" ".join(tokenizer.decode(masked[first:last]).split()), guessed, words[place].strip()))

@@ -38,8 +38,8 @@ class StartArguments(HubArguments):
     max_train_samples: int | None = option(None, "Train on only the first N examples; by default all.")
     max_eval_samples: int | None = option(None, "Evaluate on only the first N examples; by default all.")
     max_predict_samples: int | None = option(None, "Predict only the first N test examples; by default all.")
-    model_name_or_path: str | None = option(
-        None, "Checkpoint: a folder or hub id, or random:configs/x.json for fresh weights. Required."
+    model_name_or_path: str = option(
+        "", "Checkpoint: a folder or hub id, or random:configs/x.json for fresh weights. Required."
     )
     config_name: str | None = option(None, "Config; by default the checkpoint's.")
     tokenizer_name: str | None = option(None, "Tokenizer: a folder or hub id; by default the checkpoint's.")
@@ -56,6 +56,11 @@ class StartArguments(HubArguments):
             raise UserError("found no --model_name_or_path: pass a checkpoint's folder, a hub id or random:CONFIG.json")
 
     @property
+    def title(self) -> str:
+        """The task's name in tables."""
+        raise NotImplementedError
+
+    @property
     def weights(self) -> str:
         """Where the weights come from: the checkpoint, or a model that was fine-tuned from it."""
         return self.model_name_or_path
@@ -65,6 +70,7 @@ class StartArguments(HubArguments):
 class FineTuneArguments(TrainingArguments):
     """Transformers' TrainingArguments. Batch size, learning rate and epochs default to those of the task."""
 
+    output_dir: str = option("", "Folder of checkpoints, logs and results. Required.")
     per_device_train_batch_size: int | None = option(
         None, "Micro-batch size; by default the task's batch size divided by accumulation x devices."
     )

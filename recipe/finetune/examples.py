@@ -68,7 +68,7 @@ class Examples(Dataset):
             ids[place, :length] = self.ids[end - length : end]
             types[place, :length] = self.types[end - length : end]
             mask[place, :length] = 1
-        batch = {"input_ids": ids}
+        batch: dict[str, np.ndarray] = {"input_ids": ids}
         if not mask.all():
             batch["attention_mask"] = mask
         if self.token_types:
@@ -128,7 +128,7 @@ def _sha256(arrays: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

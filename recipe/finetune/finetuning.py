@@ -2,17 +2,17 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -23,6 +23,7 @@ from recipe.finetune.results import build_record, write_metrics
 from recipe.finetune.starting_point import Origin
 from recipe.finetune.suite import Suite
 from recipe.system.hub import is_local
+from recipe.train.arguments import sequences_per_step
 from recipe.train.callbacks import RankSeed, TrueEpoch
 from recipe.train.saving import AtomicCheckpoints
 from recipe.train.schedules import NEEDS_A_METRIC, require_warmup_within, resolve_schedule
@@ -46,12 +47,21 @@ def sum_of_losses(logits: torch.Tensor, labels: torch.Tensor, regression: bool, 
     return loss, (labels != IGNORED).sum()
 
 
-class FineTuneTrainer(AtomicCheckpoints, Trainer):
+class _ExampleLoader(DataLoader):
+    dataset: Examples
+    batch_sampler: Iterable[list[int]]
+
+
+class FineTuneTrainer(AtomicCheckpoints):
     """Trains a model on `Examples`; `args.max_steps` must be set.
 
     A step's loss is the mean over the examples of its global batch, whatever it was cut into (law 1). Every rank
     evaluates the whole split: dev sets are small, and no rank's padding can enter the score.
     """
+
+    args: FineTuneArguments
+    train_dataset: Examples  # None in a run that doesn't train; eval_dataset is one without a dev split
+    eval_dataset: Examples
 
     def __init__(self, *args, regression: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
@@ -66,14 +76,15 @@ class FineTuneTrainer(AtomicCheckpoints, Trainer):
     def _step(self) -> int:
         return self.state.global_step
 
-    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+    def get_eval_dataloader(self, eval_dataset: Examples | None = None) -> DataLoader:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         return self._loader(dataset, evaluation_batches(dataset.lengths, self.args.per_device_eval_batch_size))
 
-    get_test_dataloader = get_eval_dataloader
+    def get_test_dataloader(self, test_dataset: Examples) -> DataLoader:
+        return self.get_eval_dataloader(test_dataset)
 
     def _loader(self, dataset: Examples, batches) -> DataLoader:
-        return DataLoader(
+        return _ExampleLoader(
             dataset,
             batch_sampler=batches,
             collate_fn=_as_it_is,
@@ -89,7 +100,9 @@ class FineTuneTrainer(AtomicCheckpoints, Trainer):
 
     def room_for(self, dataset: Examples) -> np.ndarray:
         """What the logits of a whole split are gathered in, by `keep`."""
-        return np.zeros((len(dataset), self.model.config.num_labels), dtype=np.float32)
+        classes = self.model.config.num_labels
+        assert classes is not None, "the model has a head"
+        return np.zeros((len(dataset), classes), dtype=np.float32)
 
     def keep(self, room: np.ndarray, dataset: Examples, rows: list[int], logits: np.ndarray) -> None:
         """Puts the logits of a batch, those of `rows`, in their place."""
@@ -115,12 +128,17 @@ class FineTuneTrainer(AtomicCheckpoints, Trainer):
         return norm
 
     def evaluation_loop(
-        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+        self,
+        dataloader: _ExampleLoader,
+        description,
+        prediction_loss_only=None,
+        ignore_keys=None,
+        metric_key_prefix="eval",
     ):
         """Predictions come back in the order of the rows, as `room_for` laid them out: logits [rows, classes], fp32."""
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
-        dataset: Examples = dataloader.dataset
+        dataset = dataloader.dataset
         room = self.room_for(dataset)
         total, counted = 0.0, 0
         batches = zip(dataloader.batch_sampler, dataloader, strict=True)
@@ -142,6 +160,9 @@ class FineTuneTrainer(AtomicCheckpoints, Trainer):
         return EvalLoopOutput(predictions=room, label_ids=dataset.labels, metrics=metrics, num_samples=len(dataset))
 
 
+Kind = TypeVar("Kind", bound=FineTuneTrainer)
+
+
 class EvaluationLines(TrainerCallback):
     """A line on the console for each evaluation during training, where there is no progress bar to show its log."""
 
@@ -156,7 +177,7 @@ def _as_it_is(batch):
     return batch
 
 
-def train_batches(examples: Examples, args: FineTuneArguments, start) -> FineTuneBatches:
+def train_batches(examples: Examples, args: TrainingArguments, start) -> FineTuneBatches:
     """The micro-batches of this rank, from the step that `start` returns."""
     return FineTuneBatches(
         examples.lengths,
@@ -180,8 +201,14 @@ class FineTuning:
     rows: object  # the splits, as their room reads them
     origin: Origin
     trainer: FineTuneTrainer
-    tokenizer: object
+    tokenizer: PreTrainedTokenizerFast
     began: float
+
+    def predict(self, examples: Examples, prefix: str = "eval") -> tuple[np.ndarray, dict[str, float]]:
+        """What the trainer's evaluation gives of `examples`: its predictions, and its metrics under `prefix`."""
+        output = self.trainer.predict(examples, metric_key_prefix=prefix)
+        assert isinstance(output.predictions, np.ndarray) and output.metrics is not None
+        return output.predictions, output.metrics
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """The metrics of each dev split, its loss among them."""
@@ -227,7 +254,7 @@ class FineTuning:
     def about_the_training(self, unit: str) -> list[str]:
         """What is about to be computed, `unit` by `unit`, and one sample, so that a wrong tokenizer is seen at once."""
         args = self.args
-        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        batch = sequences_per_step(args)
         row = self.trainer.train_dataset.row(0)
         more = " ..." if len(row) > SAMPLE_TOKENS else ""
         return [
@@ -273,14 +300,14 @@ def size_of(rows, official: int | None) -> dict:
 
 
 def build_trainer(
-    kind: type[FineTuneTrainer],
+    kind: type[Kind],
     model: PreTrainedModel,
     args: FineTuneArguments,
     tokenizer,
     train: Examples | None,
     dev: Examples | None,
     **more,
-) -> FineTuneTrainer:
+) -> Kind:
     """A trainer of `kind`, the steps of its run counted, and quiet where --disable_tqdm asks for it."""
     if train is not None:
         _settle_steps(args, train)
@@ -300,13 +327,13 @@ def build_trainer(
     return trainer
 
 
-def _settle_steps(args: FineTuneArguments, train: Examples) -> None:
+def _settle_steps(args: TrainingArguments, train: Examples) -> None:
     """The Trainer sees a run as one long epoch: what is asked for once an epoch is counted in steps."""
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    steps_an_epoch = math.ceil(len(train) / batch)
+    steps_an_epoch = math.ceil(len(train) / sequences_per_step(args))
     if args.max_steps <= 0:
         args.max_steps = max(1, math.ceil(args.num_train_epochs * steps_an_epoch))
-    if args.lr_scheduler_type.value in NEEDS_A_METRIC:  # which an evaluation during training has
+    kind = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    if kind in NEEDS_A_METRIC:  # which an evaluation during training has
         require_warmup_within(args)
     else:
         resolve_schedule(args)

@@ -72,12 +72,15 @@ class Evaluation(Protocol):
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """The metrics of each evaluated split."""
+        ...
 
     def record(self, scores: dict[str, dict[str, float]]) -> dict:
         """The JSON record of the scores, as recipe.finetune.results.build_record makes it."""
+        ...
 
     def write_more(self, folder: Path) -> list[Path]:
         """Writes further results, such as predictions, into `folder`; returns the files."""
+        ...
 
 
 def _check_encoder(data: "StartArguments") -> "Origin":

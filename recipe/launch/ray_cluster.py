@@ -50,10 +50,10 @@ def require_reachable(address: str) -> None:
     """
     try:
         parts = urlsplit(address if "://" in address else f"//{address}")
-        well_formed = parts.scheme in ("", "http", "https") and parts.hostname and parts.port
+        host, port = (parts.hostname, parts.port) if parts.scheme in ("", "http", "https") else (None, None)
     except ValueError:
-        well_formed = False
-    if not well_formed:
+        parts, host, port = None, None, None
+    if not (parts and host and port):
         raise UserError(
             f"found RAY_ADDRESS={address}, expected http://HOST:8265 (to submit a job), HOST:6379 (on a machine "
             "of the cluster) or auto"
@@ -62,7 +62,7 @@ def require_reachable(address: str) -> None:
         if parts.scheme:
             urlopen(f"{address.rstrip('/')}/api/version", timeout=CONNECT_SECONDS).close()
         else:
-            exchange_http2_frames((parts.hostname, parts.port))
+            exchange_http2_frames((host, port))
     except HTTPError:
         pass  # it answers, but requires a token
     except (OSError, HTTPException) as error:

@@ -22,6 +22,9 @@ from recipe.system import paths
 from recipe.system.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, USER_ERROR_EXIT_CODE, UserError
 from recipe.system.processes import end_with_parent
 
+# Ray is no requirement: it is installed where it is used.
+# pyright: reportMissingImports=false
+
 TRAINING = "pretrain.sh"
 SCRIPTS = (TRAINING, "finetune_glue.sh", "finetune_qa.sh")
 LAUNCH_SETTINGS = ("NUM_WORKERS", "GPUS_PER_WORKER", "CPUS_PER_WORKER", "MAX_FAILURES")

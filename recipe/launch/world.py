@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import torch
 from transformers import TrainingArguments
-from transformers.utils import is_torch_xla_available, strtobool
+from transformers.utils.generic import strtobool
+from transformers.utils.import_utils import is_torch_xla_available
 
 from recipe.system.errors import UserError
 

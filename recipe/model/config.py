@@ -73,7 +73,7 @@ def _overridden(config: PreTrainedConfig, overrides: str, name: str) -> PreTrain
     except ValueError as error:
         raise UserError(f"--config_overrides {overrides!r}: {error}: expected key=value,key=value") from error
     check_numbers(config.to_dict(), name)
-    return without_kinds() if follow and len(kinds) != config.num_hidden_layers else config
+    return without_kinds() if kinds is not None and follow and len(kinds) != config.num_hidden_layers else config
 
 
 def _config_from_file(file: Path, strict: bool) -> PreTrainedConfig:

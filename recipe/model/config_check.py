@@ -1,5 +1,7 @@
 """Validation of a model config's values before the model is built."""
 
+from typing import Any
+
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
@@ -44,7 +46,7 @@ def check_config(config: PreTrainedConfig, name: str) -> None:
         raise UserError(f"{name} has pad_token_id {pad}, expected an id below vocab_size {config.vocab_size:,}")
 
 
-def check_numbers(settings: dict[str, object], name: str) -> None:
+def check_numbers(settings: dict[str, Any], name: str) -> None:
     """Raises UserError for a number out of range in a config's `settings`. Other types are validated by the config's
     class."""
     for key, value in settings.items():

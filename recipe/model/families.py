@@ -27,9 +27,9 @@ FAMILIES: dict[str, Family] = {
         head=lambda model: nn.Sequential(model.lm_head.dense, nn.GELU(), model.lm_head.layer_norm),
         first_position=lambda config: config.pad_token_id + 1,
     ),
-    "bert": Family(head=lambda model: model.cls.predictions.transform, tokenizer="wordpiece"),
+    "bert": Family(head=lambda model: model.get_submodule("cls.predictions.transform"), tokenizer="wordpiece"),
     "modernbert": Family(
-        head=lambda model: model.head,
+        head=lambda model: model.get_submodule("head"),
         fused={"Wqkv": 3, "Wi": 2},  # queries, keys and values; input and gate of a GLU
     ),
 }

@@ -1,9 +1,10 @@
 """Floating-point operations per token in a training step."""
 
 from torch import nn
+from transformers import PreTrainedModel
 
 
-def flops_per_token(model: nn.Module, length: int, predicted_per_block: int) -> float:
+def flops_per_token(model: PreTrainedModel, length: int, predicted_per_block: int) -> float:
     """Floating-point operations per input token of a training step, forward and backward.
 
     Six per weight of every matrix (Kaplan et al., 2020), counting those of the head only for the share of predicted

@@ -24,6 +24,7 @@ def use_masked_only_head(model: PreTrainedModel) -> PreTrainedModel:
     rounding.
     """
     head, decoder = FAMILIES[model.config.model_type].head(model), model.get_output_embeddings()
+    assert decoder is not None, "a language model has a vocabulary projection"
 
     def forward(self, input_ids, masked_positions, labels, attention_mask=None):
         hidden = self.base_model(input_ids, attention_mask=attention_mask)[0]
@@ -38,6 +39,7 @@ def use_next_token_head(model: PreTrainedModel) -> PreTrainedModel:
     """Replaces the forward pass of a causal `model` (in place) by one that takes input_ids [batch, length] and labels
     [batch, length], the next tokens or -100, and returns the same as that of `use_masked_only_head`."""
     head, decoder = FAMILIES[model.config.model_type].head(model), model.get_output_embeddings()
+    assert decoder is not None, "a language model has a vocabulary projection"
 
     def forward(self, input_ids, labels):
         hidden = self.base_model(input_ids, use_cache=False)[0]

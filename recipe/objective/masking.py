@@ -95,13 +95,15 @@ class Masking:
 
     def _choose_words_or_spans(self, ids, ordinary, keys, quota, span_draws) -> np.ndarray:
         """The tokens masked under whole-word or span masking, [batch, length] bool."""
+        spans = self.spans
         if self.words is None:
-            return choose_smallest(self.spans.spread(keys, span_draws, np.cumsum(~ordinary, axis=1)), quota)
-        spread = None
-        if self.spans is not None:
+            assert spans is not None, "called for words or spans"
+            return choose_smallest(spans.spread(keys, span_draws, np.cumsum(~ordinary, axis=1)), quota)
+        if spans is None:
+            return self.words.choose(ids, ordinary, keys, quota, None)
 
-            def spread(word_keys):
-                return self.spans.spread(word_keys, span_draws, np.cumsum(word_keys == NEVER, axis=1))
+        def spread(word_keys: np.ndarray) -> np.ndarray:
+            return spans.spread(word_keys, span_draws, np.cumsum(word_keys == NEVER, axis=1))
 
         return self.words.choose(ids, ordinary, keys, quota, spread)
 

@@ -145,13 +145,15 @@ def scores_of(run: Path, suite: Suite) -> tuple[Scores | None, list[str]]:
         return None, []
     best, _ = best_of_grid(frame)
     cells = cells_of(best)
-    pictures = []
-    for columns in (3, 1):
+
+    def picture(columns: int) -> bytes:
         file = io.BytesIO()
         draw(best, cells, file, format="svg", columns=columns)
-        pictures.append(file.getvalue())
+        return file.getvalue()
+
     alt = f"{suite.title} scores of {len(cells)} models against pre-training steps; the table has the numbers."
-    return Scores(suite.title, score_table(frame), command, *pictures, alt), of_scores(run, sweep, suite, frame)
+    scores = Scores(suite.title, score_table(frame), command, picture(3), picture(1), alt)
+    return scores, of_scores(run, sweep, suite, frame)
 
 
 def samples_of(run: Path, args: ReportArguments) -> tuple[list[list[Filled]], list[str]]:

@@ -10,6 +10,9 @@ import pandas as pd
 matplotlib.use("Agg")  # files only: no display is needed, none is opened
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import EngFormatter, NullLocator
 
 from recipe.finetune.suite import Suite
 from recipe.finetune.suites import SUITES
@@ -45,10 +48,9 @@ def draw(
     panels = [panel for suite in suites for panel in _panels_of(suite, cells)]
     rows = -(-len(panels) // columns)
     width = min(len(panels), columns)
-    figure, axes = plt.subplots(
-        rows, width, figsize=(PANEL[0] * width, PANEL[1] * rows + 0.8), squeeze=False, layout="constrained"
-    )
-    figure.get_layout_engine().set(h_pad=0.1)  # inches: a title must not look like the legend of the axis above it
+    layout = ConstrainedLayoutEngine(h_pad=0.1)  # inches: a title must not look like the legend of the axis above it
+    size = (PANEL[0] * width, PANEL[1] * rows + 0.8)
+    figure, axes = plt.subplots(rows, width, figsize=size, squeeze=False, layout=layout)
     about = frame.drop_duplicates("checkpoint").set_index("checkpoint")
     lines = _lines(about)
     for place, axis in enumerate(axes.flat):
@@ -128,23 +130,23 @@ def _draw_panel(
     doublings = len(steps) > 0 and steps[-1] >= LOG_FROM * steps[0]
     if doublings:
         axis.set_xscale("log")
-        _only_ticks(axis, steps)
+        _only_ticks(axis.xaxis, steps)
     axis.set_xlabel("pre-training steps", fontsize=8)
     axis.grid(alpha=0.25)
     axis.tick_params(labelsize=8)
     axis.ticklabel_format(axis="y", useOffset=False)
-    axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     if ratio:  # runs of different batch sizes have no common second axis
         tokens_axis = axis.secondary_xaxis("top", functions=(lambda x: x * ratio, lambda x: x / ratio))
         if doublings:
-            _only_ticks(tokens_axis, steps * ratio)
+            _only_ticks(tokens_axis.xaxis, steps * ratio)
         places = 0 if doublings else None  # checkpoints' tokens are no round numbers
-        tokens_axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(places=places, sep=""))
+        tokens_axis.xaxis.set_major_formatter(EngFormatter(places=places, sep=""))
         tokens_axis.set_xlabel("tokens", fontsize=8)
         tokens_axis.tick_params(labelsize=7)
 
 
-def _only_ticks(axis: Axes, places: np.ndarray) -> None:
+def _only_ticks(axis: XAxis, places: np.ndarray) -> None:
     """Ticks of a log axis at `places` alone: those of its own would write their labels over each other."""
-    axis.set_xticks(places)
-    axis.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    axis.set_ticks(places)
+    axis.set_minor_locator(NullLocator())

@@ -11,6 +11,7 @@ import pandas as pd
 matplotlib.use("Agg")  # files only: no display is needed, none is opened
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter
 
 matplotlib.rcParams["svg.hashsalt"] = "recipe"  # the same picture is the same file
 
@@ -60,12 +61,12 @@ def _picture(title: str, draw: Callable[[Axes], None], train: pd.DataFrame, word
     axis.set_xlabel("steps")
     axis.set_xlim(left=0)
     axis.grid(alpha=0.25)
-    axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     seen = rows_with(train, "tokens_seen")
     if len(seen):
         to_tokens, to_steps = _scales(seen["step"].to_numpy(float), seen["tokens_seen"].to_numpy(float))
         tokens = axis.secondary_xaxis("top", functions=(to_tokens, to_steps))
-        tokens.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+        tokens.xaxis.set_major_formatter(EngFormatter(sep=""))
         tokens.set_xlabel("tokens")
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
@@ -134,7 +135,7 @@ def _speed(axis: Axes, rows: pd.DataFrame) -> None:
         said, box = f"cut off: up to {values.max():,.0f}", {"color": "white", "pad": 2}
         axis.text(0.02, 0.96, said, transform=axis.transAxes, va="top", color=RED, bbox=box)
     axis.set_ylabel("tokens a second")
-    axis.yaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+    axis.yaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _marker(rows: pd.DataFrame) -> str | None:

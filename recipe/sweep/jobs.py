@@ -148,18 +148,19 @@ def evaluate_checkpoint(job: Job) -> dict:
     if job.needs:
         data = replace(data, **{suite.start_argument: str(job.needs.model)})
     args.output_dir = str(job.work)
-    work, history = suite.prepare(data, args), []
-    if suite.trains:
-        begun_at = resumable_checkpoint(job, work.trainer.model) if args.save_strategy != "no" else None
-        work.trainer.train(resume_from_checkpoint=begun_at)
-        history = work.trainer.state.log_history
+    evaluation = suite.prepare(data, args)
+    trainer, history = getattr(evaluation, "trainer", None), []
+    if trainer:
+        begun_at = resumable_checkpoint(job, trainer.model) if args.save_strategy != "no" else None
+        trainer.train(resume_from_checkpoint=begun_at)
+        history = trainer.state.log_history
     about = {"variant": job.variant, "command": redact_words([suite.script, *job.argv])}
-    record = work.record(work.evaluate()) | about
-    work.write_more(job.result.with_suffix(""))
-    if job.saves_model:
+    record = evaluation.record(evaluation.evaluate()) | about
+    evaluation.write_more(job.result.with_suffix(""))
+    if trainer and job.saves_model:
         partial = job.model.with_suffix(".partial")
         remove(partial)
-        work.trainer.model.save_pretrained(partial)
+        trainer.model.save_pretrained(partial)
         remove(job.model)
         publish_folder(partial, job.model)
     write_json(job.result, record)

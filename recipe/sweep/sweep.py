@@ -158,7 +158,7 @@ def training_is_over(runs: list[str]) -> bool:
 
 def main() -> int:
     clear_launcher_variables()  # its workers are no ranks: sweeps that are started together share their jobs
-    sweep, rest = parse_sweep(sys.argv[1:], description=__doc__)
+    sweep, rest = parse_sweep(sys.argv[1:], description=__doc__ or "")
     began = time.time()
     on_stop_signals(_stop)
     say = Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print

@@ -46,7 +46,9 @@ def go_offline_unless_reachable() -> bool:
     if hub_is_reachable():
         return True
     os.environ["HF_HUB_OFFLINE"] = "1"
-    importlib.import_module("huggingface_hub.constants").HF_HUB_OFFLINE = True
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = True
     if "datasets" in sys.modules:
         sys.modules["datasets"].config.HF_HUB_OFFLINE = True
     return False

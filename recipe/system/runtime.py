@@ -5,13 +5,13 @@ import os
 import warnings
 
 import torch
-import transformers
+from transformers.utils import logging
 
 
 def quiet_libraries() -> None:
     """Lowers the log levels of third-party libraries to errors and disables transformers' progress bars."""
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed warns that it found no accelerator
     warnings.filterwarnings("ignore", category=UserWarning, module=r"torch|accelerate|transformers")
@@ -49,6 +49,6 @@ def warning_of_slow_bf16() -> str | None:
 def join_xla_ranks() -> None:
     """Joins the launcher's ranks in an XLA process group where PJRT_DEVICE is set; does nothing elsewhere."""
     if "PJRT_DEVICE" in os.environ and "TORCHELASTIC_RUN_ID" in os.environ:
-        import torch_xla.distributed.xla_backend  # noqa: F401 (registers the backend)
+        import torch_xla.distributed.xla_backend  # noqa: F401 (registers the backend) # pyright: ignore[reportMissingImports]
 
         torch.distributed.init_process_group("xla", init_method="xla://")

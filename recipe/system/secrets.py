@@ -17,7 +17,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote
+
+T = TypeVar("T")
 
 HIDDEN = "<hidden>"
 # Endings of the names of flags, variables, JSON keys and query parameters, in lower case.
@@ -205,7 +208,7 @@ def _redact(text: str, known: re.Pattern | None) -> str:
     return known.sub(HIDDEN, text) if known else text
 
 
-def _redact_all(value, known: re.Pattern | None):
+def _redact_all(value: Any, known: re.Pattern | None) -> Any:
     if isinstance(value, str):
         return _redact(value, known)
     if isinstance(value, dict):

@@ -24,6 +24,7 @@ from recipe.train.stages import steps_for
 class PretrainArguments(TrainingArguments):
     """Transformers' TrainingArguments with further flags for pre-training."""
 
+    output_dir: str = option("", "Folder of the run: its log, its record and its checkpoints.")
     global_batch_size: int | None = option(
         None,
         "Sequences per optimizer step over all devices; gradient accumulation is derived from it. "
@@ -179,7 +180,7 @@ def sequences_per_step(args: TrainingArguments) -> int:
     return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
-def epochs_to_steps(args: TrainingArguments, blocks: int) -> int:
+def epochs_to_steps(args: PretrainArguments, blocks: int) -> int:
     """The optimizer steps of a run: max_steps, or those of num_train_epochs over `blocks`; with max_hours and no
     max_steps, WITHOUT_AN_END."""
     if args.max_steps > 0:

@@ -15,6 +15,7 @@ SECTIONS = ("zero_optimization", "bf16", "fp16", "optimizer", "scheduler", "chec
 def check_deepspeed(args: TrainingArguments, devices: int) -> None:
     """Raises UserError, in one line, if args.deepspeed is not a DeepSpeed configuration or contradicts the flags;
     `devices` is the world size."""
+    assert args.deepspeed is not None, "nothing to check without --deepspeed"
     name, config = _read(args.deepspeed)
     for section in SECTIONS:
         if not isinstance(config.get(section, {}), dict):
@@ -79,11 +80,12 @@ def _expected_values(args: TrainingArguments, devices: int) -> dict[str, object]
 
 
 def _look_up(config: dict, key: str) -> object:
+    found: object = config
     for part in key.split("."):
-        if not isinstance(config, dict):
+        if not isinstance(found, dict):
             return None
-        config = config.get(part)
-    return config
+        found = found.get(part)
+    return found
 
 
 def _same(found: object, expected: object) -> bool:

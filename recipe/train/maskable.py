@@ -14,7 +14,7 @@ MIN_FRACTION = 0.5
 CHUNK_TOKENS = 1 << 20
 
 
-def require_maskable(sequences: Sequences) -> None:
+def require_maskable(sequences: Sequences[MaskedSequences]) -> None:
     """Raises UserError if a split has no token that can be masked, or if whole-word masking masks at most MIN_FRACTION
     of the requested tokens in training, or none in validation."""
     train, short, evaluation = sequences.train, sequences.short, sequences.evaluation

@@ -1,5 +1,7 @@
 """Muon for the matrices of the encoder and AdamW for all other weights, as one optimizer."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
@@ -14,7 +16,7 @@ MUON_SETTINGS = {"lr": float, "momentum": float, "ns_steps": int, "adjust_lr_fn"
 
 def muon_settings(optim_args: str | None) -> dict:
     """Parses "momentum=0.9,ns_steps=5" into settings of torch.optim.Muon. Raises UserError for anything else."""
-    settings = {"adjust_lr_fn": "match_rms_adamw"}
+    settings: dict[str, Any] = {"adjust_lr_fn": "match_rms_adamw"}
     for part in filter(None, (optim_args or "").replace(" ", "").split(",")):
         name, _, value = part.partition("=")
         try:
@@ -31,7 +33,7 @@ def muon_settings(optim_args: str | None) -> dict:
     return settings
 
 
-def hidden_matrices(model: PreTrainedModel) -> dict[nn.Parameter, int]:
+def hidden_matrices(model: PreTrainedModel) -> dict[torch.Tensor, int]:
     """{weight: the number of matrices it holds} for the linear layers of the encoder, without embeddings and heads."""
     linear = [(name, part) for name, part in model.base_model.named_modules() if isinstance(part, nn.Linear)]
     fused = FAMILIES[model.config.model_type].fused
@@ -46,7 +48,7 @@ class MuonPerMatrix(torch.optim.Muon):
     weight, so the format of checkpoints is plain Muon's.
     """
 
-    def __init__(self, params, parts: dict[nn.Parameter, int], **settings):
+    def __init__(self, params, parts: dict[torch.Tensor, int], **settings):
         super().__init__(params, **settings)
         self.parts = parts
 

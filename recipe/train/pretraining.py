@@ -53,7 +53,7 @@ def pretrain(
     with run_lock(run) if main_process else nullcontext():
         checkpoint = checkpoint_to_resume(run, model, args, say)
         record = build_record(run, signature, args.to_sanitized_dict(), args.allow_changed, checkpoint)
-        if main_process and "wandb" in args.report_to:
+        if main_process and "wandb" in (args.report_to or ()):
             continue_wandb_run(record["wandb_run_id"])
         if args.do_train and checkpoint and is_done(run, checkpoint, args):
             say(f"{run} is done: {step_of(checkpoint)} steps, {checkpoint}. For another run choose another OUTPUT_DIR.")

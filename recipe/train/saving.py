@@ -6,9 +6,11 @@ import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel, Trainer
 
 from recipe.model.checkpoints import STAGING, commit, rotate
 from recipe.system.errors import UserError
@@ -28,13 +30,15 @@ CHECKPOINT_BYTES_PER_PARAMETER = 12  # the weight and Adam's two moments, four b
 FULL_DISK_BYTES = 1 << 20  # torch.save reports a full disk as a wrong position; less free space than this tells
 
 
-class AtomicCheckpoints:
-    """A mixin, left of Trainer in the bases: a checkpoint either verifies (recipe.system.manifest.damage) or isn't
-    there.
+class AtomicCheckpoints(Trainer):
+    """A Trainer whose checkpoints either verify (recipe.system.manifest.damage) or aren't there.
 
     A full disk raises UserError; earlier checkpoints aren't touched.
     """
 
+    model: PreTrainedModel
+    optimizer: torch.optim.Optimizer  # once training has begun
+    deepspeed: Any  # DeepSpeed's engine, None without it
     steps_to_keep: Collection[int] = ()  # their checkpoints are exempt from save_total_limit
     _saving = False
 
@@ -43,6 +47,11 @@ class AtomicCheckpoints:
         self.loss_since_log = LossSinceLog()
         self.add_callback(self.loss_since_log)
         self._stepped = False
+
+    @property
+    def run_folder(self) -> Path:
+        assert self.args.output_dir is not None, "the arguments require it"
+        return Path(self.args.output_dir)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         if not self._stepped:
@@ -53,7 +62,7 @@ class AtomicCheckpoints:
     def train(self, resume_from_checkpoint=None, **kwargs):
         checkpoint = Path(resume_from_checkpoint or "")
         if self.is_deepspeed_enabled and optimizer_shards(checkpoint) not in (0, self.args.world_size):
-            folder = Path(self.args.output_dir) / STAGING / checkpoint.name
+            folder = self.run_folder / STAGING / checkpoint.name
             if self.args.should_save:
                 universal_copy(checkpoint, folder)
             self.accelerator.wait_for_everyone()
@@ -106,7 +115,7 @@ class AtomicCheckpoints:
         return str(Path(folder) / STAGING) if self._saving else folder
 
     def _save_checkpoint(self, model, trial):
-        run = Path(self.args.output_dir)
+        run = self.run_folder
         name = f"checkpoint-{self.state.global_step}"
         limit, self.args.save_total_limit = (
             self.args.save_total_limit,
@@ -149,7 +158,7 @@ class AtomicCheckpoints:
         """As in Trainer, but the files are written atomically, and a damaged all_results.json is replaced."""
         if not self.is_world_process_zero():
             return
-        run = Path(self.args.output_dir)
+        run = self.run_folder
         written = {f"{split}_results.json": metrics}
         if combined:
             written["all_results.json"] = (read_json(run / "all_results.json") or {}) | metrics
@@ -159,8 +168,8 @@ class AtomicCheckpoints:
     def save_state(self):
         """As in Trainer, but the file is written atomically."""
         if self.is_world_process_zero():
-            with atomic_output(Path(self.args.output_dir) / "trainer_state.json") as partial:
-                self.state.save_to_json(partial)
+            with atomic_output(self.run_folder / "trainer_state.json") as partial:
+                self.state.save_to_json(str(partial))
 
     def save_model(self, output_dir=None, _internal_call=False):
         if not is_sharded(self.deepspeed):
@@ -174,7 +183,7 @@ class AtomicCheckpoints:
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir) if output_dir else self.run_folder
         if is_sharded(self.deepspeed):  # the engine's weights are bf16, the saved ones fp32
             self.model.config.dtype = torch.float32
             self.model.config.save_pretrained(folder)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -51,9 +52,10 @@ def own_schedules_allowed(args: TrainingArguments) -> Iterator[None]:
 
 
 def build_schedule(
-    name: SchedulerType | str, optimizer: torch.optim.Optimizer, warmup: int, steps: int, kwargs: dict | None
+    name: SchedulerType | str, optimizer: torch.optim.Optimizer, warmup: int, steps: int, kwargs: dict | str | None
 ) -> LRScheduler:
     """The schedule called `name`, of SCHEDULES or of transformers, over `steps` steps with `warmup` of warm-up."""
+    assert not isinstance(kwargs, str), "TrainingArguments reads it"
     if name not in SCHEDULES:
         return get_scheduler(name, optimizer, warmup, steps, kwargs)
     shape, kwargs = SCHEDULES[name], kwargs or {}
@@ -80,7 +82,8 @@ def resolve_schedule(args: TrainingArguments, max_hours: float | None = None) ->
 
     Raises UserError for settings that transformers would refuse only after the model is built, or not at all.
     """
-    kind, kwargs = args.lr_scheduler_type.value, args.lr_scheduler_kwargs or {}
+    kind = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    kwargs = args.lr_scheduler_kwargs or {}
     if not isinstance(kwargs, dict):
         raise UserError(f"found --lr_scheduler_kwargs {kwargs!r}, expected a JSON object")
     for kinds, why in ((NEEDS_A_METRIC, "follows a metric"), (ENDLESS if max_hours else (), "never ends")):
@@ -107,7 +110,7 @@ def resolve_schedule(args: TrainingArguments, max_hours: float | None = None) ->
         args.lr_scheduler_kwargs = kwargs
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
     try:
-        build_schedule(kind, optimizer, args.get_warmup_steps(steps), steps, args.lr_scheduler_kwargs)
+        build_schedule(kind, optimizer, args.get_warmup_steps(steps), steps, kwargs)
     except (TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"found --lr_scheduler_kwargs {json.dumps(kwargs)} for {kind}: {reason}") from error
@@ -134,14 +137,12 @@ class TimeBudget(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": {"seconds": self.spent(), "budget": self.seconds}}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        saved = state.stateful_callbacks.get("TimeBudget", {})
-        self.before = saved.get("attributes", {}).get("seconds", 0.0) if isinstance(saved, dict) else 0.0
+        self.before = _saved(state).get("seconds", 0.0)
         self.began = self.clock()
 
     def resume_from(self, state: TrainerState) -> bool:
         """Continues from the time that a checkpoint's run had spent; returns whether its budget was another one."""
-        saved = state.stateful_callbacks.get("TimeBudget", {})
-        spent = saved.get("attributes", {}) if isinstance(saved, dict) else {}
+        spent = _saved(state)
         self.before, self.step = spent.get("seconds", 0.0), state.global_step
         self.progress = min(1.0, max(self.before / self.seconds, self.step / self.steps))
         return spent.get("budget") != self.seconds
@@ -165,12 +166,20 @@ class TimeBudget(TrainerCallback, ExportableState):
         in_steps = int(args.warmup_steps) if args.warmup_steps >= 1 else 0
         warmup = 0 if in_steps else math.ceil(HORIZON * args.warmup_steps)
         over_horizon = build_schedule(args.lr_scheduler_type, optimizer, warmup, HORIZON, args.lr_scheduler_kwargs)
-        shape = over_horizon.lr_lambdas[0]
+        assert isinstance(over_horizon, LambdaLR), "resolve_schedule refuses the others"
+        shape: Any = over_horizon.lr_lambdas[0]  # takes parts of a step, too
 
         def factor(_) -> float:
             return shape(self.progress * HORIZON) * (min(1.0, self.step / in_steps) if in_steps else 1.0)
 
         return LambdaLR(optimizer, factor)
+
+
+def _saved(state: TrainerState) -> dict:
+    """The attributes of a TimeBudget in trainer_state.json, {} where there is none."""
+    callbacks = state.stateful_callbacks
+    saved = callbacks.get("TimeBudget", {}) if isinstance(callbacks, dict) else {}
+    return saved.get("attributes", {}) if isinstance(saved, dict) else {}
 
 
 def time_is_up(checkpoint: Path, hours: float) -> bool:

@@ -2,16 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from recipe.data.arguments import DataArguments
 from recipe.data.blocks import Blocks, OrderedBlocks
 from recipe.data.prepared_tokens import PreparedTokens
+from recipe.data.token_arrays import CheckedTokens
 from recipe.system.errors import UserError
 from recipe.train.arguments import PretrainArguments, epochs_to_steps, sequences_per_step
 from recipe.train.schedules import resolve_schedule
 from recipe.train.stages import Stages, stages_of
+
+Data = TypeVar("Data", bound=OrderedBlocks)  # of an objective
 
 
 def stages_of_run(data: DataArguments, args: PretrainArguments, blocks: int) -> Stages:
@@ -31,22 +35,22 @@ def stages_of_run(data: DataArguments, args: PretrainArguments, blocks: int) -> 
 
 
 @dataclass
-class Sequences:
+class Sequences(Generic[Data]):
     """The sequences of a run: for training, for stages of short sequences if there are any, and for evaluation."""
 
     stages: Stages
-    train: OrderedBlocks
-    short: OrderedBlocks | None
-    evaluation: OrderedBlocks
+    train: Data
+    short: Data | None
+    evaluation: Data
 
 
 def sequences_of(
     prepared: PreparedTokens,
     data: DataArguments,
     args: PretrainArguments,
-    cut: Callable[[np.ndarray, int], Blocks],
-    inputs: Callable[[Blocks, Stages, int | None, int | None], OrderedBlocks],
-) -> Sequences:
+    cut: Callable[[np.ndarray | CheckedTokens, int], Blocks],
+    inputs: Callable[[Blocks, Stages, int | None, int | None], Data],
+) -> Sequences[Data]:
     """The training and evaluation sequences of a run, and its stages.
 
     `cut(tokens, length)` makes the blocks for sequences of `length` tokens; `inputs(blocks, stages, order_seed, limit)`

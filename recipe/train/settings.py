@@ -161,7 +161,7 @@ def check_optimizer(args: TrainingArguments) -> None:
     it after transformers' own __post_init__."""
     from transformers import Trainer
 
-    if args.deepspeed or args.optim.value.startswith(NEED_A_MODEL):
+    if args.deepspeed or _word(args.optim).startswith(NEED_A_MODEL):
         return
     given = f" with --optim_args {args.optim_args}" if args.optim_args else ""
     try:
@@ -170,7 +170,7 @@ def check_optimizer(args: TrainingArguments) -> None:
             settings["lr"] = 0.0  # fine-tuning takes its task's
         kind([torch.nn.Parameter(torch.zeros(1))], **settings)
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
-        raise UserError(f"found --optim {args.optim.value}{given}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"found --optim {_word(args.optim)}{given}: {str(error).splitlines()[0]}") from error
 
 
 def _require_object(name: str, value: object) -> None:
@@ -205,7 +205,7 @@ def _require_packages(args: TrainingArguments) -> None:
 def _is_given(args: TrainingArguments, name: str) -> bool:
     """Whether a setting differs from its default."""
     (field,) = (field for field in fields(args) if field.name == name)
-    default = field.default_factory() if field.default is MISSING else field.default
+    default = field.default if field.default_factory is MISSING else field.default_factory()
     return getattr(args, name) != default
 
 

@@ -33,5 +33,5 @@ def resume_signature(
         "max_train_samples": data.max_train_samples,
         "global_batch_size": sequences_per_step(args),
         **{name: getattr(args, name) for name in SETTINGS.split()},
-        "optim": str(args.optim.value if hasattr(args.optim, "value") else args.optim),
+        "optim": str(getattr(args.optim, "value", args.optim)),
     }

@@ -91,7 +91,7 @@ def stages_of(
     stages, tokens = [], 0
     for first, last in itertools.pairwise(edges):
         size = batch >> (doublings - bisect_right(grows, first))
-        own_length = short_length if first < cut else length
+        own_length = short_length if short_length is not None and first < cut else length
         sequences = size * (length // own_length)
         stages.append(Stage(first, last, own_length, sequences, tokens // own_length))
         tokens += (last - first) * sequences * own_length

@@ -9,7 +9,7 @@ import urllib.request
 from urllib.parse import urlsplit
 
 from transformers import TrainerCallback
-from transformers.integrations import INTEGRATION_TO_CALLBACK, get_reporting_integration_callbacks
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_reporting_integration_callbacks
 
 from recipe.system.errors import UserError
 from recipe.system.secrets import redact, redact_console

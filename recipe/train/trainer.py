@@ -9,7 +9,7 @@ run before it touches the weights.
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -22,7 +22,7 @@ from recipe.model.checkpoints import checkpoints
 from recipe.model.flops import flops_per_token
 from recipe.model.metrics import METRICS
 from recipe.objective.unigram import UnigramBaseline
-from recipe.train.arguments import sequences_per_step
+from recipe.train.arguments import PretrainArguments, sequences_per_step
 from recipe.train.optimizers import MUON, MuonFactory
 from recipe.train.saving import AtomicCheckpoints
 from recipe.train.schedules import TimeBudget
@@ -40,7 +40,12 @@ class NonFiniteError(FloatingPointError):
     """The loss or a gradient became NaN or infinite."""
 
 
-class PretrainTrainer(AtomicCheckpoints, Trainer):
+class _BlockLoader(DataLoader):
+    dataset: OrderedBlocks
+    counted_batches: int = 0  # of an evaluation; those after them only keep the ranks in step
+
+
+class PretrainTrainer(AtomicCheckpoints):
     """Trains a model that `use_masked_only_head` was applied to on `MaskedSequences`, or the causal pair of the two.
 
     `args.max_steps` must be set. `stages` say which steps see what; by default the run has one. Stages of another
@@ -48,6 +53,10 @@ class PretrainTrainer(AtomicCheckpoints, Trainer):
     predicted token), eval_perplexity, each of METRICS (eval_masked_accuracy; eval_accuracy of a causal model) and, if a
     `baseline` is given, loss and accuracy of the unigram guess.
     """
+
+    args: PretrainArguments
+    train_dataset: OrderedBlocks  # None in a run that doesn't train; eval_dataset is one that doesn't evaluate
+    eval_dataset: OrderedBlocks
 
     def __init__(
         self,
@@ -81,11 +90,11 @@ class PretrainTrainer(AtomicCheckpoints, Trainer):
 
     # ---- data (laws 3 and 4)
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> "DataLoader | _OneAfterTheOther":
         loaders = [(stage, self._stage_loader(stage)) for stage in self.stages]
         return loaders[0][1] if len(loaders) == 1 else _OneAfterTheOther(loaders, start=lambda: self.state.global_step)
 
-    def _stage_loader(self, stage: Stage) -> DataLoader:
+    def _stage_loader(self, stage: Stage) -> _BlockLoader:
         sampler = MicroBatches(
             steps=stage.last,
             micro_batch=stage.batch // (self.args.gradient_accumulation_steps * self.args.world_size),
@@ -99,9 +108,12 @@ class PretrainTrainer(AtomicCheckpoints, Trainer):
         return self._loader(self._data_of(stage), sampler)
 
     def _data_of(self, stage: Stage) -> OrderedBlocks:
-        return self.train_dataset if stage.length == self.length else self.short_dataset
+        if stage.length == self.length:
+            return self.train_dataset
+        assert self.short_dataset is not None, "a stage of short sequences needs their dataset"
+        return self.short_dataset
 
-    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+    def get_eval_dataloader(self, eval_dataset: OrderedBlocks | None = None) -> _BlockLoader:
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         size, ranks, rank = self.args.per_device_eval_batch_size, self.args.world_size, self.args.process_index
         starts = range(rank * size, len(dataset), ranks * size)
@@ -110,8 +122,8 @@ class PretrainTrainer(AtomicCheckpoints, Trainer):
         rounds = -(-len(dataset) // (size * ranks))
         return self._loader(dataset, ranges + [range(1)] * (rounds - len(ranges)), counted=len(ranges))
 
-    def _loader(self, dataset: OrderedBlocks, batches, counted: int | None = None) -> DataLoader:
-        loader = DataLoader(
+    def _loader(self, dataset: OrderedBlocks, batches, counted: int = 0) -> _BlockLoader:
+        loader = _BlockLoader(
             dataset,
             batch_sampler=batches,
             collate_fn=_as_it_is,
@@ -128,6 +140,7 @@ class PretrainTrainer(AtomicCheckpoints, Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs)
         # A batch of one block that holds an end token alone has nothing to predict; its sum of losses is 0.
+        assert num_items_in_batch is not None, "the Trainer counts the labels of the global batch"
         count = num_items_in_batch
         count = count.clamp(min=1) if isinstance(count, torch.Tensor) else max(count, 1)
         # Ranks average their gradients, so each one's share is scaled by their number.
@@ -149,7 +162,8 @@ class PretrainTrainer(AtomicCheckpoints, Trainer):
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         if self.time_budget is not None and self.lr_scheduler is None:
-            self.lr_scheduler = self.time_budget.schedule(self.args, optimizer or self.optimizer)
+            optimizer = optimizer or self.optimizer
+            self.lr_scheduler = self.time_budget.schedule(self.args, optimizer)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
@@ -185,7 +199,7 @@ class PretrainTrainer(AtomicCheckpoints, Trainer):
             return
         stage = self.stages.at(self.state.global_step)
         blocks = self._data_of(stage).block_ids(self.stages.sequences(self.state.global_step))
-        saved = checkpoints(Path(self.args.output_dir))
+        saved = checkpoints(self.run_folder)
         shown = ", ".join(map(str, blocks[:16])) + (" ..." if len(blocks) > 16 else "")
         raise NonFiniteError(
             f"step {step}: the gradient norm is {norm}, expected a number. The weights are those of step {step - 1}; "
@@ -196,7 +210,12 @@ class PretrainTrainer(AtomicCheckpoints, Trainer):
     # ---- evaluation
 
     def evaluation_loop(
-        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+        self,
+        dataloader: _BlockLoader,
+        description,
+        prediction_loss_only=None,
+        ignore_keys=None,
+        metric_key_prefix="eval",
     ):
         model = self._wrap_model(self.model, training=False)
         if self.is_deepspeed_enabled and self.deepspeed is not None:
@@ -204,7 +223,7 @@ class PretrainTrainer(AtomicCheckpoints, Trainer):
         elif not self.accelerator._models:
             model = self.accelerator.prepare_model(model, evaluation_mode=True)
         model.eval()
-        self.callback_handler.eval_dataloader = dataloader
+        self.callback_handler.eval_dataloader = dataloader  # pyright: ignore[reportAttributeAccessIssue] (None by its type)
         summed = ("loss", *METRICS)
         totals = torch.zeros(len(summed) + 1, dtype=torch.float64)  # and the number of predicted tokens
         guessed = torch.zeros(2, dtype=torch.float64)  # the baseline's loss and correct
@@ -230,7 +249,8 @@ class PretrainTrainer(AtomicCheckpoints, Trainer):
         if self.baseline:
             metrics |= {"unigram_loss": guessed_loss / count, "unigram_accuracy": guessed_correct / count}
         prefixed = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=prefixed, num_samples=len(dataloader.dataset))
+        nothing: Any = None  # declared an array, and never read
+        return EvalLoopOutput(nothing, label_ids=None, metrics=prefixed, num_samples=len(dataloader.dataset))
 
     def evaluate(self, *args, **kwargs):
         began = time.monotonic()
@@ -254,6 +274,7 @@ class PretrainTrainer(AtomicCheckpoints, Trainer):
 
     def _speed(self) -> dict[str, float]:
         step, now = self.state.global_step, time.monotonic()
+        assert self._logged_at is not None, "the first training step sets it"
         logged_step, logged_time = self._logged_at
         seconds = max(now - logged_time - self._paused, 1e-9)
         tokens = self.stages.tokens_before(step)
@@ -276,7 +297,7 @@ class PretrainTrainer(AtomicCheckpoints, Trainer):
 class _OneAfterTheOther:
     """The loaders of a run's stages as one; those of stages that are over aren't started."""
 
-    def __init__(self, loaders: list[tuple[Stage, DataLoader]], start: Callable[[], int]):
+    def __init__(self, loaders: list[tuple[Stage, _BlockLoader]], start: Callable[[], int]):
         self.loaders, self.start = loaders, start
 
     def __len__(self) -> int:

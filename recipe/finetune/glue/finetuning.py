@@ -49,13 +49,15 @@ class GlueTuning(FineTuning):
     def evaluate(self) -> dict[str, dict[str, float]]:
         scores = {}
         for split in self.dev_splits:
-            output = self.trainer.predict(self.examples(split), metric_key_prefix="eval")
-            scores[split] = self.score(split, output.predictions) | {"loss": output.metrics["eval_loss"]}
+            logits, metrics = self.predict(self.examples(split))
+            scores[split] = self.score(split, logits) | {"loss": metrics["eval_loss"]}
         return scores
 
     def score(self, split: str, logits: np.ndarray) -> dict[str, float]:
         """The task's metrics of the logits of a dev split."""
-        return score(self.data, self.rows, self.predictions(logits), self.rows.splits[split].labels)
+        labels = self.rows.splits[split].labels
+        assert labels is not None, "a dev split has labels"
+        return score(self.data, self.rows, self.predictions(logits), labels)
 
     def predictions(self, logits: np.ndarray) -> np.ndarray:
         """Class ids int64 [rows], or scores float32 [rows]."""
@@ -105,7 +107,8 @@ def prepare(data: GlueArguments, args: FineTuneArguments, say: Callable[[str], N
     dev_examples = examples_of(data, rows, dev, tokenizer, model) if dev else None
     trainer = build_trainer(FineTuneTrainer, model, args, tokenizer, train, dev_examples, regression=rows.regression)
     work = GlueTuning(data, args, rows, origin, trainer, tokenizer, began)
-    trainer.score = lambda logits: work.score(dev, logits)
+    if dev is not None:
+        trainer.score = lambda logits: work.score(dev, logits)
     return work
 
 

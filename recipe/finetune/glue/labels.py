@@ -44,7 +44,8 @@ def saved_labels(config: PreTrainedConfig, source: str) -> SavedLabels | None:
         return None
     if config.num_labels == 1 or config.problem_type == "regression":
         return SavedLabels(source, ())
-    return SavedLabels(source, tuple(str(config.id2label[number]) for number in range(config.num_labels)))
+    names: dict = config.id2label or {}
+    return SavedLabels(source, tuple(str(names[number]) for number in range(len(names))))
 
 
 def shown(names: tuple[str, ...]) -> str:

@@ -1,7 +1,7 @@
 """Classification data of one's own: csv, tsv and json files as rows, which of their columns are text and label."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class Table:
 
 
 def read_files(
-    files: dict[str, str | None], options: OwnOptions = OwnOptions(), saved: SavedLabels | None = None
+    files: Mapping[str, str | None], options: OwnOptions = OwnOptions(), saved: SavedLabels | None = None
 ) -> TaskRows:
     """The splits of csv, tsv, json or jsonl files, {split: path}. Classes are numbered in sorted order over the
     training file or, where there is none, by the labels of the checkpoint, `saved`.

@@ -151,7 +151,7 @@ def _read_tsv(task: Task, home: Path, split: str) -> Rows | None:
             labels.append(_label(task.labels, fields[label], f"{file}, line {number}"))
     if not texts[0]:
         raise UserError(f"{file} has no rows: expected the {split} split of {task.title}")
-    if len(set(index)) < len(index):
+    if number_column is not None and len(set(index)) < len(index):
         again = Counter(index).most_common(1)[0][0]
         raise UserError(f"{file}: found the {header[number_column]} {again!r} twice, expected each once: change one")
     return Rows(texts, labels if label is not None else None, str(file), skipped, tuple(index) or None)

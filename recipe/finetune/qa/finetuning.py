@@ -65,9 +65,9 @@ class QaTuning(FineTuning):
 
     def answer(self, split: str) -> dict[str, float]:
         """Answers the questions of `split`, kept in `predictions`. Returns {"eval_loss"}, or nothing without labels."""
-        output = self.trainer.predict(self.examples(split), metric_key_prefix="eval")
-        self.predictions[split] = self.decode(split, output.predictions)
-        return output.metrics
+        logits, metrics = self.predict(self.examples(split))
+        self.predictions[split] = self.decode(split, logits)
+        return metrics
 
     def decode(self, split: str, logits: np.ndarray) -> Predictions:
         """The answers to the questions of `split` that logits [tokens, 2] give."""
@@ -181,6 +181,7 @@ def _files(data: QaArguments) -> tuple[tuple[str, str], ...]:
 def _rows(name: str | None, files: tuple, config: str | None, version: str, options: tuple) -> dict[str, Questions]:
     if files:
         return read_files(dict(files))
+    assert name is not None, "the arguments require a data set or files"
     return read_squad(name, config, TASKS[version], SPLITS, **dict(options))
 
 

@@ -168,7 +168,7 @@ def _parsed(text: str, where: str):
     try:
         return json.loads(text)
     except ValueError as error:
-        at = f"line {error.lineno}, column {error.colno}" if hasattr(error, "lineno") else "its text"
+        at = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "its text"
         raise UserError(f"{where} is not JSON: {getattr(error, 'msg', error)} at {at}: copy it again") from error
 
 

@@ -123,7 +123,7 @@ def _cut(questions: Questions, tokenizer, max_length: int, stride: int) -> dict[
             end += len(window)
             parts["ids"].append(np.array(window.ids, dtype=np.int32))
             parts["types"].append(np.array(window.type_ids, dtype=np.uint8))
-            parts["spans"].append(_spans(window, context))
+            parts["spans"].append(_spans(window, question.context))
             parts["ends"].append(end)
             parts["question"].append(row)
     return {
