@@ -23,13 +23,13 @@ export OBJECTIVE=${OBJECTIVE:-mlm}                # mlm: fill blanks; clm: predi
 export RECIPE=${RECIPE:-$([[ $DATASET == docstrings ]] && echo demo || echo roberta)}
 
 case $RECIPE in
-    demo) #   5 M tokens, a laptop: 32 sequences x 128 tokens = 4,096 tokens a step
+    demo) #   5 M tokens, a laptop: 32 sequences x 128 tokens = 4,096 tokens per step
         : "${SEQ_LENGTH:=128}" "${GLOBAL_BATCH_SIZE:=32}" "${MICRO_BATCH_SIZE:=32}"
         : "${MAX_STEPS:=1200}" "${WARMUP_STEPS:=200}" "${PEAK_LR:=3e-3}"
         : "${SAVE_STEPS:=150}" "${EVAL_STEPS:=150}" "${LOGGING_STEPS:=25}" "${EVAL_BLOCKS:=400}"
         : "${DROPOUT:=0}" # a pass or two over the text cannot be learned by heart
         ;;
-    roberta) # 126 G tokens, a node of GPUs: 8,192 sequences x 512 tokens = 4.2 M tokens a step
+    roberta) # 126 G tokens, a node of GPUs: 8,192 sequences x 512 tokens = 4.2 M tokens per step
         : "${SEQ_LENGTH:=512}" "${GLOBAL_BATCH_SIZE:=8192}" "${MICRO_BATCH_SIZE:=64}"
         : "${MAX_STEPS:=30000}" "${WARMUP_STEPS:=1800}" "${PEAK_LR:=1e-3}"
         : "${SAVE_STEPS:=500}" "${EVAL_STEPS:=500}" "${LOGGING_STEPS:=10}" "${EVAL_BLOCKS:=8192}"
@@ -126,7 +126,7 @@ if ((NNODES * NPROC_PER_NODE > 1)); then
     else
         start+=(--standalone)
     fi
-elif [[ -n $DS_CONFIG ]]; then # DeepSpeed wants to be told that it is alone
+elif [[ -n $DS_CONFIG ]]; then # DeepSpeed expects these for a single process, too
     export RANK=0 LOCAL_RANK=0 WORLD_SIZE=1 MASTER_ADDR=127.0.0.1 MASTER_PORT=$((20000 + RANDOM % 20000))
 fi
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""DDP and ZeRO's stages side by side, as a user starts them: tokens a second, memory and traffic a process.
+"""DDP and ZeRO's stages side by side, as a user starts them: tokens per second, memory and traffic a process.
 
     python benchmarks/engines.py                                    two CPU processes, in turn, three rounds
     python benchmarks/engines.py --processes 8 --bf16 true --model configs/roberta_base.json    on a node of GPUs
@@ -69,7 +69,7 @@ def config_of(options):
 
 
 def link_rate(options, folder: Path) -> float:
-    """Bytes a second that each process sends while all of them reduce a model's gradients, by gloo or NCCL."""
+    """Bytes per second that each process sends while all of them reduce a model's gradients, by gloo or NCCL."""
     folder.mkdir()
     torch.multiprocessing.spawn(_reduce, (options.processes, parameters(config_of(options)), folder), options.processes)
     return statistics.mean(float(file.read_text()) for file in folder.glob("rate-*"))
@@ -95,7 +95,7 @@ def _reduce(rank: int, ranks: int, count: int, folder: Path) -> None:
 
 
 def measured(options, stage: int | None, folder: Path) -> dict:
-    """One run of MANY steps and one of FEW: tokens/s (median of the log), peak memory in bytes, bytes a step."""
+    """One run of MANY steps and one of FEW: tokens/s (median of the log), peak memory in bytes, bytes per step."""
     sent = []
     for steps in (FEW, MANY):
         run = folder.with_name(f"{folder.name}-{steps}")
@@ -165,8 +165,8 @@ def table(options, found: dict[str, list[dict]], link: float) -> str:
     accumulation = options.global_batch_size // (options.micro_batch_size * options.processes)
     bf16 = options.bf16 != "false"
     lines = [
-        f"{options.model}, vocabulary 8,192, length {options.length}, {options.global_batch_size} sequences a step in "
-        f"micro-batches of {options.micro_batch_size}, {options.processes} processes of "
+        f"{options.model}, vocabulary 8,192, length {options.length}, {options.global_batch_size} sequences per step "
+        f"in micro-batches of {options.micro_batch_size}, {options.processes} processes of "
         f"{os.environ.get('OMP_NUM_THREADS', '1')} thread, {'bf16' if bf16 else 'fp32'}, {platform.machine()}, "
         f"torch {torch.__version__}, {options.rounds} rounds, medians; a "
         f"process that only reduces gradients sends {link / 1e6:,.0f} MB/s",

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A ladder of small runs: one change at a time, each scored by its loss on held-out text in nats a byte.
+"""A ladder of small runs: one change at a time, each scored by its loss on held-out text in nats per byte.
 
     python benchmarks/ladder.py --dataset wiki_books/                                    every rung
     python benchmarks/ladder.py --dataset wiki_books/ --rungs base mask_30 --seeds 1 2   where a difference decides
@@ -127,7 +127,7 @@ def parsed():
 
 
 def flags_of(rung: str) -> dict:
-    """What run_mlm.py is told: BASE, with the changes of the rungs that this one stands on, and then its own."""
+    """The flags of run_mlm.py: BASE, with the changes of the rungs that this one stands on, and then its own."""
     on, change = RUNGS[rung]
     return (flags_of(on) if on else BASE) | change
 
@@ -198,7 +198,7 @@ def run(goals: list[str], flags: dict, said: Path) -> float:
 
 
 def bytes_a_token(tokenizer: Path, dataset: str) -> float:
-    """UTF-8 bytes a token, each document's end token included, of the first 5 M characters of the validation text (of
+    """UTF-8 bytes per token, each document's end token included, of the first 5 M characters of the validation text (of
     the training text, where there is none of its own)."""
     from recipe.data.corpus import open_corpus
     from recipe.data.fertility import MAX_CHARACTERS, fertility
@@ -234,8 +234,8 @@ def table(found: list[dict]) -> str:
             ", ".join(f"{one['nats_a_byte']:.4f}" for one in ones),
             ", ".join(f"{one:+.4f}" for one in apart),
         ])  # fmt: skip
-    header = ["rung", "on", "change", "M tokens", "CPU minutes", "tokens a CPU second", "nats a token",
-              "nats a byte, each seed", "to what it stands on"]  # fmt: skip
+    header = ["rung", "on", "change", "M tokens", "CPU minutes", "tokens per CPU second", "nats per token",
+              "nats per byte, each seed", "to what it stands on"]  # fmt: skip
     return markdown(header, lines)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Loading and masking: tokens a second of one worker, ours against stock rows and collator; and what a step waits.
+"""Loading and masking: tokens per second of one worker, ours against stock rows and collator; and what a step waits.
 
     python benchmarks/loader.py
     python benchmarks/loader.py --dataset my_corpus/ --lengths 128 512 --batch_tokens 32768
@@ -80,7 +80,7 @@ def parsed():
 
 
 def loaded(setting: Setting, tokenizer, options) -> dict[str, list[float]]:
-    """Tokens a second of each side's turns."""
+    """Tokens per second of each side's turns."""
     streams = {
         "ours": ours(setting, tokenizer),
         "gathering": gathering(setting, tokenizer),
@@ -143,7 +143,7 @@ def waiting(setting: Setting, options) -> dict[str, list[dict]]:
 
 
 def table(found: dict[str, dict[str, list[float]]]) -> str:
-    """Tokens a second a worker, and the ratio of each pair."""
+    """Tokens per second a worker, and the ratio of each pair."""
     lines = []
     for length, rates in found.items():
         ratios = [one / other for one, other in zip(rates["ours"], rates["stock"], strict=True)]

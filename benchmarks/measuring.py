@@ -68,7 +68,7 @@ def matrix_rate(dtype: torch.dtype, size: int | None = None) -> float:
 
 
 def synchronize() -> None:
-    """Waits for the device to have done what it was told."""
+    """Waits until the device has finished."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

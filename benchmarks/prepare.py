@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Text to tokens: tokens a second, bytes a token on disk and peak memory, ours against stock map and group_texts.
+"""Text to tokens: tokens per second, bytes per token on disk and peak memory, ours against stock map and group_texts.
 
     python benchmarks/prepare.py --dataset path/to/folder_of_parquet_or_txt --megabytes 10 50 150
     python benchmarks/prepare.py --megabytes 3 6 12             the built-in corpus, which has some 12 MB
@@ -88,9 +88,9 @@ def write_text(dataset: str, megabytes: float, path: Path) -> int:
 def measured(side: str, text: Path, tokenizer: str, folder: Path) -> dict:
     """What `child` found."""
     folder.mkdir()
-    told = {"side": side, "text": str(text), "tokenizer": tokenizer, "folder": str(folder)}
+    request = {"side": side, "text": str(text), "tokenizer": tokenizer, "folder": str(folder)}
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "cache")}
-    command = [sys.executable, __file__, "--child", json.dumps(told)]
+    command = [sys.executable, __file__, "--child", json.dumps(request)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
@@ -100,11 +100,11 @@ def measured(side: str, text: Path, tokenizer: str, folder: Path) -> dict:
 # ---- the process that prepares
 
 
-def child(told: dict) -> None:
-    folder = Path(told["folder"])
+def child(request: dict) -> None:
+    folder = Path(request["folder"])
     import transformers  # noqa: F401  both sides have it, and our scripts import it first, too
 
-    work = ours_ready(told) if told["side"] == "ours" else stock_ready(told)
+    work = ours_ready(request) if request["side"] == "ours" else stock_ready(request)
     base, began, began_cpu = memory("VmRSS"), time.perf_counter(), time.process_time()
     tokens, final, more = work()
     found = {
@@ -119,11 +119,11 @@ def child(told: dict) -> None:
     (folder / "found.json").write_text(json.dumps(found))
 
 
-def ours_ready(told: dict):
+def ours_ready(request: dict):
     import prepare_data
 
-    parent = Path(told["folder"]) / "prepared"
-    flags = {"--train_file": told["text"], "--tokenizer_name": told["tokenizer"], "--prepared_dir": str(parent)}
+    parent = Path(request["folder"]) / "prepared"
+    flags = {"--train_file": request["text"], "--tokenizer_name": request["tokenizer"], "--prepared_dir": str(parent)}
 
     def work() -> tuple[int, int, int]:
         sys.argv = ["prepare_data.py", *(part for pair in flags.items() for part in pair)]
@@ -135,15 +135,15 @@ def ours_ready(told: dict):
     return work
 
 
-def stock_ready(told: dict):
+def stock_ready(request: dict):
     import itertools
 
     from datasets import load_dataset
     from transformers import AutoTokenizer
 
     def work() -> tuple[int, int, int]:
-        tokenizer = AutoTokenizer.from_pretrained(told["tokenizer"])
-        rows = load_dataset("parquet", data_files=told["text"], split="train")
+        tokenizer = AutoTokenizer.from_pretrained(request["tokenizer"])
+        rows = load_dataset("parquet", data_files=request["text"], split="train")
 
         def tokenize(batch):
             return tokenizer(batch["text"], return_special_tokens_mask=True)
@@ -186,7 +186,7 @@ def table(found: list[dict]) -> str:
             f"{statistics.median(one['above_imports'] for one in ones) / 1e6:,.0f}",
         ])  # fmt: skip
     return markdown(
-        ["", "tokens", "tokens/s", "tokens a CPU second", "bytes a token", "peak MB", "MB above the imports"], lines
+        ["", "tokens", "tokens/s", "tokens per CPU second", "bytes per token", "peak MB", "MB above the imports"], lines
     )
 
 

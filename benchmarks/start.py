@@ -8,7 +8,7 @@ run_mlm.py is started as a user starts it; the clock stops when it prints its fi
 2,000,000 steps and is killed after its eleventh. For a restart at step N its checkpoint-10 is written anew as
 the checkpoint-N of that run: step and schedule of trainer_state.json, scheduler.pt and optimizer.pt say N and the
 manifest is made anew; weights, moments and generators stay those of step 10. The program can't tell it from a run that
-took N steps, and must find its place in the data, 4,096 tokens a step, by itself. Prepared tokens are there in all
+took N steps, and must find its place in the data, 4,096 tokens per step, by itself. Prepared tokens are there in all
 rows, and rounds take the rows in turn.
 """
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A training step: tokens a second, memory and share of the machine's limit, ours against stock or against itself.
+"""A training step: tokens per second, memory and share of the machine's limit, ours against stock or against itself.
 
     python benchmarks/step.py                                             tiny, mini, medium at L 128, medium at L 512
     python benchmarks/step.py --models tiny --lengths 512 --compile off on --pairs 5
@@ -142,7 +142,7 @@ def compared(setting: Setting, rivals: list[Rival], options) -> dict:
                     its.append(training.turn(options.steps))
                 rates.append(matrix_rate(torch.bfloat16 if setting.bf16 else torch.float32))
             about = [training.about for training in trainings]
-    except SystemExit as error:  # out of memory, or a package that isn't there: the other cases go on
+    except SystemExit as error:  # out of memory, or a missing package: the other cases are still measured
         return found | {"error": str(error).strip().splitlines()[-1]}
     return found | {"turns": turns, "matrix_rates": rates, "about": about}
 

@@ -1,4 +1,4 @@
-"""A training that runs so many steps as it is told and then waits: two of them, one after the other, make fair pairs.
+"""A training that runs a given number of steps and then waits: two of them in turn make fair pairs.
 
 Ours is run_mlm.py itself, started with the flags a user gives; stock is the Hugging Face Trainer with the same model,
 dataset rows, DataCollatorForLanguageModeling and the dense head. Both are watched by one callback and by a clock around
@@ -60,9 +60,15 @@ class Training:
         self.folder = tempfile.TemporaryDirectory()
         self.said = Path(self.folder.name) / "output.txt"
         reading, writing = os.pipe()
-        told = {"side": side, "without": without, "setting": asdict(setting), "folder": self.folder.name, "fd": writing}
+        request = {
+            "side": side,
+            "without": without,
+            "setting": asdict(setting),
+            "folder": self.folder.name,
+            "fd": writing,
+        }
         self.process = subprocess.Popen(
-            [sys.executable, __file__, json.dumps(told)],
+            [sys.executable, __file__, json.dumps(request)],
             cwd=ROOT,
             env=os.environ | _alone() if setting.zero2 else None,
             stdin=subprocess.PIPE,
@@ -111,7 +117,7 @@ class Training:
 
 
 def _alone() -> dict[str, str]:
-    """What DeepSpeed wants to be told of a process that has no others."""
+    """Environment variables that DeepSpeed needs for a single process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -144,16 +150,16 @@ def prepare_setting(work: Path, dataset: str, vocabulary: int, tokens: bool = Tr
 
 
 def child() -> None:
-    told = json.loads(sys.argv[1])
-    setting = Setting(**told["setting"])
-    watch(setting, os.fdopen(told["fd"], "w"))
-    if told["side"] == "ours":
-        if told["without"]:
-            CHANGES[told["without"]]()
-        sys.argv = ["run_mlm.py", *ours_flags(setting), *training_flags(setting, told["folder"])]
+    request = json.loads(sys.argv[1])
+    setting = Setting(**request["setting"])
+    watch(setting, os.fdopen(request["fd"], "w"))
+    if request["side"] == "ours":
+        if request["without"]:
+            CHANGES[request["without"]]()
+        sys.argv = ["run_mlm.py", *ours_flags(setting), *training_flags(setting, request["folder"])]
         runpy.run_path(str(ROOT / "run_mlm.py"), run_name="__main__")
     else:
-        stock(setting, training_flags(setting, told["folder"]))
+        stock(setting, training_flags(setting, request["folder"]))
 
 
 def watch(setting: Setting, reports) -> None:

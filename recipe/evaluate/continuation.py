@@ -1,4 +1,4 @@
-"""What a causal language model writes when it goes on with a text."""
+"""How a causal language model continues a text."""
 
 import numpy as np
 import torch
@@ -46,12 +46,12 @@ def continuations_of(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, rows: np.ndarray, count: int = 3
 ) -> list[tuple[str, str]]:
     """The first `count` blocks of `rows` [n, length] as (their first tokens, what `model` puts behind those)."""
-    room = rows.shape[1] - 1
-    prompt = min(1 + PROMPT_TOKENS, room // 2)
+    available = rows.shape[1] - 1
+    prompt = min(1 + PROMPT_TOKENS, available // 2)
     found = []
     for row in rows[:count]:
         ids = torch.from_numpy(row[:prompt].astype(np.int64))
-        written = continue_text(model, tokenizer, ids, min(NEW_TOKENS, room - prompt))
+        written = continue_text(model, tokenizer, ids, min(NEW_TOKENS, available - prompt))
         shown = (tokenizer.decode(part, skip_special_tokens=True) for part in (ids, written))
         found.append(tuple(" ".join(text.split()) for text in shown))
     return found

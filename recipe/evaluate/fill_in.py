@@ -105,7 +105,7 @@ def table_of(filled: list[Filled]) -> Table:
 
 
 def display_token(word: str) -> str:
-    """A guessed token as text that can be seen, whatever it is."""
+    """A predicted token as visible text, whitespace and control characters included."""
     word = word.strip() or word
     return word if word.isprintable() and not word.isspace() else repr(word)
 
@@ -134,8 +134,8 @@ def fill(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str, 
     if mask not in text:
         raise UserError(f"found no blank in {text!r}: write ___ or {mask} where one is")
     ids = tokenizer(text, return_tensors="pt")["input_ids"][0].to(model.device)
-    if len(ids) > (room := positions(model.config)):
-        raise UserError(f"the text has {len(ids)} tokens, the model takes {room}: shorten it")
+    if len(ids) > (limit := positions(model.config)):
+        raise UserError(f"the text has {len(ids)} tokens, the model takes {limit}: shorten it")
     return _guess(model, tokenizer, ids, guesses)
 
 

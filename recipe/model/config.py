@@ -128,7 +128,7 @@ def check_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast
     special tokens differ."""
     if len(tokenizer) > config.vocab_size:
         raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens, {name} has room for {config.vocab_size}: "
+            f"the tokenizer has {len(tokenizer)} tokens, {name} has {config.vocab_size} embeddings: "
             "use the tokenizer it was made for, or set vocab_size"
         )
     for role in ("pad", "bos", "eos"):

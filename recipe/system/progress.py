@@ -147,7 +147,7 @@ def _shortened(text: str, longest: int) -> str:
 
 
 class _Display:
-    """Draws the innermost progress from a thread of its own, so that time goes on while a library computes."""
+    """Draws the innermost progress from a thread of its own, so that the time advances while a library computes."""
 
     def __init__(self):
         self.hidden = False

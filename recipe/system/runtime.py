@@ -47,7 +47,7 @@ def warning_of_slow_bf16() -> str | None:
 
 
 def join_xla_ranks() -> None:
-    """Joins the launcher's ranks in an XLA process group where PJRT_DEVICE is set; does nothing elsewhere."""
+    """Joins the launcher's ranks in an XLA process group where PJRT_DEVICE is set; otherwise does nothing."""
     if "PJRT_DEVICE" in os.environ and "TORCHELASTIC_RUN_ID" in os.environ:
         import torch_xla.distributed.xla_backend  # noqa: F401 (registers the backend) # pyright: ignore[reportMissingImports]
 

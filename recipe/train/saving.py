@@ -151,7 +151,7 @@ class AtomicCheckpoints(Trainer):
         needed = CHECKPOINT_BYTES_PER_PARAMETER * self.model.num_parameters()
         return UserError(
             f"no space left to save {run / name}: it takes {needed:,} bytes and more, {free + staged:,} are free. The "
-            "checkpoints before it are whole: make room and run the same command again"
+            "checkpoints before it are complete: free some space and run the same command again"
         )
 
     def save_metrics(self, split, metrics, combined=True):

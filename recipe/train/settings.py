@@ -44,7 +44,7 @@ WITHOUT_EFFECT = {
     "length_column_name": "lengths are counted",
 }
 WITHOUT_EFFECT_IN_PRETRAINING = {
-    "dataloader_drop_last": "each step is a whole batch: the order goes on into the next epoch",
+    "dataloader_drop_last": "every batch is full: it continues into the next epoch",
 }
 WITHOUT_EFFECT_IN_FINE_TUNING = {
     "dataloader_drop_last": "each epoch has every example once",

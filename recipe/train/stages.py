@@ -1,5 +1,5 @@
 """What changes in the course of a run, by optimizer step: the length of its sequences, the size of its batch and the
-share that is masked. Each is a function of the step alone, so a resumed run goes on as it would have gone."""
+share that is masked. Each is a function of the step alone, so a resumed run sees what it would have seen."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Experiment trackers: settled before training begins, so that none of them can stop it."""
+"""Experiment trackers: checked before training begins, so that none of them can stop it."""
 
 import http.client
 import importlib.util
@@ -15,7 +15,7 @@ from recipe.system.errors import UserError
 from recipe.system.secrets import redact, redact_console
 
 ANSWER_SECONDS = 4.0
-# What W&B shows of a run and is told through the environment.
+# Environment variables that W&B shows with a run.
 SHOWN = ("WANDB_NAME", "WANDB_RUN_GROUP", "WANDB_JOB_TYPE", "WANDB_TAGS", "WANDB_NOTES")
 # What each tracker needs: (modules, of which one will do; what to install).
 PACKAGES = {
@@ -92,7 +92,7 @@ def _answers(url: str) -> bool:
 
 
 class Guarded(TrainerCallback):
-    """A tracker's callback that can fail without harm: its first error is said once, then it is left alone."""
+    """A tracker's callback that can fail without harm: its first error is printed, and it isn't called again."""
 
     def __init__(self, callback: TrainerCallback):
         self.callback, self.broken = callback, False
@@ -106,7 +106,8 @@ class Guarded(TrainerCallback):
             self.broken = True
             name = type(self.callback).__name__
             print(
-                f"warning: {name} failed ({redact(str(error)).strip()[:200]}); training goes on without it", flush=True
+                f"warning: {name} failed ({redact(str(error)).strip()[:200]}); training continues without it",
+                flush=True,
             )
             return None
 
@@ -120,7 +121,7 @@ for _event in [name for name in dir(TrainerCallback) if name.startswith("on_")]:
 
 
 def continue_wandb_run(identity: str) -> None:
-    """A resumed run continues the W&B curve that it began: one id a run folder, kept in its run.json."""
+    """Lets a resumed run continue its W&B curve: each run folder has one id, kept in its run.json."""
     os.environ.setdefault("WANDB_RUN_ID", identity)
     os.environ.setdefault("WANDB_RESUME", "allow")
 

@@ -1,9 +1,9 @@
-"""The training loop: transformers' Trainer, overridden only where a law of the recipe needs it.
+"""The training loop: transformers' Trainer, overridden only where an invariant of the recipe needs it.
 
 What differs from the stock loop: a step's loss is the mean over all predicted tokens of its global batch; data comes
 in the order of recipe.data.order and the stages of recipe.train.stages, and a resumed run seeks to its step; evaluation
-keeps sums and not logits; a checkpoint is committed whole (recipe.train.saving); a gradient that isn't finite stops the
-run before it touches the weights.
+keeps sums and not logits; a checkpoint is complete or absent (recipe.train.saving); a non-finite gradient stops the run
+before it touches the weights.
 """
 
 import math
@@ -49,9 +49,9 @@ class PretrainTrainer(AtomicCheckpoints):
     """Trains a model that `use_masked_only_head` was applied to on `MaskedSequences`, or the causal pair of the two.
 
     `args.max_steps` must be set. `stages` say which steps see what; by default the run has one. Stages of another
-    length than the training data's take their sequences from `short_dataset`. Evaluation reports eval_loss (nats a
-    predicted token), eval_perplexity, each of METRICS (eval_masked_accuracy; eval_accuracy of a causal model) and, if a
-    `baseline` is given, loss and accuracy of the unigram guess.
+    length than the training data's take their sequences from `short_dataset`. Evaluation reports eval_loss (nats
+    per predicted token), eval_perplexity, each of METRICS (eval_masked_accuracy; eval_accuracy of a causal model) and,
+    if a `baseline` is given, loss and accuracy of the unigram guess.
     """
 
     args: PretrainArguments
@@ -77,7 +77,7 @@ class PretrainTrainer(AtomicCheckpoints):
         self.time_budget = TimeBudget(self.args.max_hours, self.args.max_steps) if self.args.max_hours else None
         if self.time_budget:
             self.add_callback(self.time_budget)
-        self._flops: dict[int, float] = {}  # a token, by length
+        self._flops: dict[int, float] = {}  # per token, by length
         self.peak_flops = self._peak_flops()
         self.skipped_updates = 0
         self._logged_at: tuple[int, float] | None = None  # (step, clock) of the last training log, or of the start
@@ -88,7 +88,7 @@ class PretrainTrainer(AtomicCheckpoints):
         out_of_time = self.time_budget is not None and self.time_budget.progress >= 1.0
         return self.state.global_step >= self.args.max_steps or out_of_time
 
-    # ---- data (laws 3 and 4)
+    # ---- data (invariants 3 and 4)
 
     def get_train_dataloader(self) -> "DataLoader | _OneAfterTheOther":
         loaders = [(stage, self._stage_loader(stage)) for stage in self.stages]
@@ -135,7 +135,7 @@ class PretrainTrainer(AtomicCheckpoints):
         loader.counted_batches = counted
         return loader
 
-    # ---- objective (law 1)
+    # ---- objective (invariant 1)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs)

@@ -130,7 +130,7 @@ def toy_config(**changes) -> RobertaConfig:
 
 
 def toy_checkpoint(run: Path, step: int, **changes) -> Path:
-    """A whole checkpoint-N of a run of 4 sequences of 16 tokens a step."""
+    """A complete checkpoint-N of a run of 4 sequences of 16 tokens per step."""
     torch.manual_seed(step)
     staged, final = run / "_staging" / f"checkpoint-{step}", run / f"checkpoint-{step}"
     RobertaForMaskedLM(toy_config(**changes)).save_pretrained(staged)

@@ -22,7 +22,7 @@ finds the same losses and final weights, to the bit.
 |---|---|
 | default | tested by `bash test.sh` |
 | slow | tested by `bash test.sh -m slow tests/scripts/test_support.py`: two processes |
-| GPU | tested by the same command where there are GPUs, skipped elsewhere: one GPU for one process, two for the others |
+| GPU | tested by the same command where there are GPUs, otherwise skipped: one GPU for one process, two for the others |
 | – | there is no such test |
 
 {tables}

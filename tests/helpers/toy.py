@@ -84,7 +84,7 @@ def until(happens, seconds: float = 120, pause: float = 0.02) -> None:
 
 def pretrain_command(folder: Path, run: str, *flags, **settings) -> tuple[list[str], dict[str, str]]:
     """(command, environment) of a bash pretrain.sh on CPU processes: toy text and model in `folder`, 16 sequences of 32
-    tokens a step, outputs in folder/run. `settings` are the script's variables."""
+    tokens per step, outputs in folder/run. `settings` are the script's variables."""
     text, config = folder / "corpus.txt", folder / "roberta.json"
     if not text.exists():
         text.write_text("\n\n".join(toy_documents(220)))

@@ -111,8 +111,8 @@ def test_the_embedding_has_a_row_per_token_padded_to_64(write_config, bpe):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"vocab_size": 100}, "the tokenizer has 320 tokens, toy has room for 100"),
-        ({"vocab_size": 319}, "the tokenizer has 320 tokens, toy has room for 319"),
+        ({"vocab_size": 100}, "the tokenizer has 320 tokens, toy has 100 embeddings"),
+        ({"vocab_size": 319}, "the tokenizer has 320 tokens, toy has 319 embeddings"),
         ({"pad_token_id": 5}, "pad token has id 1, toy says pad_token_id 5"),
         ({"eos_token_id": 3}, "eos token has id 2, toy says eos_token_id 3"),
     ],

@@ -1,4 +1,4 @@
-"""run_clm.py: no token sees one after it, the loss is the dense one, laws 1, 5 and 6, and what a run leaves behind."""
+"""run_clm.py: no token sees one after it, the loss is the dense one, invariants 1, 5 and 6, and what a run leaves behind."""
 
 import copy
 import json

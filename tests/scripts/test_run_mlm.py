@@ -375,5 +375,5 @@ def test_a_corpus_shorter_than_a_block_is_refused(run, tmp_path):
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused_with_both_sizes(run, write_config):
-    with pytest.raises(UserError, match=r"the tokenizer has 300 tokens, .* has room for 290"):
+    with pytest.raises(UserError, match=r"the tokenizer has 300 tokens, .* has 290 embeddings"):
         run(config=write_config(vocab_size=290))

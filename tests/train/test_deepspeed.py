@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO with the repository's own ds_config/, for real, on one and two CPU ranks: law 1 at every stage, exact
+"""DeepSpeed's ZeRO with the repository's own ds_config/, for real, on one and two CPU ranks: invariant 1 at every stage, exact
 resume, plain fp32 checkpoints, and a run that goes on on another number of ranks."""
 
 import hashlib
@@ -34,7 +34,7 @@ def ds_config(name: str, bf16: bool = True) -> dict:
 
 @pytest.fixture
 def train(bpe, documents, tmp_path):
-    """train(folder, ranks, config, resume): a run of 32 sequences a step in folder/run; what rank 0 saw of it."""
+    """train(folder, ranks, config, resume): a run of 32 sequences per step in folder/run; what rank 0 saw of it."""
 
     def make(folder, ranks=1, config=DEFAULT, bf16=True, resume=None, **more):
         def work(rank):
@@ -82,7 +82,7 @@ def alone(bpe, documents, tmp_path):
 
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_law_1_in_fp32(train, alone, tmp_path, config, ranks):
+def test_invariant_1_in_fp32(train, alone, tmp_path, config, ranks):
     found = train(tmp_path / "zero", ranks, config, bf16=False)
     assert len(found) == STEPS
     for one, other in zip(alone, found, strict=True):
@@ -123,7 +123,7 @@ def test_zero2_bf16_resumes_as_if_it_had_not_stopped(train, alone, tmp_path, ran
 def test_a_checkpoint_holds_the_fp32_master_weights(train, alone, tmp_path, config):
     found = train(tmp_path / "zero", 2, config)
     for one, other in zip(alone, found, strict=True):
-        assert other[1] == pytest.approx(one[1], abs=0.02)  # what bf16 leaves of law 1
+        assert other[1] == pytest.approx(one[1], abs=0.02)  # what bf16 leaves of invariant 1
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     saved = tmp_path / "zero" / "run" / "checkpoint-6"

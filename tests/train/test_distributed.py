@@ -1,4 +1,4 @@
-"""Law 1 across processes: two of them compute what one computes; and they refuse to be two different programs."""
+"""Invariant 1 across processes: two of them compute what one computes; and they refuse to be two different programs."""
 
 import json
 import shutil

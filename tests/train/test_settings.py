@@ -38,7 +38,7 @@ OTHER = {
 NOT_ON_A_COMMAND_LINE = {"parallelism_config", "liger_kernel_config"}  # objects of Python
 
 
-def told(dataclasses, *argv):
+def parsed(dataclasses, *argv):
     return parse(dataclasses, ["--output_dir", "run", "--use_cpu", "true", *NEEDED[dataclasses], *argv])[-1]
 
 
@@ -70,11 +70,11 @@ def test_each_is_said_or_refused(dataclasses, kind, monkeypatch, tmp_path):
         value = OTHER.get(name, str(not defaults[name]))
         if name in refused:
             with pytest.raises(UserError, match=rf"found --{name} .*: .*; leave it out$"):
-                told(dataclasses, f"--{name}", value)
+                parsed(dataclasses, f"--{name}", value)
         else:
-            (sentence,) = told(dataclasses, f"--{name}", value).unused
+            (sentence,) = parsed(dataclasses, f"--{name}", value).unused
             assert sentence.startswith(f"--{name} changes nothing: "), name
-    assert told(dataclasses).unused == []
+    assert parsed(dataclasses).unused == []
     assert not list(tmp_path.iterdir())
 
 
@@ -100,7 +100,7 @@ def test_each_is_said_or_refused(dataclasses, kind, monkeypatch, tmp_path):
 )
 def test_what_cannot_work_gets_one_line(dataclasses, argv, message):
     with pytest.raises(UserError, match=message) as error:
-        told(dataclasses, *argv)
+        parsed(dataclasses, *argv)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
@@ -119,7 +119,7 @@ def test_what_cannot_work_gets_one_line(dataclasses, argv, message):
     ],
 )
 def test_a_setting_that_nothing_reads_is_said(argv, said):
-    sentences = told(MLM, *argv).unused
+    sentences = parsed(MLM, *argv).unused
     assert sentences == [] if said is None else sentences[0].startswith(said)
 
 

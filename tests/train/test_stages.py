@@ -1,4 +1,4 @@
-"""Law 4 where a run changes on its way: lengths, batches and mask rates by step, and what can't be divided."""
+"""Invariant 4 where lengths and batches change during a run: lengths, batches and mask rates by step, and what can't be divided."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Trackers are settled before training and cannot stop it."""
+"""Trackers are checked before training and cannot stop it."""
 
 import socket
 import threading
@@ -23,7 +23,7 @@ def wandb_environment(monkeypatch, tmp_path):
     return monkeypatch
 
 
-def settle():
+def select():
     import os
 
     said = []
@@ -32,7 +32,7 @@ def settle():
 
 
 def test_without_a_key_wandb_goes_offline_and_says_so(wandb_environment):
-    mode, (said,) = settle()
+    mode, (said,) = select()
     assert mode == "offline" and "no API key" in said and "wandb sync" in said
 
 
@@ -40,9 +40,9 @@ def test_a_server_that_is_gone_or_hangs_is_not_waited_for(wandb_environment):
     wandb_environment.setenv("WANDB_API_KEY", "0" * 40)
     with socket.create_server(("127.0.0.1", 0)) as hanging:  # accepts in its backlog, never answers
         wandb_environment.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{hanging.getsockname()[1]}")
-        assert settle()[0] == "offline"
+        assert select()[0] == "offline"
     wandb_environment.delenv("WANDB_MODE")
-    mode, (said,) = settle()
+    mode, (said,) = select()
     assert mode == "offline" and "does not answer" in said
 
 
@@ -60,13 +60,13 @@ def test_a_server_that_answers_is_used(wandb_environment):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     wandb_environment.setenv("WANDB_API_KEY", "0" * 40)
     wandb_environment.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
-    assert settle() == (None, [])
+    assert select() == (None, [])
     server.shutdown()
 
 
 def test_a_mode_that_was_chosen_stays(wandb_environment):
     wandb_environment.setenv("WANDB_MODE", "disabled")
-    assert settle() == ("disabled", [])
+    assert select() == ("disabled", [])
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_the_run():

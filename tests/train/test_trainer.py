@@ -1,4 +1,4 @@
-"""Laws 1, 4, 6 and 8 on the training loop itself: one process, toy model, every cut and every interruption."""
+"""Invariants 1, 4, 6 and 8 on the training loop itself: one process, toy model, every cut and every interruption."""
 
 import json
 import math
@@ -33,7 +33,7 @@ from recipe.train.schedules import UNLIMITED_STEPS, time_is_up
 from recipe.train.stages import MaskingRateDecay, stages_of
 from recipe.train.trainer import NonFiniteError, PretrainTrainer
 
-# ---- law 1
+# ---- invariant 1
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
@@ -60,7 +60,7 @@ def test_the_first_loss_is_the_mean_over_the_masked_tokens_of_the_step(tmp_path,
     assert loss == pytest.approx(dense.loss.item(), abs=1e-5)
 
 
-# ---- laws 4 and 6
+# ---- invariants 4 and 6
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, bpe, documents, fa
         "family": family,
         "micro": 16,
         "accumulation": accumulation,
-        "steps": 9,  # two epochs and more at 32 sequences a step
+        "steps": 9,  # two epochs and more at 32 sequences per step
         "dropout": 0.1,
         "dataloader_num_workers": workers,
         "eval_strategy": "steps",
@@ -209,7 +209,7 @@ def test_a_resumed_run_sees_the_blocks_and_masks_it_would_have_seen(tmp_path, bp
     assert all(torch.equal(resumed[step], whole[step]) for step in resumed)
 
 
-# ---- laws 7 and 8
+# ---- invariants 7 and 8
 
 
 def test_checkpoints_are_whole_plain_and_rotated(tmp_path, bpe, documents):
