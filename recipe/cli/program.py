@@ -6,9 +6,17 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from recipe.system.errors import DISK_FULL, INTERRUPTED_EXIT_CODE, USER_ERROR_EXIT_CODE, RankError, UserError
+from recipe.system.errors import (
+    CTRL_C_EXIT_CODE,
+    DISK_FULL,
+    INTERRUPTED_EXIT_CODE,
+    USER_ERROR_EXIT_CODE,
+    RankError,
+    UserError,
+)
 from recipe.system.processes import end_with_parent
 from recipe.system.secrets import redact_console, remember_secrets
+from recipe.system.signals import announce_stop, end_on_ctrl_c
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:
@@ -19,6 +27,7 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     """
     remember_secrets(sys.argv)
     redact_console()
+    end_on_ctrl_c()
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent()
     try:
@@ -29,7 +38,8 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
             print(f"error: {error}", file=sys.stderr)
         code = USER_ERROR_EXIT_CODE
     except KeyboardInterrupt:
-        code = 130  # 128 + SIGINT, as shells report it; training hadn't begun, so there was nothing to save
+        announce_stop()
+        code = CTRL_C_EXIT_CODE
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
@@ -60,7 +70,10 @@ def _exit_ranks_together(code: int) -> None:
     distributed = sys.modules.get("torch.distributed")
     if not (distributed and distributed.is_available() and distributed.is_initialized()):
         return
-    if code != USER_ERROR_EXIT_CODE:  # a mistake may concern a single rank, other endings concern all
+    if code not in (
+        USER_ERROR_EXIT_CODE,
+        CTRL_C_EXIT_CODE,
+    ):  # these may concern a single rank, others concern all
         with contextlib.suppress(RuntimeError):  # this rank's work is done even if others failed
             distributed.barrier()
     distributed.destroy_process_group()

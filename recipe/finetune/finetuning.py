@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
@@ -23,6 +22,7 @@ from recipe.finetune.results import build_record, write_metrics
 from recipe.finetune.starting_point import Origin
 from recipe.finetune.suite import Suite
 from recipe.system.hub import is_local
+from recipe.system.progress import say, track
 from recipe.train.arguments import sequences_per_step
 from recipe.train.callbacks import RankSeed, TrueEpoch
 from recipe.train.saving import AtomicCheckpoints
@@ -142,8 +142,7 @@ class FineTuneTrainer(AtomicCheckpoints):
         room = self.room_for(dataset)
         total, counted = 0.0, 0
         batches = zip(dataloader.batch_sampler, dataloader, strict=True)
-        silent = self.args.disable_tqdm or not self.is_world_process_zero()
-        for rows, batch in tqdm(batches, desc=description, total=len(dataloader), disable=silent, leave=False):
+        for rows, batch in track(batches, description.lower(), len(dataloader), "batches"):
             inputs = self._prepare_inputs(batch)
             labels = inputs.pop("labels", None)
             with torch.no_grad(), self.compute_loss_context_manager():
@@ -163,14 +162,19 @@ class FineTuneTrainer(AtomicCheckpoints):
 Kind = TypeVar("Kind", bound=FineTuneTrainer)
 
 
-class EvaluationLines(TrainerCallback):
-    """A line on the console for each evaluation during training, where there is no progress bar to show its log."""
+class TuningConsole(TrainerCallback):
+    """A line on the console for each evaluation during training, and one per training log unless --disable_tqdm."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and not args.disable_tqdm and "loss" in (logs or {}):
+            rate = f"  lr {logs['learning_rate']:.2e}" if "learning_rate" in logs else ""
+            say(f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}{rate}")
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
-        if state.is_world_process_zero and args.disable_tqdm and state.global_step:
+        if state.is_world_process_zero and state.global_step:
             speed = ("_runtime", "_per_second", "epoch", "_model_preparation_time")
             shown = [f"{k.removeprefix('eval_')} {v:.4g}" for k, v in metrics.items() if not k.endswith(speed)]
-            print(f"step {state.global_step}/{state.max_steps}  eval {', '.join(shown)}", flush=True)
+            say(f"step {state.global_step}/{state.max_steps}  eval {', '.join(shown)}")
 
 
 def _as_it_is(batch):
@@ -308,7 +312,7 @@ def build_trainer(
     dev: Examples | None,
     **more,
 ) -> Kind:
-    """A trainer of `kind`, the steps of its run counted, and quiet where --disable_tqdm asks for it."""
+    """A trainer of `kind`, the steps of its run counted."""
     if train is not None:
         _settle_steps(args, train)
     steps_an_epoch = train_batches(train, args, int).steps_an_epoch if train is not None else 1
@@ -318,12 +322,11 @@ def build_trainer(
         train_dataset=train,
         eval_dataset=dev,
         processing_class=tokenizer,
-        callbacks=[RankSeed(), TrueEpoch(steps_an_epoch, 1), EvaluationLines()],
+        callbacks=[RankSeed(), TrueEpoch(steps_an_epoch, 1), TuningConsole()],
         **more,
     )
     trainer.remove_callback(PrinterCallback)
-    if args.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(ProgressCallback)
     return trainer
 
 

@@ -13,10 +13,15 @@ import psutil
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
-from recipe.system.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, USER_ERROR_EXIT_CODE
+from recipe.system.errors import (
+    CTRL_C_EXIT_CODE,
+    INTERRUPTED_EXIT_CODE,
+    NONFINITE_EXIT_CODE,
+    USER_ERROR_EXIT_CODE,
+)
 from recipe.system.secrets import redact_console, remember_secrets
 
-REPORTED_BY_RANK = (USER_ERROR_EXIT_CODE, NONFINITE_EXIT_CODE, INTERRUPTED_EXIT_CODE)
+REPORTED_BY_RANK = (USER_ERROR_EXIT_CODE, NONFINITE_EXIT_CODE, INTERRUPTED_EXIT_CODE, CTRL_C_EXIT_CODE)
 
 
 def main() -> int:

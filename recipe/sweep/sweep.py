@@ -42,6 +42,7 @@ FAILED_EXIT_CODE = 1
 POLL_SECONDS = 0.5
 BUSY_SECONDS = 2.0  # how long a job that another sweep is at is left alone
 WATCH_SECONDS = 5.0  # between two looks at a running pre-training
+REMIND_SECONDS = 300.0  # between two lines that say what is waited for
 
 
 class Board:
@@ -214,18 +215,29 @@ def begin_record(sweep: SweepArguments, rest: list[str]) -> None:
 
 
 def wait_for_first_checkpoint(runs: list[str], say) -> None:
-    """Until one of `runs` that is being trained has a whole checkpoint."""
-    said = False
+    """Until one of `runs` that is being trained has a whole checkpoint; says what it waits for, now and every
+    REMIND_SECONDS."""
+    began, said = time.monotonic(), None
     while True:
         folders = [Path(run).expanduser() for run in runs if not run.startswith(RANDOM)]
         if any(not is_local(str(f)) or step_of(f) >= 0 or (f / "config.json").exists() for f in folders):
             return
         if any(damage_of(step) is None for folder in folders for step in checkpoints(folder)):
             return
-        if not said:
-            say(f"waiting for the first checkpoint in {', '.join(map(str, folders))}")
-            said = True
+        now = time.monotonic()
+        if said is None or now >= said + REMIND_SECONDS:
+            since = "" if said is None else f" (for {duration(now - began)})"
+            say(f"waiting for {_what_is_missing(folders)}{since}; Ctrl-C ends it")
+            said = now
         time.sleep(WATCH_SECONDS)
+
+
+def _what_is_missing(folders: list[Path]) -> str:
+    there = [folder for folder in folders if folder.is_dir()]
+    if there:
+        return f"the first checkpoint in {', '.join(map(str, there))}"
+    what = "the run's folder" if len(folders) == 1 else "one of the runs' folders"
+    return f"{what} {', '.join(map(str, folders))}, which pretrain.sh makes before step 1"
 
 
 def _stop(number, frame):

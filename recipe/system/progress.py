@@ -90,10 +90,15 @@ class Progress:
         elif self.unit:
             size = f"{_amount(amount, self.unit)} of " if self.total else ""
             facts.append(f"{size}{_amount(self.total or amount, self.unit, named=True)}")
-            if rate:
-                facts.append(f"{_amount(rate, self.unit, named=self.unit == BYTES)}/s")
+            if rate > 0:
+                facts.append(self._speed(rate))
         left = (self.total - amount) / rate if self.total and rate > 0 else None
         return [*facts, f"{duration(seconds)} so far" if left is None else f"{duration(max(left, 0.0))} left"]
+
+    def _speed(self, rate: float) -> str:
+        if self.unit == BYTES:
+            return f"{_amount(rate, BYTES)}/s"
+        return f"{rate:,.1f}/s" if rate >= 1 else f"{duration(1 / rate)} per {self.unit.removesuffix('s')}"
 
 
 def track(items: Iterable[T], what: str, total: float, unit: str) -> Iterator[T]:
@@ -110,10 +115,12 @@ def hide_progress(hidden: bool) -> None:
 
 
 def say(text: str, stream=None) -> None:
-    """Prints a line above the bar, if there is one."""
+    """Prints a line above the bar, if there is one; the next line of progress in a log file is delayed by it."""
     stream = stream or sys.stdout
     with _display.above_bar():
         print(text, file=stream, flush=True)
+        if _display.steps:
+            _display.steps[-1].said()
 
 
 def duration(seconds: float) -> str:
@@ -134,8 +141,7 @@ def _amount(number: float, unit: str, named: bool = False) -> str:
     if unit == BYTES:
         factor, name = next(((f, n) for f, n in ((1e9, "GB"), (1e6, "MB")) if number >= f), (1e3, "kB"))
         return f"{number / factor:,.1f} {name}"
-    shown = f"{number:,.0f}" if number >= 10 or number == int(number) else f"{number:.2g}"
-    return f"{shown} {unit}" if named else shown
+    return f"{int(number):,} {unit}" if named else f"{int(number):,}"
 
 
 def _shortened(text: str, longest: int) -> str:

@@ -13,9 +13,10 @@ from recipe.system.errors import CTRL_C_EXIT_CODE
 from recipe.system.progress import say
 
 SAME_SIGNAL_SECONDS = 0.3  # a launcher and the terminal may both deliver one Ctrl-C
-SECONDS_TO_END = 3.0  # for what the main thread closes on its way out
+SECONDS_TO_END = 2.0  # for what the main thread closes on its way out
 STOPPED = "stopped by Ctrl-C: what is finished is kept, and the same command continues from there"
 
+_announced = threading.Lock()  # acquired once
 _wakeups: tuple[socket.socket, socket.socket] | None = None
 
 
@@ -54,16 +55,22 @@ class _Ending:
     """The thread's part of `end_on_ctrl_c`."""
 
     def __init__(self):
-        self.count = 0
+        self.begun = False
 
     def __call__(self, number: signal.Signals) -> None:
-        self.count += 1
-        if self.count == 1:
-            if os.environ.get("RANK", "0") == "0":
-                say(STOPPED, sys.stderr)
-            threading.Timer(SECONDS_TO_END, exit_now, [CTRL_C_EXIT_CODE]).start()
-        else:
+        if self.begun:
             exit_now(CTRL_C_EXIT_CODE)
+        self.begun = True
+        announce_stop()
+        timer = threading.Timer(SECONDS_TO_END, exit_now, [CTRL_C_EXIT_CODE])
+        timer.daemon = True
+        timer.start()
+
+
+def announce_stop() -> None:
+    """Says once, on the first rank, that Ctrl-C ends the program."""
+    if os.environ.get("RANK", "0") == "0" and _announced.acquire(blocking=False):
+        say(STOPPED, sys.stderr)
 
 
 def exit_now(code: int) -> None:

@@ -1,6 +1,5 @@
 """The trainer of a pre-training run, with its callbacks."""
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from recipe.data.tokenizer import block_ends
 from recipe.model.config import is_causal
 from recipe.objective.unigram import UnigramBaseline
 from recipe.train.arguments import PretrainArguments
-from recipe.train.callbacks import Console, EpochEnds, JsonLog, PlainConsole, Progress, RankSeed, SaveAt
+from recipe.train.callbacks import EpochEnds, JsonLog, Progress, RankSeed, SaveAt
+from recipe.train.console import Console
 from recipe.train.sequences import Sequences
 from recipe.train.trackers import guard_trackers
 from recipe.train.trainer import PretrainTrainer
@@ -51,6 +51,6 @@ def build_trainer(
     )
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Console if sys.stderr.isatty() and not args.disable_tqdm else PlainConsole)
+    trainer.add_callback(Console)
     guard_trackers(trainer)
     return trainer

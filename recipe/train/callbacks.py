@@ -1,50 +1,17 @@
-"""Callbacks of a run: stop signals, seeds, saves, epochs, log.jsonl, the console and its progress bar."""
+"""Callbacks of a run: seeds, saves, epochs and log.jsonl."""
 
 import json
 import math
-import signal
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
 from transformers import TrainerCallback, TrainingArguments
-from transformers.trainer_callback import ExportableState, ProgressCallback
+from transformers.trainer_callback import ExportableState
 
-from recipe.model.metrics import shown_metrics
 from recipe.system.files import write_atomically
 from recipe.system.secrets import redact_all
-from recipe.train.schedules import UNLIMITED_STEPS
 from recipe.train.stages import Stages
-
-
-class StopSignals(TrainerCallback):
-    """On SIGTERM, SIGUSR1 or Ctrl-C, completes the current step, saves a checkpoint and stops every rank at that step.
-
-    The handler only sets a flag, so a second signal does not interrupt the save.
-    """
-
-    def __init__(self):
-        self.received: signal.Signals | None = None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            signal.signal(number, self._remember)
-
-    def _remember(self, number, frame):
-        self.received = signal.Signals(number)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self._any_rank_received(args) and state.global_step < state.max_steps:
-            control.should_save = True
-            control.should_training_stop = True
-            self.received = self.received or signal.SIGTERM
-
-    def _any_rank_received(self, args) -> bool:
-        if args.world_size == 1:
-            return self.received is not None
-        received = torch.tensor(float(self.received is not None), device=args.device)
-        torch.distributed.all_reduce(received)
-        return bool(received.item())
 
 
 class RankSeed(TrainerCallback):
@@ -187,42 +154,3 @@ class JsonLog(TrainerCallback):
 def _as_json(value):
     """None for NaN and infinity, which JSON doesn't have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-class Console(ProgressCallback):
-    """The Trainer's progress bar, with one readable line per log entry instead of a printed dict."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None and state.max_steps == UNLIMITED_STEPS:
-            self.training_bar.total = None  # --max_hours ends the run
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero and self.training_bar is not None and (line := _line(state, logs or {})):
-            self.training_bar.write(line)
-
-
-class PlainConsole(TrainerCallback):
-    """The same lines without a progress bar, for --disable_tqdm and for log files."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero and (line := _line(state, logs or {})):
-            print(line, flush=True)
-
-
-def _line(state, logs: dict) -> str:
-    """A training or evaluation log as one line; "" for any other log."""
-    step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
-    if state.max_steps == UNLIMITED_STEPS:
-        step = f"step {state.global_step:>6}"
-    if "loss" in logs:
-        mfu = f"  MFU {logs['mfu']:.1%}" if "mfu" in logs else ""
-        return (
-            f"{step}  loss {logs['loss']:.3f}  grad {logs.get('grad_norm', 0):.2f}  "
-            f"lr {logs.get('learning_rate', 0):.2e}  {logs.get('tokens_per_second', 0):,.0f} tokens/s{mfu}"
-        )
-    if "eval_loss" in logs:
-        baseline = f"  (unigram {logs['eval_unigram_loss']:.3f})" if "eval_unigram_loss" in logs else ""
-        metrics = "".join(f"  {title} {value}" for title, value in shown_metrics(logs).items())
-        return f"{step}  eval loss {logs['eval_loss']:.3f}{baseline}{metrics}"
-    return ""

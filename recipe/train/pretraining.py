@@ -12,7 +12,7 @@ from recipe.model.checkpoints import require_disk_space, step_of
 from recipe.system.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, UserError
 from recipe.train.arguments import PretrainArguments
 from recipe.train.build import build_trainer
-from recipe.train.callbacks import FirstStep, StopSignals
+from recipe.train.callbacks import FirstStep
 from recipe.train.describe import describe
 from recipe.train.model_card import write_run_card
 from recipe.train.resume import checkpoint_to_resume, is_done
@@ -20,6 +20,7 @@ from recipe.train.run_folder import run_lock
 from recipe.train.run_record import build_record, require_identical_ranks, write_record
 from recipe.train.saving import CHECKPOINT_BYTES_PER_PARAMETER
 from recipe.train.sequences import Sequences
+from recipe.train.stopping import StopSignals
 from recipe.train.trackers import continue_wandb_run
 from recipe.train.trainer import NonFiniteError
 
@@ -87,7 +88,7 @@ def pretrain(
         if args.do_eval:
             if main_process and not args.do_train:
                 write_record(run, record)
-            metrics = trainer.evaluate()
+            metrics = trainer.final_evaluation()
             if main_process and args.do_train:
                 write_run_card(run, model.config, metrics)
             # Two more names, as in the results of the Hugging Face example scripts.

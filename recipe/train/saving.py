@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, Trainer
 from recipe.model.checkpoints import STAGING, commit, rotate
 from recipe.system.errors import UserError
 from recipe.system.files import atomic_output, flush, read_json, remove, write_atomically
+from recipe.system.progress import Progress
 from recipe.train.callbacks import LossSinceLog
 from recipe.train.deepspeed import (
     LOAD_UNIVERSAL,
@@ -47,6 +48,8 @@ class AtomicCheckpoints(Trainer):
         self.loss_since_log = LossSinceLog()
         self.add_callback(self.loss_since_log)
         self._stepped = False
+        self.progress = Progress("training", unit="steps", done=self._position)
+        self._micro_batches = (0, 0)  # (step begun, its micro-batches done)
 
     @property
     def run_folder(self) -> Path:
@@ -57,7 +60,17 @@ class AtomicCheckpoints(Trainer):
         if not self._stepped:
             self._stepped = True
             self.loss_since_log.restore(self)
-        return super().training_step(model, inputs, num_items_in_batch)
+            self.progress.restart()
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        step, done = self._micro_batches
+        self._micro_batches = (self.state.global_step, done + 1 if step == self.state.global_step else 1)
+        return loss
+
+    def _position(self) -> float:
+        """The steps that are done, with the part of the current one."""
+        step, done = self._micro_batches
+        part = done / self.args.gradient_accumulation_steps if step == self.state.global_step else 0.0
+        return self.state.global_step + min(part, 1.0)
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         checkpoint = Path(resume_from_checkpoint or "")
@@ -68,13 +81,15 @@ class AtomicCheckpoints(Trainer):
             self.accelerator.wait_for_everyone()
             self.accelerator.deepspeed_plugin.deepspeed_config["checkpoint"] = LOAD_UNIVERSAL
             resume_from_checkpoint = str(folder)
-        return super().train(resume_from_checkpoint, **kwargs)
+        with self.progress:
+            return super().train(resume_from_checkpoint, **kwargs)
 
     def _init_training_state(self, max_steps, *args, **kwargs):
         state = super()._init_training_state(max_steps, *args, **kwargs)
         self.state.compute_steps(
             self.args, max_steps
         )  # a loaded state has --save_steps and the like of the earlier run
+        self.progress.total = max_steps if self.progress.unit else 1.0  # without a unit: of the hours
         return state
 
     def create_scheduler(self, num_training_steps, optimizer=None):
@@ -128,10 +143,11 @@ class AtomicCheckpoints(Trainer):
                 remove(run / STAGING)
                 (run / STAGING).mkdir()
             self.accelerator.wait_for_everyone()
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                commit(run / STAGING / name, run / name, self.args.world_size)
+            with Progress(f"saving {name}"):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    commit(run / STAGING / name, run / name, self.args.world_size)
         except Exception as error:  # safetensors, torch and the system report a full disk differently
             raise self._save_error(run, name, error) from error
         finally:
@@ -173,7 +189,8 @@ class AtomicCheckpoints(Trainer):
 
     def save_model(self, output_dir=None, _internal_call=False):
         if not is_sharded(self.deepspeed):
-            super().save_model(output_dir, _internal_call)
+            with Progress("saving the model"):
+                super().save_model(output_dir, _internal_call)
             return
         weights = master_weights(self.deepspeed)  # every rank has a shard
         if self.args.should_save:

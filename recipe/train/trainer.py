@@ -22,6 +22,7 @@ from recipe.model.checkpoints import checkpoints
 from recipe.model.flops import flops_per_token
 from recipe.model.metrics import METRICS
 from recipe.objective.unigram import UnigramBaseline
+from recipe.system.progress import track
 from recipe.train.arguments import PretrainArguments, sequences_per_step
 from recipe.train.optimizers import MUON, MuonFactory
 from recipe.train.saving import AtomicCheckpoints
@@ -77,10 +78,12 @@ class PretrainTrainer(AtomicCheckpoints):
         self.time_budget = TimeBudget(self.args.max_hours, self.args.max_steps) if self.args.max_hours else None
         if self.time_budget:
             self.add_callback(self.time_budget)
+            self.progress.done, self.progress.unit = (lambda: self.time_budget.progress), ""
         self._flops: dict[int, float] = {}  # per token, by length
         self.peak_flops = self._peak_flops()
         self.skipped_updates = 0
         self._logged_at: tuple[int, float] | None = None  # (step, clock) of the last training log, or of the start
+        self._evaluated: tuple[int | None, dict] = (None, {})  # step and metrics of the last evaluation of all its data
         self._paused = 0.0  # seconds since then that went to evaluation and saving
 
     def is_over(self) -> bool:
@@ -227,7 +230,7 @@ class PretrainTrainer(AtomicCheckpoints):
         summed = ("loss", *METRICS)
         totals = torch.zeros(len(summed) + 1, dtype=torch.float64)  # and the number of predicted tokens
         guessed = torch.zeros(2, dtype=torch.float64)  # the baseline's loss and correct
-        for number, batch in enumerate(dataloader):
+        for number, batch in enumerate(track(dataloader, "evaluating", len(dataloader), "batches")):
             labels = batch["labels"]
             with torch.no_grad():
                 outputs = model(**self._prepare_inputs(batch))
@@ -256,7 +259,23 @@ class PretrainTrainer(AtomicCheckpoints):
         began = time.monotonic()
         metrics = super().evaluate(*args, **kwargs)
         self._paused += time.monotonic() - began
+        if not args and not kwargs.keys() - {"ignore_keys"}:
+            self._evaluated = (self.state.global_step, dict(metrics))
         return metrics
+
+    def final_evaluation(self) -> dict[str, float]:
+        """The metrics after training. Where the last step has just been evaluated they are taken from there, since
+        neither weights nor data have changed, and logged again."""
+        step, metrics = self._evaluated
+        if step != self.state.global_step:
+            return self.evaluate()
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _load_best_model(self):
+        super()._load_best_model()
+        self._evaluated = (None, {})  # of other weights
 
     def _save_checkpoint(self, model, trial):
         began = time.monotonic()
