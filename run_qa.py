@@ -29,8 +29,8 @@ from recipe.finetune.results import eval_results, result_file, write_metrics
 from recipe.system.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE
 from recipe.system.files import write_json
 from recipe.system.runtime import quiet_libraries
-from recipe.train.callbacks import StopSignals
 from recipe.train.run_folder import run_lock
+from recipe.train.stopping import StopSignals
 from recipe.train.trackers import guard_trackers, select_trackers
 from recipe.train.trainer import NonFiniteError
 

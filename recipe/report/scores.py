@@ -23,7 +23,7 @@ from recipe.finetune.suites import SUITES, suite_of
 from recipe.report.card import write_cards
 from recipe.report.score_curves import draw
 from recipe.report.score_frames import best_of_grid, cells_of, rows_of
-from recipe.report.table import table_of
+from recipe.report.table import MISSING, score_table, table_of
 from recipe.system.errors import UserError
 from recipe.system.files import write_atomically
 from recipe.system.secrets import redact
@@ -73,6 +73,17 @@ def rebuild(sweep: Path, tracker: bool = False) -> str:
 
             log_curve(sweep, best, cells)
     return table
+
+
+def line_of(sweep: Path, checkpoint: str) -> str:
+    """The scores of one checkpoint in a line, its averages first; "" where it has none."""
+    if not (results := read_results(sweep)):
+        return ""
+    rows = score_table(rows_of(results)).rows.set_index("checkpoint")
+    if checkpoint not in rows.index:
+        return ""
+    scores = rows.loc[checkpoint].drop(["step", "tokens"])
+    return f"{checkpoint}: {', '.join(f'{title} {value}' for title, value in scores.items() if value != MISSING)}"
 
 
 def _show_with_others(sweep: Path, suite: str, results: list[dict], frame: pd.DataFrame) -> None:

@@ -88,7 +88,11 @@ class SweepArguments:
         """Where results lie."""
         if self.results_dir:
             return Path(self.results_dir).expanduser()
-        local = [Path(run).expanduser() for run in self.runs if Path(run).expanduser().is_dir()]
+        local = [
+            Path(run).expanduser()
+            for run in self.runs
+            if Path(run).expanduser().is_dir() or (self.watch and is_awaited(run))
+        ]
         if not local:
             return Path("runs") / self.suite.name
         return (local[0].resolve().parent if step_of(local[0]) >= 0 else local[0]) / self.suite.name
@@ -120,6 +124,14 @@ class Candidate:
 
     name: str
     source: str
+
+
+def is_awaited(run: str) -> bool:
+    """Whether `run` is a path where nothing is yet, not a hub id: it is in runs/ or in another folder that exists."""
+    folder = Path(run).expanduser()
+    if run.startswith(RANDOM) or folder.exists():
+        return False
+    return is_local(run) or ("/" in run and (folder.parts[0] == "runs" or folder.parent.is_dir()))
 
 
 def candidates(runs: list[str], newest: bool = False) -> tuple[list[Candidate], dict[str, str]]:

@@ -28,12 +28,12 @@ from recipe.finetune.starting_point import damage_of
 from recipe.finetune.suites import suite_of
 from recipe.launch.world import clear_launcher_variables
 from recipe.model.checkpoints import checkpoints, step_of
-from recipe.report.scores import rebuild
+from recipe.report.scores import line_of, rebuild
 from recipe.sweep.executors import ENGINES, on_stop_signals
 from recipe.sweep.jobs import BUSY, DONE, FAILED, Job, Outcome, fail
-from recipe.sweep.plan import Planner, SweepArguments, candidates, parse_sweep, shared_settings
+from recipe.sweep.plan import Planner, SweepArguments, candidates, is_awaited, parse_sweep, shared_settings
 from recipe.system.errors import INTERRUPTED_EXIT_CODE, UserError
-from recipe.system.hub import is_local
+from recipe.system.progress import duration
 from recipe.train.run_record import read_record, record_run
 from recipe.train.schedules import time_is_up
 from recipe.train.trackers import select_trackers
@@ -142,11 +142,13 @@ class Sweep:
         checkpoint = outcome.job.checkpoint
         self.open[checkpoint] -= 1
         if not self.open[checkpoint] and outcome.message != "done before":
-            self.after_checkpoint()
+            self.after_checkpoint(checkpoint)
 
 
 def training_is_over(runs: list[str]) -> bool:
     """Whether every run folder has the checkpoint of its last step, or of the one at which its time was up."""
+    if any(is_awaited(run) for run in runs):
+        return False
     for run in (Path(run).expanduser() for run in runs if Path(run).expanduser().is_dir()):
         meaning = read_record(run).get("meaning", {}) if step_of(run) < 0 else {}
         if "max_steps" not in meaning or (run / f"checkpoint-{meaning['max_steps']}").is_dir():
@@ -164,10 +166,10 @@ def main() -> int:
     on_stop_signals(_stop)
     say = Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print
     if sweep.report_to == "wandb":
-        select_trackers(SimpleNamespace(report_to=["wandb"]), say)
+        select_trackers(SimpleNamespace(report_to=["wandb"]), say, sweep.folder)
     if sweep.watch:
         wait_for_first_checkpoint(sweep.runs, say)
-    models, damaged = candidates(sweep.runs, sweep.newest)
+    models, damaged = candidates(ready(sweep), sweep.newest)
     if not models:
         folder, reason = next(iter(damaged.items()))
         raise UserError(f"{folder} isn't whole: {reason}: there is no other checkpoint to evaluate")
@@ -182,21 +184,31 @@ def main() -> int:
     def refresh() -> str:
         return rebuild(sweep.folder, tracker=sweep.report_to == "wandb")
 
+    def after_checkpoint(checkpoint: str) -> None:
+        refresh()
+        if sweep.watch and (line := line_of(sweep.folder, checkpoint)):
+            board.say(line)
+
     engine = ENGINES[sweep.engine](sweep.folder / "logs", sweep.workers)
     board = Board(engine.width)
-    work = Sweep(engine, board, began, refresh)
+    work = Sweep(engine, board, began, after_checkpoint)
+    reminder = Reminder(board.say)
     with board.progress:
         work.add(jobs)
         over, next_look = not sweep.watch, 0.0
         while work.turn() or not over:
             if not over and time.monotonic() >= next_look:
                 over = training_is_over(sweep.runs)  # asked before the look: nothing can come after it
-                for model in candidates(sweep.runs, sweep.newest)[0]:
+                for model in candidates(ready(sweep), sweep.newest)[0]:
                     if model.name not in work.open:
                         work.add(planner.jobs_of(model))
                 next_look = time.monotonic() + WATCH_SECONDS
             if not engine.jobs:
+                if not over and not work.waiting:
+                    reminder.waiting_for(f"the next checkpoint in {', '.join(sweep.runs)}")
                 time.sleep(POLL_SECONDS)
+            else:
+                reminder.reset()
     engine.close()
     print(refresh())
     for outcome in work.failures:
@@ -214,30 +226,53 @@ def begin_record(sweep: SweepArguments, rest: list[str]) -> None:
         raise UserError(f"cannot write to {sweep.folder}: {error.strerror}: choose another OUTPUT_DIR") from error
 
 
-def wait_for_first_checkpoint(runs: list[str], say) -> None:
-    """Until one of `runs` that is being trained has a whole checkpoint; says what it waits for, now and every
-    REMIND_SECONDS."""
-    began, said = time.monotonic(), None
-    while True:
-        folders = [Path(run).expanduser() for run in runs if not run.startswith(RANDOM)]
-        if any(not is_local(str(f)) or step_of(f) >= 0 or (f / "config.json").exists() for f in folders):
-            return
-        if any(damage_of(step) is None for folder in folders for step in checkpoints(folder)):
-            return
+class Reminder:
+    """Says what is waited for, once and then every REMIND_SECONDS."""
+
+    def __init__(self, say):
+        self.say = say
+        self.reset()
+
+    def reset(self) -> None:
+        """What is waited for has come."""
+        self.began, self.last = time.monotonic(), None
+
+    def waiting_for(self, what: str) -> None:
         now = time.monotonic()
-        if said is None or now >= said + REMIND_SECONDS:
-            since = "" if said is None else f" (for {duration(now - began)})"
-            say(f"waiting for {_what_is_missing(folders)}{since}; Ctrl-C ends it")
-            said = now
+        if self.last is None:
+            self.began = now
+        elif now < self.last + REMIND_SECONDS:
+            return
+        since = "" if self.last is None else f" (for {duration(now - self.began)})"
+        self.say(f"waiting for {what}{since}; Ctrl-C ends it")
+        self.last = now
+
+
+def ready(sweep: SweepArguments) -> list[str]:
+    """The runs that can be evaluated: while watching, without folders that have no whole checkpoint yet."""
+    return [run for run in sweep.runs if _is_ready(run)] if sweep.watch else sweep.runs
+
+
+def _is_ready(run: str) -> bool:
+    folder = Path(run).expanduser()
+    if run.startswith(RANDOM) or step_of(folder) >= 0 or (folder / "config.json").exists():
+        return True
+    if folder.is_dir():
+        return any(damage_of(step) is None for step in checkpoints(folder))
+    return not is_awaited(run)
+
+
+def wait_for_first_checkpoint(runs: list[str], say) -> None:
+    """Until one of `runs` that is being trained, or is yet to be begun, has a whole checkpoint."""
+    reminder = Reminder(say)
+    while not any(_is_ready(run) for run in runs if not run.startswith(RANDOM)):
+        folders = [run for run in runs if not run.startswith(RANDOM)]
+        there = [folder for folder in folders if Path(folder).expanduser().is_dir()]
+        if there:
+            reminder.waiting_for(f"the first checkpoint in {', '.join(there)}")
+        else:
+            reminder.waiting_for(f"{' or '.join(folders)}, a folder that pretrain.sh makes before step 1")
         time.sleep(WATCH_SECONDS)
-
-
-def _what_is_missing(folders: list[Path]) -> str:
-    there = [folder for folder in folders if folder.is_dir()]
-    if there:
-        return f"the first checkpoint in {', '.join(map(str, there))}"
-    what = "the run's folder" if len(folders) == 1 else "one of the runs' folders"
-    return f"{what} {', '.join(map(str, folders))}, which pretrain.sh makes before step 1"
 
 
 def _stop(number, frame):

@@ -6,6 +6,7 @@ import netrc
 import os
 import urllib.error
 import urllib.request
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from transformers import TrainerCallback
@@ -36,10 +37,11 @@ PACKAGES = {
 }
 
 
-def select_trackers(args, say) -> None:
+def select_trackers(args, say, folder: Path | None = None) -> None:
     """Decides how `args.report_to` is reached: W&B goes offline where there is no key or no route to its server.
 
-    Raises UserError for a tracker whose package isn't installed.
+    `folder` is where W&B writes its runs; by default WANDB_DIR. Raises UserError for a tracker whose package isn't
+    installed.
     """
     known = {"none", "all", *INTEGRATION_TO_CALLBACK}
     for name in args.report_to:
@@ -68,7 +70,8 @@ def select_trackers(args, say) -> None:
         reason = f"{base} does not answer"
     if reason:
         os.environ["WANDB_MODE"] = "offline"
-        say(f"W&B: {reason}, so the run is logged offline; later: wandb sync wandb/offline-run-*")
+        runs = Path(folder or os.environ.get("WANDB_DIR", ".")) / "wandb"
+        say(f"W&B: {reason}, so the run is logged offline; later: wandb sync {runs}/offline-run-*")
 
 
 def _has_key(host: str | None) -> bool:

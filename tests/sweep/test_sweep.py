@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from recipe.finetune.suites import SUITES
 from recipe.sweep import jobs, sweep
 from recipe.sweep.executors import Processes, visible_devices
 from recipe.sweep.jobs import BUSY, DONE, FAILED, fail, resumable_checkpoint, run_job
-from recipe.sweep.plan import candidates, parse_sweep, shared_settings
+from recipe.sweep.plan import candidates, is_awaited, parse_sweep, shared_settings
 from recipe.system.errors import UserError
 
 
@@ -314,6 +315,37 @@ def test_watching_a_run_until_its_last_checkpoint(do, flags, run, monkeypatch):
     monkeypatch.setattr(jobs, "evaluate_checkpoint", train_on)
     assert do(flags("--watch", "true", tasks="rte"))[0] == 0
     assert {r["checkpoint"]["step"] for r in read_results(run / "glue")} == {10, 20, 30}
+
+
+def test_watching_waits_for_a_run_that_does_not_exist_yet(do, flags, run, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sweep, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(sweep, "REMIND_SECONDS", 0.3)
+    record = json.loads((run / "run.json").read_text())
+    record["meaning"]["max_steps"] = 20
+    (run / "run.json").write_text(json.dumps(record))
+    away = run.rename(run.with_name("away"))
+    threading.Timer(1.0, lambda: away.rename(run)).start()
+    code, _ = do(flags("--watch", "true", tasks="rte"))
+    said = capsys.readouterr().err.splitlines()
+    waiting = [line for line in said if "waiting for" in line]
+    assert code == 0 and 2 <= len(waiting) <= 5  # once, then every REMIND_SECONDS
+    assert waiting[0] == f"waiting for {run}, a folder that pretrain.sh makes before step 1; Ctrl-C ends it"
+    assert any(re.match(rf"{run.name}/checkpoint-10: .*RTE [\d.]+", line) for line in said), said
+    assert any(re.match(rf"{run.name}/checkpoint-20: .*RTE [\d.]+", line) for line in said)
+
+
+@pytest.mark.parametrize(
+    ("name", "awaited"),
+    [
+        ("runs/later", True),
+        ("./later", True),
+        ("roberta-base", False),
+        ("FacebookAI/roberta-base", False),
+        ("random:x", False),
+    ],
+)
+def test_a_name_is_a_run_to_wait_for_or_a_hub_id(name, awaited):
+    assert is_awaited(name) is awaited
 
 
 def test_what_a_folder_s_numbers_share(flags):

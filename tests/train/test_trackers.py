@@ -33,7 +33,16 @@ def select():
 
 def test_without_a_key_wandb_goes_offline_and_says_so(wandb_environment):
     mode, (said,) = select()
-    assert mode == "offline" and "no API key" in said and "wandb sync" in said
+    assert mode == "offline" and "no API key" in said and "wandb sync wandb/offline-run-*" in said
+
+
+def test_the_hint_names_the_folder_that_wandb_writes_to(wandb_environment, tmp_path):
+    wandb_environment.setenv("WANDB_DIR", str(tmp_path))
+    assert f"wandb sync {tmp_path}/wandb/offline-run-*" in select()[1][0]
+    wandb_environment.delenv("WANDB_MODE")
+    said = []
+    select_trackers(SimpleNamespace(report_to=["wandb"]), said.append, tmp_path / "run" / "glue")
+    assert f"wandb sync {tmp_path}/run/glue/wandb/offline-run-*" in said[0]
 
 
 def test_a_server_that_is_gone_or_hangs_is_not_waited_for(wandb_environment):
