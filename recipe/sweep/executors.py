@@ -12,6 +12,7 @@ import torch
 
 from recipe.launch.ray_cluster import connect
 from recipe.sweep.jobs import Job, Outcome, begin_worker, fail, run_job
+from recipe.system.processes import quiet_resource_tracker
 
 
 class Processes:
@@ -25,6 +26,7 @@ class Processes:
         self.threads = max(1, _cores() // len(self.slots))
         self.logs = logs
         logs.mkdir(parents=True, exist_ok=True)
+        quiet_resource_tracker()
         self.workers = [self._start(slot) for slot in range(len(self.slots))]
         self.running: dict[Future, tuple[int, Job]] = {}
 

@@ -456,4 +456,4 @@ def test_stopped_by_a_signal(flags, run):
     until(lambda: list((run / "glue").rglob("*-seed*.json")))
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 75 and "run the same command again" in said
+    assert process.returncode == 75 and "run the same command again" in said and "resource_tracker" not in said
