@@ -267,15 +267,11 @@ class PretrainTrainer(AtomicCheckpoints):
         """The metrics after training. Where the last step has just been evaluated they are taken from there, since
         neither weights nor data have changed, and logged again."""
         step, metrics = self._evaluated
-        if step != self.state.global_step:
+        if step != self.state.global_step or self.args.load_best_model_at_end:
             return self.evaluate()
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def _load_best_model(self):
-        super()._load_best_model()
-        self._evaluated = (None, {})  # of other weights
 
     def _save_checkpoint(self, model, trial):
         began = time.monotonic()
