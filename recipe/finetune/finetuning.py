@@ -166,7 +166,7 @@ class TuningConsole(TrainerCallback):
     """A line on the console for each evaluation during training, and one per training log unless --disable_tqdm."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero and not args.disable_tqdm and "loss" in (logs or {}):
+        if state.is_world_process_zero and not args.disable_tqdm and logs and "loss" in logs:
             rate = f"  lr {logs['learning_rate']:.2e}" if "learning_rate" in logs else ""
             say(f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}{rate}")
 

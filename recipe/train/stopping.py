@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_callback import TrainerControl
 
 from recipe.model.checkpoints import STAGING
 from recipe.system.errors import CTRL_C_EXIT_CODE
@@ -30,7 +31,10 @@ class StopSignals(TrainerCallback):
 
     def __init__(self):
         self.received: signal.Signals | None = None
-        self.state = self.control = self.args = None
+        # Those of the Trainer, from the beginning of training.
+        self.args: TrainingArguments
+        self.state: TrainerState
+        self.control: TrainerControl
         self.saved = 0  # the step of the last checkpoint
         self.began = 0.0  # of the step, or of what follows it
         self.in_step = False
@@ -104,7 +108,7 @@ class StopSignals(TrainerCallback):
             self._say(self.outlook())
             return
         if self.args.should_save:
-            shutil.rmtree(Path(self.args.output_dir) / STAGING, ignore_errors=True)
+            shutil.rmtree(Path(str(self.args.output_dir)) / STAGING, ignore_errors=True)
         start = f"checkpoint-{self.saved}" if self.saved else "the beginning"
         self._say(f"stopped at once: the same command continues from {start}")
         exit_now(CTRL_C_EXIT_CODE)

@@ -76,9 +76,9 @@ class PretrainTrainer(AtomicCheckpoints):
         self.length = (self.train_dataset or self.eval_dataset).length
         self.stages = stages or stages_of(self.args.max_steps, self.length, sequences_per_step(self.args))
         self.time_budget = TimeBudget(self.args.max_hours, self.args.max_steps) if self.args.max_hours else None
-        if self.time_budget:
-            self.add_callback(self.time_budget)
-            self.progress.done, self.progress.unit = (lambda: self.time_budget.progress), ""
+        if budget := self.time_budget:
+            self.add_callback(budget)
+            self.progress.done, self.progress.unit = (lambda: budget.progress), ""
         self._flops: dict[int, float] = {}  # per token, by length
         self.peak_flops = self._peak_flops()
         self.skipped_updates = 0

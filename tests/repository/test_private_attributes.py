@@ -84,10 +84,6 @@ OVERRIDES = {
         "training_step": "model, inputs, num_items_in_batch=",
     },
     "transformers.trainer_callback.ExportableState": {"state": ""},
-    "transformers.trainer_callback.ProgressCallback": {
-        "on_log": "args, state, control, logs=, **kwargs",
-        "on_train_begin": EVENT,
-    },
     "transformers.trainer_callback.TrainerCallback": {  # most are overridden by the class that guards trackers
         **dict.fromkeys(EVENTS.split(), EVENT),
         "on_predict": "args, state, control, metrics, **kwargs",
