@@ -195,6 +195,8 @@ class _Preparation:
         meters = [source.meter for source in sources]
         total = None if None in (totals := [meter.total for meter in meters]) else sum(totals)
         finished = 0  # of the sources before this one
+        for meter in meters:
+            meter.done = 0  # not what an earlier stream has read
 
         def read() -> float:
             return finished + meters[number].done

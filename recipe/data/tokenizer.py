@@ -144,6 +144,8 @@ def train_tokenizer(
         characters, passes = 0, passes + 1
         progress.what = f"reading text for the tokenizer, pass {passes} of {1 if kind == 'bpe' else 2}"
         progress.total, progress.unit = total, unit
+        if meter:
+            meter.done = 0
         progress.restart()
         for text in documents():
             if characters >= max_characters:

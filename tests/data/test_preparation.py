@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from toy import toy_documents
 
 import recipe.data.preparation
 from recipe.data.corpus import Corpus, Source, open_corpus
@@ -11,6 +12,7 @@ from recipe.data.preparation import prepare_tokens
 from recipe.data.prepared_tokens import load_prepared
 from recipe.data.tokenizer import KINDS, pieces, plain_backend, train_tokenizer
 from recipe.system.errors import UserError
+from recipe.system.progress import Progress
 
 
 def quiet(corpus, tokenizer, folder, **options):
@@ -173,3 +175,19 @@ def test_a_folder_that_is_not_writable_is_named(bpe, text_file, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write prepared tokens to"):
         quiet(open_corpus(str(text_file)), bpe, tmp_path / "file")
+
+
+def test_progress_counts_from_the_beginning_after_an_earlier_stream(bpe, tmp_path, monkeypatch):
+    lines = []
+
+    class Recorded(Progress):
+        def __exit__(self, *error):
+            lines.append(self.line())
+            super().__exit__(*error)
+
+    monkeypatch.setattr("recipe.data.preparation.Progress", Recorded)
+    (tmp_path / "text.txt").write_text("\n\n".join(toy_documents(200)))
+    corpus = open_corpus(str(tmp_path / "text.txt"))
+    list(corpus.train.documents())  # as the sample before it
+    prepare_tokens(corpus, bpe, tmp_path / "data")
+    assert "100 %" in lines[0] and "/s" in lines[0] and "0 s left" in lines[0]
