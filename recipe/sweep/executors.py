@@ -35,7 +35,12 @@ class Processes:
         context = multiprocessing.get_context("spawn")
         settings = (self.slots[slot], self.threads, log)
         worker = ProcessPoolExecutor(1, mp_context=context, initializer=begin_worker, initargs=settings)
-        worker.submit(int)  # starts the process at once: its imports take seconds
+        # Its imports take seconds, in which begin_worker cannot ignore Ctrl-C yet: a process inherits ignored signals.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            worker.submit(int)  # starts the process at once
+        finally:
+            signal.signal(signal.SIGINT, handler)
         return worker
 
     @property
@@ -131,6 +136,12 @@ def visible_devices() -> list[str]:
     count = torch.cuda.device_count()
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return named[:count] if named else [str(number) for number in range(count)]
+
+
+def end_workers() -> None:
+    """Kills the worker processes of this one: those that still import notice only afterwards that it has ended."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
 
 
 def on_stop_signals(handler) -> None:

@@ -29,7 +29,7 @@ from recipe.finetune.suites import suite_of
 from recipe.launch.world import clear_launcher_variables
 from recipe.model.checkpoints import checkpoints, step_of
 from recipe.report.scores import line_of, rebuild
-from recipe.sweep.executors import ENGINES, on_stop_signals
+from recipe.sweep.executors import ENGINES, end_workers, on_stop_signals
 from recipe.sweep.jobs import BUSY, DONE, FAILED, Job, Outcome, fail
 from recipe.sweep.plan import Planner, SweepArguments, candidates, is_awaited, parse_sweep, shared_settings
 from recipe.system.errors import INTERRUPTED_EXIT_CODE, UserError
@@ -278,6 +278,7 @@ def wait_for_first_checkpoint(runs: list[str], say) -> None:
 def _stop(number, frame):
     # Workers end with their parent; the system frees their claims; what they had begun is not there.
     print("\nstopped: what is done stays done; run the same command again to continue", file=sys.stderr, flush=True)
+    end_workers()
     os._exit(INTERRUPTED_EXIT_CODE)
 
 
