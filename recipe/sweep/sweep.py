@@ -147,7 +147,7 @@ class Sweep:
 
 def training_is_over(runs: list[str]) -> bool:
     """Whether every run folder has the checkpoint of its last step, or of the one at which its time was up."""
-    if any(is_awaited(run) for run in runs):
+    if any(_has_not_begun(run) for run in runs):
         return False
     for run in (Path(run).expanduser() for run in runs if Path(run).expanduser().is_dir()):
         meaning = read_record(run).get("meaning", {}) if step_of(run) < 0 else {}
@@ -168,6 +168,7 @@ def main() -> int:
     if sweep.report_to == "wandb":
         select_trackers(SimpleNamespace(report_to=["wandb"]), say, sweep.folder)
     if sweep.watch:
+        candidates(ready(sweep), sweep.newest)  # refuses what is wrong already, before hours of waiting
         wait_for_first_checkpoint(sweep.runs, say)
     models, damaged = candidates(ready(sweep), sweep.newest)
     if not models:
@@ -260,6 +261,11 @@ def _is_ready(run: str) -> bool:
     if folder.is_dir():
         return any(damage_of(step) is None for step in checkpoints(folder))
     return not is_awaited(run)
+
+
+def _has_not_begun(run: str) -> bool:
+    """Whether it is a run's folder that doesn't exist or has no checkpoint yet, not even a damaged one."""
+    return not _is_ready(run) and not checkpoints(Path(run).expanduser())
 
 
 def wait_for_first_checkpoint(runs: list[str], say) -> None:

@@ -22,6 +22,7 @@ from recipe.sweep import jobs, sweep
 from recipe.sweep.executors import Processes, visible_devices
 from recipe.sweep.jobs import BUSY, DONE, FAILED, fail, resumable_checkpoint, run_job
 from recipe.sweep.plan import candidates, is_awaited, parse_sweep, shared_settings
+from recipe.sweep.sweep import training_is_over
 from recipe.system.errors import UserError
 
 
@@ -332,6 +333,22 @@ def test_watching_waits_for_a_run_that_does_not_exist_yet(do, flags, run, monkey
     assert waiting[0] == f"waiting for {run}, a folder that pretrain.sh makes before step 1; Ctrl-C ends it"
     assert any(re.match(rf"{run.name}/checkpoint-10: .*RTE [\d.]+", line) for line in said), said
     assert any(re.match(rf"{run.name}/checkpoint-20: .*RTE [\d.]+", line) for line in said)
+
+
+def test_watching_is_not_over_before_a_second_run_has_a_checkpoint(run, tmp_path):
+    """pretrain.sh makes its folder, then tokenises, and only later writes run.json."""
+    second = tmp_path / "second"
+    assert training_is_over([str(run)]) and not training_is_over([str(run), str(second)])
+    second.mkdir()
+    assert not training_is_over([str(run), str(second)])
+    toy_run(second)
+    assert training_is_over([str(run), str(second)])
+
+
+def test_a_mistake_is_refused_before_the_waiting(do, flags, tmp_path, capsys):
+    with pytest.raises(UserError, match="found no model config"):
+        do(flags("--watch", "true", tasks="rte", runs=[tmp_path / "later", "random:configs/missing.json"]))
+    assert "waiting for" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
