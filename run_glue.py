@@ -21,12 +21,12 @@ from pathlib import Path
 from recipe.cli.parser import parse
 from recipe.cli.program import run_script
 from recipe.finetune.arguments import check_start
-from recipe.finetune.continuing import begin_or_continue
 from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
 from recipe.finetune.glue.finetuning import GlueTuning, prepare
-from recipe.finetune.glue.submission import write_predictions
+from recipe.finetune.glue.submission import write_submission
 from recipe.finetune.glue.suite import SUITE
 from recipe.finetune.results import eval_results, result_file, write_metrics
+from recipe.finetune.resume import start_or_resume
 from recipe.system.errors import NONFINITE_EXIT_CODE, UserError
 from recipe.system.files import write_json
 from recipe.system.runtime import quiet_libraries
@@ -45,82 +45,82 @@ def main() -> int:
         say(f"warning: {sentence}")
 
     with undo_on_failure(Path(args.output_dir)) if args.process_index == 0 else nullcontext():
-        work = prepare(data, args, say)
-        describe(work, say)
-        return carry_out(work, say)
+        tuning = prepare(data, args, say)
+        describe(tuning, say)
+        return train_and_evaluate(tuning, say)
 
 
-def carry_out(work: GlueTuning, say) -> int:
+def train_and_evaluate(tuning: GlueTuning, say) -> int:
     """Trains, evaluates and predicts as asked; returns the exit code."""
-    args = work.args
+    args = tuning.args
     try:
         if args.do_train:
-            result = work.trainer.train(resume_from_checkpoint=begin_or_continue(work, deciding(work), say))
-            work.keep_trained(result.metrics)
-        scores = work.evaluate() if args.do_eval else {}
-        submissions = predict(work) if args.do_predict else []
+            result = tuning.trainer.train(resume_from_checkpoint=start_or_resume(tuning, data_settings(tuning), say))
+            tuning.save_trained(result.metrics)
+        scores = tuning.evaluate() if args.do_eval else {}
+        submissions = predict(tuning) if args.do_predict else []
     except NonFiniteError as error:
         say(f"error: {error}", file=sys.stderr)
         return NONFINITE_EXIT_CODE
     if args.should_save:
-        save(work, scores, submissions)
+        save(tuning, scores, submissions)
     return 0
 
 
 def check(data: GlueArguments, args: FineTuneArguments) -> None:
     """Raises UserError for mistakes that can be seen before any data is read."""
     check_start(data, args, "finetune_glue.sh")
-    for split, doing in (("train", args.do_train), ("validation", args.do_eval), ("test", args.do_predict)):
-        if data.own_files and doing and split not in data.own_files:
+    for split, requested in (("train", args.do_train), ("validation", args.do_eval), ("test", args.do_predict)):
+        if data.own_files and requested and split not in data.own_files:
             flag = {"train": "train", "validation": "eval", "test": "predict"}[split]
             raise UserError(f"found --do_{flag} and files of your own, but no --{split}_file: pass one")
 
 
-def describe(work: GlueTuning, say) -> None:
+def describe(tuning: GlueTuning, say) -> None:
     """Prints model, task and schedule, and one example, which shows a wrong tokenizer at once."""
-    sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in work.rows.splits.items())
-    say(work.about_the_model())
-    say(f"task       {work.data.title}: {sizes}")
-    for line in work.about_the_training("examples") if work.args.do_train else ():
+    sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in tuning.rows.splits.items())
+    say(tuning.describe_model())
+    say(f"task       {tuning.data.title}: {sizes}")
+    for line in tuning.describe_training("examples") if tuning.args.do_train else ():
         say(line)
 
 
-def deciding(work: GlueTuning) -> dict:
+def data_settings(tuning: GlueTuning) -> dict:
     """The data settings that determine what a run computes."""
-    named = {name: getattr(work.data, name) for name in SUITE.settings}
-    return named | {"task": work.data.title, "data": work.rows.splits["train"].digest}
+    named = {name: getattr(tuning.data, name) for name in SUITE.settings}
+    return named | {"task": tuning.data.title, "data": tuning.rows.splits["train"].digest}
 
 
-def predict(work: GlueTuning) -> list[Path]:
-    """Predicts every test split into two files: GLUE's submission format, and the example script's."""
+def predict(tuning: GlueTuning) -> list[Path]:
+    """Writes the predictions of each test split into two files: GLUE's submission, and that of the example script."""
     files = []
-    for split in (split for split in work.rows.splits if split.startswith("test")):
-        logits, _ = work.predict(work.examples(split), prefix="test")
-        predictions = work.predictions(logits)
-        folder = Path(work.args.output_dir)
-        if not work.args.should_save:
+    for split in (split for split in tuning.rows.splits if split.startswith("test")):
+        logits, _ = tuning.predict(tuning.examples(split), prefix="test")
+        predictions = tuning.predictions(logits)
+        folder = Path(tuning.args.output_dir)
+        if not tuning.args.should_save:
             continue
-        files += write_predictions(folder, work.data.task, work.rows, split, predictions)
+        files += write_submission(folder, tuning.data.task, tuning.rows, split, predictions)
     return files
 
 
-def save(work: GlueTuning, scores: dict, submissions: list[Path]) -> None:
+def save(tuning: GlueTuning, scores: dict, submissions: list[Path]) -> None:
     """Writes the record and prints its scores."""
-    folder = Path(work.args.output_dir)
+    folder = Path(tuning.args.output_dir)
     for split, metrics in scores.items():
-        size = work.record(scores)["examples"][split]
+        size = tuning.record(scores)["examples"][split]
         part = f" (a subset: {size['used']:,} of {size['official']:,})" if size["subset"] else ""
         shown = ", ".join(f"{SUITE.metric_names.get(name, name)} {value:.4f}" for name, value in metrics.items())
-        print(f"{work.data.title} {split}{part}: {shown}")
+        print(f"{tuning.data.title} {split}{part}: {shown}")
     if scores:
-        samples = {split: len(work.rows.splits[split]) for split in scores}
+        samples = {split: len(tuning.rows.splits[split]) for split in scores}
         write_metrics(folder, "eval", eval_results(SUITE, scores, samples))
-        file = result_file(folder, work.data.title, work.args.seed)
-        write_json(file, work.record(scores))
+        file = result_file(folder, tuning.data.title, tuning.args.seed)
+        write_json(file, tuning.record(scores))
         print(f"written to {file}")
-    if work.args.do_train and work.args.save_model:
+    if tuning.args.do_train and tuning.args.save_model:
         print(f"model in {folder}")
-        work.write_card(scores, print)
+        tuning.write_card(scores, print)
     for file in submissions:
         print(f"predictions in {file}")
 

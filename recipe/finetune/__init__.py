@@ -1,4 +1,4 @@
 """Fine-tuning: one checkpoint, one task and one seed go in; one JSON record of scores comes out.
 
-What all tasks share lies here; what belongs to one suite lies in its sub-package.
+Code shared by all tasks is here; each suite of tasks has its own sub-package.
 """

@@ -113,8 +113,9 @@ class FineTuneArguments(TrainingArguments):
         check_optimizer(self)
 
     def fill_defaults(self, settings: TuningSettings) -> None:
-        """Fills in settings that were not given from the task's. The task's batch size is the global one, whatever the
-        number of accumulation steps and devices. Raises UserError where it doesn't divide by them."""
+        """Fills in settings that were not given with the task's. The task's batch size is the global one: sequences per
+        optimizer step, whatever the number of accumulation steps and devices. Raises UserError if they don't divide it.
+        """
         if self.per_device_train_batch_size is None:
             devices = self.gradient_accumulation_steps * self.world_size
             if settings.batch_size % devices:
@@ -130,7 +131,7 @@ class FineTuneArguments(TrainingArguments):
 
 
 def check_start(data: StartArguments, args: FineTuneArguments, sweep: str) -> None:
-    """Raises UserError for mistakes that show before data is read; `sweep` is the script that runs one job per GPU."""
+    """Raises UserError for mistakes that can be seen before reading data; `sweep` is the script that runs sweeps."""
     if not (args.do_train or args.do_eval or args.do_predict):
         raise UserError("found none of --do_train, --do_eval and --do_predict: pass at least one")
     if args.n_gpu > 1:
@@ -139,6 +140,6 @@ def check_start(data: StartArguments, args: FineTuneArguments, sweep: str) -> No
             f"with torchrun, or let {sweep} run one job per GPU"
         )
     if args.do_train and Path(args.output_dir).expanduser().resolve() == Path(data.weights).expanduser().resolve():
-        raise UserError(f"found --output_dir {args.output_dir}, which is the checkpoint's own folder: name another one")
+        raise UserError(f"found --output_dir {args.output_dir}, which is the checkpoint's own folder: choose another")
     if args.push_to_hub:
         require_hub("the repository to push to", "no --push_to_hub, and push the folder later")

@@ -1,7 +1,7 @@
-"""Tokenised examples of a task: made once for a tokenizer and kept on disk, batched with others of like length.
+"""Tokenised examples of a task: cached on disk per tokenizer, in batches of similar length.
 
-A run is a list of optimizer steps and each step a list of examples; how a step is cut into micro-batches decides
-nothing but memory (law 1).
+A run is a list of optimizer steps, and each step a list of examples. How a step is split into micro-batches affects
+memory only (invariant 1).
 """
 
 import hashlib
@@ -22,17 +22,17 @@ from recipe.finetune.glue.rows import Rows
 from recipe.system.files import atomic_output, remove
 
 FORMAT = "1"  # raise it when the meaning of the cached arrays changes
-IGNORED = -100  # the label of a row that only fills a rank's micro-batch
-# Examples are sorted by length within pools of this many steps: enough that a batch is nearly all of one length
-# (padding under 2 % on SST-2), few enough that an epoch stays well mixed.
+IGNORED = -100  # label of a row that only pads a rank's micro-batch: the ignore_index of PyTorch's cross-entropy
+# Examples are sorted by length within pools of this many steps: enough for batches of nearly equal length (padding
+# under 2 % on SST-2), few enough for a well-shuffled epoch.
 POOL_STEPS = 50
 
 
 class Examples(Dataset):
-    """Examples of one split; indexed by lists of rows, each giving one batch padded to its longest example.
+    """Examples of one split. A list of rows gives one batch, padded to its longest example.
 
-    A batch holds input_ids [batch, longest], attention_mask only if something is padded, token_type_ids if the model
-    has more than one type, and labels [batch] or [batch, n] (int64 classes or float32 scores; IGNORED for the row -1).
+    A batch has input_ids [batch, longest], attention_mask if anything is padded, token_type_ids if the model has more
+    than one type, and labels [batch] or [batch, n]: int64 classes or float32 scores, IGNORED for row -1.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Examples(Dataset):
         return len(self.ends)
 
     def row(self, index: int) -> np.ndarray:
-        """The ids of one example, its begin and end tokens included."""
+        """Token ids of one example, special tokens included."""
         return self.ids[self.ends[index] - self.lengths[index] : self.ends[index]]
 
     def __getitems__(self, rows: list[int]) -> dict[str, torch.Tensor]:
@@ -85,10 +85,11 @@ class Examples(Dataset):
 def tokenise(
     rows: Rows, tokenizer: PreTrainedTokenizerFast, max_length: int, cache: Path, overwrite: bool = False
 ) -> dict[str, np.ndarray]:
-    """The arrays of `rows`: `ids` and `types` of all examples end to end, and `ends`, where each ends.
+    """Tokenises `rows` into arrays: `ids` and `types` [tokens] of all examples concatenated, `ends` [rows] where each
+    ends.
 
-    Pairs are cut from their longer text until they fit `max_length` tokens. Kept under `cache` by what decides the
-    result, tokenizer, texts and length, so that all checkpoints of a tokenizer share it.
+    Pairs are truncated at the longer text until they fit `max_length` tokens. Cached under `cache` by tokenizer, texts
+    and length, so that all checkpoints with one tokenizer share the file.
     """
     key = hashlib.sha256(f"{FORMAT} {fingerprint(tokenizer)} {rows.digest} {max_length}".encode()).hexdigest()[:32]
     return cached_arrays(cache / f"{key}.safetensors", lambda: _encode(rows, tokenizer, max_length), overwrite)
@@ -97,34 +98,34 @@ def tokenise(
 def cached_arrays(
     file: Path, make: Callable[[], dict[str, np.ndarray]], overwrite: bool = False
 ) -> dict[str, np.ndarray]:
-    """The arrays of `file`, which `make` gives where it isn't there, is damaged, or `overwrite` asks for it; of several
-    processes one makes it and the others wait. Written whole or not at all."""
-    if not overwrite and (arrays := _stored(file)):
+    """Loads the arrays of `file`. If it is missing or damaged, or with `overwrite`, `make` computes them and they are
+    written atomically; of several processes one computes them and the others wait."""
+    if not overwrite and (arrays := _load(file)):
         return arrays
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_suffix(".lock")):
-        if overwrite or not (arrays := _stored(file)):
+        if overwrite or not (arrays := _load(file)):
             arrays = make()
-            if not file.is_file():  # a folder or a link that leads nowhere bears its name
+            if not file.is_file():  # a folder or a dangling link of that name
                 remove(file)
             with atomic_output(file) as partial:
                 save_file(arrays, partial, metadata={"sha256": _sha256(arrays)})
     return arrays
 
 
-def _stored(file: Path) -> dict[str, np.ndarray] | None:
-    """The arrays that `kept` stored, None where there are none or they aren't as they were: they are made again."""
+def _load(file: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a cache file; None if it is missing, unreadable or fails its checksum."""
     try:
         with safe_open(file, "numpy") as stored:
             written = (stored.metadata() or {}).get("sha256")
-            arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - it is no mapping
+            arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError):
         return None
     return arrays if written == _sha256(arrays) else None
 
 
 def _sha256(arrays: dict[str, np.ndarray]) -> str:
-    """sha256 of names, types, shapes and contents."""
+    """sha256 of the names, dtypes, shapes and contents of arrays."""
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
@@ -145,10 +146,10 @@ def _encode(rows: Rows, tokenizer: PreTrainedTokenizerFast, max_length: int) -> 
 
 
 def steps_of_epoch(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The rows of each optimizer step of one epoch: every row exactly once, the last step maybe shorter.
+    """The rows of each optimizer step of one epoch: every row exactly once; one step may be shorter.
 
-    A function of its arguments alone. Rows are shuffled, sorted by length within pools of POOL_STEPS steps, cut, and
-    the steps shuffled again, so that length says nothing about the place in the epoch.
+    A pure function of its arguments. Rows are shuffled, sorted by length within pools of POOL_STEPS steps and split
+    into steps, which are shuffled again, so that length doesn't depend on the position in the epoch.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     order = generator.permutation(len(lengths))
@@ -156,14 +157,15 @@ def steps_of_epoch(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) 
     pools = [order[start : start + pool] for start in range(0, len(order), pool)]
     ordered = np.concatenate([rows[np.argsort(-lengths[rows], kind="stable")] for rows in pools])
     steps = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
-    return [steps[place] for place in generator.permutation(len(steps))]
+    return [steps[number] for number in generator.permutation(len(steps))]
 
 
 class FineTuneBatches(Sampler[list[int]]):
-    """The micro-batches of one rank over a whole run of `steps` optimizer steps, each a list of rows.
+    """The micro-batches of one rank over a run of `steps` optimizer steps, each a list of rows.
 
-    Whatever the cut, a step holds the same rows. A step that is too short to go round leaves some micro-batches with
-    one row -1, which `Examples` gives the label IGNORED. Iteration starts at the step that `start` returns.
+    A step has the same rows whatever the micro-batch size, accumulation and number of ranks. A micro-batch for which a
+    short step has no rows left is [-1], which `Examples` labels IGNORED. Iteration starts at the step that `start`
+    returns, so that a resumed run seeks instead of skipping batches.
     """
 
     def __init__(
@@ -181,7 +183,7 @@ class FineTuneBatches(Sampler[list[int]]):
         self.lengths, self.steps, self.seed, self.start = lengths, steps, seed, start
         self.micro_batch, self.accumulation, self.rank, self.ranks = micro_batch, accumulation, rank, ranks
         self.batch_size = micro_batch * accumulation * ranks
-        self.steps_an_epoch = -(-len(lengths) // self.batch_size)
+        self.steps_per_epoch = -(-len(lengths) // self.batch_size)
 
     def __len__(self) -> int:
         return self.steps * self.accumulation
@@ -189,16 +191,16 @@ class FineTuneBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         epoch, steps = -1, []
         for step in range(self.start(), self.steps):
-            if step // self.steps_an_epoch != epoch:
-                epoch = step // self.steps_an_epoch
+            if step // self.steps_per_epoch != epoch:
+                epoch = step // self.steps_per_epoch
                 steps = steps_of_epoch(self.lengths, self.batch_size, self.seed, epoch)
-            rows = steps[step % self.steps_an_epoch].tolist()
+            rows = steps[step % self.steps_per_epoch].tolist()
             for micro_step in range(self.accumulation):
                 first = (micro_step * self.ranks + self.rank) * self.micro_batch
                 yield rows[first : first + self.micro_batch] or [-1]
 
 
 def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[list[int]]:
-    """Every row once, longest first: the first batch shows at once whether memory is enough."""
+    """Batches of rows, every row once, longest first: if memory is insufficient, the first batch fails."""
     order = np.argsort(-lengths, kind="stable")
     return [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]

@@ -1,4 +1,4 @@
-"""What every fine-tuning shares: the trainer, the counting of its steps, and the record of a score."""
+"""The trainer and the job shared by all fine-tuning suites: loss, evaluation, number of steps, record of scores."""
 
 import math
 import time
@@ -29,14 +29,14 @@ from recipe.train.saving import AtomicCheckpoints
 from recipe.train.schedules import NEEDS_A_METRIC, require_warmup_within, resolve_schedule
 from recipe.train.trainer import NonFiniteError
 
-SAMPLE_TOKENS = 60  # of the first example, shown on the console
+SAMPLE_TOKENS = 60  # tokens of the first example that are printed
 
 
 def sum_of_losses(logits: torch.Tensor, labels: torch.Tensor, regression: bool, smoothing: float = 0.0):
-    """The sum over examples of cross-entropy in nats, or of squared errors, and the number of examples it sums.
+    """The sum of the examples' losses (cross-entropy in nats, or squared error) and the number of labels summed over.
 
-    logits [batch, classes], or [batch, 1] for a regression; labels [batch]. For several choices an example, logits
-    [batch, classes, choices] and labels [batch, choices]. IGNORED labels don't count.
+    logits [batch, classes], or [batch, 1] for a regression; labels [batch]. With several predictions per example:
+    logits [batch, classes, n], labels [batch, n]. IGNORED labels don't count.
     """
     if not regression:
         loss = functional.cross_entropy(
@@ -55,8 +55,8 @@ class _ExampleLoader(DataLoader):
 class FineTuneTrainer(AtomicCheckpoints):
     """Trains a model on `Examples`; `args.max_steps` must be set.
 
-    A step's loss is the mean over the examples of its global batch, whatever it was cut into (law 1). Every rank
-    evaluates the whole split: dev sets are small, and no rank's padding can enter the score.
+    A step's loss is the mean over the examples of its global batch, however that is split into micro-batches and ranks
+    (invariant 1). Every rank evaluates the whole split: dev sets are small, and no rank's padding enters the score.
     """
 
     args: FineTuneArguments
@@ -67,7 +67,7 @@ class FineTuneTrainer(AtomicCheckpoints):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the labels of the global batch
         self.regression = regression
-        # The task's metrics from what `room_for` gave of the dev split; an evaluation during training logs them.
+        # Computes the task's metrics from the logits of the dev split; an evaluation during training logs them.
         self.score: Callable[[np.ndarray], dict[str, float]] | None = None
 
     def get_train_dataloader(self) -> DataLoader:
@@ -87,43 +87,41 @@ class FineTuneTrainer(AtomicCheckpoints):
         return _ExampleLoader(
             dataset,
             batch_sampler=batches,
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
             prefetch_factor=self.args.dataloader_prefetch_factor,
-            generator=torch.Generator(),  # one of its own: a loader that is made must not move the dropout's draws
+            generator=torch.Generator(),  # its own: creating a loader must not advance the generator that dropout uses
         )
 
     def logits_of(self, model, inputs: dict) -> torch.Tensor:
-        """What the model says of a batch, in fp32, as `sum_of_losses` takes it."""
+        """The model's logits for a batch, in fp32 and in the shape that `sum_of_losses` takes."""
         return model(**inputs)["logits"].float()
 
-    def room_for(self, dataset: Examples) -> np.ndarray:
-        """What the logits of a whole split are gathered in, by `keep`."""
+    def allocate_logits(self, dataset: Examples) -> np.ndarray:
+        """An array for the logits of a whole split, filled by `store_logits`: here [rows, classes]."""
         classes = self.model.config.num_labels
         assert classes is not None, "the model has a head"
         return np.zeros((len(dataset), classes), dtype=np.float32)
 
-    def keep(self, room: np.ndarray, dataset: Examples, rows: list[int], logits: np.ndarray) -> None:
-        """Puts the logits of a batch, those of `rows`, in their place."""
-        room[rows] = logits
+    def store_logits(self, stored: np.ndarray, dataset: Examples, rows: list[int], logits: np.ndarray) -> None:
+        """Writes the logits of a batch, the examples `rows`, into `stored`."""
+        stored[rows] = logits
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
         logits = self.logits_of(model, inputs)
         loss, count = sum_of_losses(logits, labels, self.regression, self.args.label_smoothing_factor)
-        # Ranks average their gradients, so each one's share is scaled by their number.
+        # Gradients are averaged over ranks, hence the factor world_size.
         loss = loss * (self.args.world_size / num_items_in_batch if num_items_in_batch is not None else 1 / count)
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if (
-            not math.isfinite(norm) and not self.args.fp16
-        ):  # its loss scaling skips such steps, the first ones among them
+        if not math.isfinite(norm) and not self.args.fp16:  # the loss scaling of fp16 skips such steps
             raise NonFiniteError(
                 f"step {self.state.global_step + 1}: the gradient norm is {float(norm)}, expected a number: lower "
-                "--learning_rate, or look at the checkpoint"
+                "--learning_rate, or check the checkpoint"
             )
         return norm
 
@@ -135,11 +133,11 @@ class FineTuneTrainer(AtomicCheckpoints):
         ignore_keys=None,
         metric_key_prefix="eval",
     ):
-        """Predictions come back in the order of the rows, as `room_for` laid them out: logits [rows, classes], fp32."""
+        """Predictions are fp32 logits in the order of the rows, in the shape that `allocate_logits` gives."""
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
         dataset = dataloader.dataset
-        room = self.room_for(dataset)
+        stored = self.allocate_logits(dataset)
         total, counted = 0.0, 0
         batches = zip(dataloader.batch_sampler, dataloader, strict=True)
         for rows, batch in track(batches, description.lower(), len(dataloader), "batches"):
@@ -150,20 +148,20 @@ class FineTuneTrainer(AtomicCheckpoints):
             if labels is not None:
                 loss, count = sum_of_losses(logits, labels, self.regression)
                 total, counted = total + loss.item(), counted + count.item()
-            self.keep(room, dataset, rows, logits.cpu().numpy())
-        if not np.isfinite(room).all():
-            raise NonFiniteError("the model's outputs on the dev split are not finite: its score would be of chance")
+            self.store_logits(stored, dataset, rows, logits.cpu().numpy())
+        if not np.isfinite(stored).all():
+            raise NonFiniteError("the model's outputs on the dev split are not finite: its score is meaningless")
         metrics = {f"{metric_key_prefix}_loss": total / max(1, counted)} if dataset.labels is not None else {}
         if self.score is not None and dataset is self.eval_dataset:
-            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in self.score(room).items()}
-        return EvalLoopOutput(predictions=room, label_ids=dataset.labels, metrics=metrics, num_samples=len(dataset))
+            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in self.score(stored).items()}
+        return EvalLoopOutput(predictions=stored, label_ids=dataset.labels, metrics=metrics, num_samples=len(dataset))
 
 
 Kind = TypeVar("Kind", bound=FineTuneTrainer)
 
 
 class TuningConsole(TrainerCallback):
-    """A line on the console for each evaluation during training, and one per training log unless --disable_tqdm."""
+    """Prints one line per evaluation during training and, unless --disable_tqdm, one per training log."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and not args.disable_tqdm and logs and "loss" in logs:
@@ -177,7 +175,7 @@ class TuningConsole(TrainerCallback):
             say(f"step {state.global_step}/{state.max_steps}  eval {', '.join(shown)}")
 
 
-def _as_it_is(batch):
+def _unchanged(batch):
     return batch
 
 
@@ -197,42 +195,42 @@ def train_batches(examples: Examples, args: TrainingArguments, start) -> FineTun
 
 @dataclass
 class FineTuning:
-    """A fine-tuning whose every part was checked: call `trainer.train`, then `evaluate`, then `record`."""
+    """A prepared and checked fine-tuning job: call `trainer.train`, then `evaluate`, then `record`."""
 
     suite: ClassVar[Suite]
     data: StartArguments
     args: FineTuneArguments
-    rows: object  # the splits, as their room reads them
+    rows: object  # the splits, in the type of the suite
     origin: Origin
     trainer: FineTuneTrainer
     tokenizer: PreTrainedTokenizerFast
-    began: float
+    began: float  # time.monotonic() at the start
 
     def predict(self, examples: Examples, prefix: str = "eval") -> tuple[np.ndarray, dict[str, float]]:
-        """What the trainer's evaluation gives of `examples`: its predictions, and its metrics under `prefix`."""
+        """Evaluates `examples`: the stored logits, and the metrics, whose names begin with `prefix`."""
         output = self.trainer.predict(examples, metric_key_prefix=prefix)
         assert isinstance(output.predictions, np.ndarray) and output.metrics is not None
         return output.predictions, output.metrics
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """The metrics of each dev split, its loss among them."""
+        """{split: metrics} of each dev split, its loss included."""
         raise NotImplementedError
 
     def headline(self) -> str:
-        """The metric that stands for the task."""
+        """The metric that stands for the task in averages and tables."""
         raise NotImplementedError
 
     def sizes(self) -> dict[str, dict]:
-        """Of each split but the test: what was used of it, and how large it officially is (`size_of`)."""
+        """{split: size_of(...)} of each split except test."""
         raise NotImplementedError
 
     def source(self) -> str:
-        """Where the data came from."""
+        """The folder, file or hub id that the data came from."""
         raise NotImplementedError
 
-    def keep_trained(self, metrics: dict[str, float]) -> None:
-        """Leaves train_results.json, trainer_state.json and, if it is to be kept, the model in output_dir. Every rank
-        calls it."""
+    def save_trained(self, metrics: dict[str, float]) -> None:
+        """Writes train_results.json, trainer_state.json and, with --save_model, the model to output_dir. Must be called
+        on every rank."""
         if self.args.should_save:
             samples = {"train_samples": len(self.trainer.train_dataset)}
             write_metrics(Path(self.args.output_dir), "train", metrics | samples)
@@ -241,30 +239,31 @@ class FineTuning:
             self.trainer.save_model()
 
     def write_card(self, scores: dict, say: Callable[[str], None]) -> None:
-        """Writes the model card, unless output_dir has a README.md of somebody else's."""
+        """Writes the model card, unless output_dir has a README.md that was not written by a fine-tuning."""
         base = None if is_local(self.data.model_name_or_path) else self.data.model_name_or_path
         if write_tuned_card(Path(self.args.output_dir), self.record(scores), self.suite, base) is None:
-            say(f"{self.args.output_dir} has a README.md of its own: no model card is written")
+            say(f"{self.args.output_dir} has its own README.md: no model card is written")
 
-    def write_more(self, folder: Path) -> list[Path]:
-        """Writes what else came of the evaluation into `folder`, if anything; returns the files."""
+    def write_predictions(self, folder: Path) -> list[Path]:
+        """Writes the predictions into `folder`, if the suite has any to write; returns the files."""
         return []
 
-    def about_the_model(self) -> str:
-        """The checkpoint in a line for the console."""
+    def describe_model(self) -> str:
+        """One line about the checkpoint, to be printed."""
         step = "" if self.origin.step is None else f", step {self.origin.step:,}"
         return f"checkpoint {self.origin.name}{step}, {self.trainer.model.num_parameters():,} parameters"
 
-    def about_the_training(self, unit: str) -> list[str]:
-        """What is about to be computed, `unit` by `unit`, and one sample, so that a wrong tokenizer is seen at once."""
+    def describe_training(self, unit: str) -> list[str]:
+        """Lines to be printed: the schedule, with batches counted in `unit`, and the first example decoded, which shows
+        a wrong tokenizer at once."""
         args = self.args
         batch = sequences_per_step(args)
-        row = self.trainer.train_dataset.row(0)
-        more = " ..." if len(row) > SAMPLE_TOKENS else ""
+        ids = self.trainer.train_dataset.row(0)
+        more = " ..." if len(ids) > SAMPLE_TOKENS else ""
         return [
             f"training   {args.max_steps:,} steps of {batch} {unit}, peak learning rate {args.learning_rate:g}, "
             f"seed {args.seed}",
-            f"sample     {' '.join(self.tokenizer.decode(row[:SAMPLE_TOKENS]).split())}{more}",
+            f"sample     {' '.join(self.tokenizer.decode(ids[:SAMPLE_TOKENS]).split())}{more}",
         ]
 
     def record(self, scores: dict[str, dict[str, float]]) -> dict:
@@ -292,7 +291,7 @@ class FineTuning:
 
 
 def size_of(rows, official: int | None) -> dict:
-    """What a record says of one split."""
+    """The entry of one split in a record: examples used, `official` number (None if unknown), file and its sha256."""
     return {
         "used": len(rows),
         "official": official,
@@ -312,17 +311,18 @@ def build_trainer(
     dev: Examples | None,
     **more,
 ) -> Kind:
-    """A trainer of `kind`, the steps of its run counted."""
+    """A trainer of class `kind`. Sets `args.max_steps` and converts intervals from epochs to steps. Raises UserError
+    for a warm-up longer than the run."""
     if train is not None:
-        _settle_steps(args, train)
-    steps_an_epoch = train_batches(train, args, int).steps_an_epoch if train is not None else 1
+        _count_steps(args, train)
+    steps_per_epoch = train_batches(train, args, int).steps_per_epoch if train is not None else 1
     trainer = kind(
         model=model,
         args=args,
         train_dataset=train,
         eval_dataset=dev,
         processing_class=tokenizer,
-        callbacks=[RankSeed(), TrueEpoch(steps_an_epoch, 1), TuningConsole()],
+        callbacks=[RankSeed(), TrueEpoch(steps_per_epoch, 1), TuningConsole()],
         **more,
     )
     trainer.remove_callback(PrinterCallback)
@@ -330,18 +330,18 @@ def build_trainer(
     return trainer
 
 
-def _settle_steps(args: TrainingArguments, train: Examples) -> None:
-    """The Trainer sees a run as one long epoch: what is asked for once an epoch is counted in steps."""
-    steps_an_epoch = math.ceil(len(train) / sequences_per_step(args))
+def _count_steps(args: TrainingArguments, train: Examples) -> None:
+    """Converts epochs to steps, since the Trainer sees the whole run as one epoch."""
+    steps_per_epoch = math.ceil(len(train) / sequences_per_step(args))
     if args.max_steps <= 0:
-        args.max_steps = max(1, math.ceil(args.num_train_epochs * steps_an_epoch))
+        args.max_steps = max(1, math.ceil(args.num_train_epochs * steps_per_epoch))
     kind = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
-    if kind in NEEDS_A_METRIC:  # which an evaluation during training has
+    if kind in NEEDS_A_METRIC:  # evaluations during training provide it
         require_warmup_within(args)
     else:
         resolve_schedule(args)
-    for what in ("eval", "save", "logging"):
-        strategy = getattr(args, f"{what}_strategy")
+    for event in ("eval", "save", "logging"):
+        strategy = getattr(args, f"{event}_strategy")
         if strategy == "epoch":
-            setattr(args, f"{what}_strategy", type(strategy)("steps"))
-            setattr(args, f"{what}_steps", steps_an_epoch)
+            setattr(args, f"{event}_strategy", type(strategy)("steps"))
+            setattr(args, f"{event}_steps", steps_per_epoch)

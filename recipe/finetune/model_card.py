@@ -1,4 +1,4 @@
-"""The model card of a fine-tuned model: README.md in its folder, made of the record of its score."""
+"""The model card of a fine-tuned model: README.md in its folder, generated from the record of its scores."""
 
 from pathlib import Path
 
@@ -12,8 +12,9 @@ MARK = "<!-- written by a fine-tuning: the next one overwrites it -->"
 
 
 def write_tuned_card(folder: Path, record: dict, suite: Suite, base_model: str | None) -> Path | None:
-    """Writes the card of the model in `folder`; None where a README.md is there that no fine-tuning wrote. `record` is
-    that of recipe.finetune.finetuning, `base_model` a hub id: a local path would be a dead link."""
+    """Writes the card of the model in `folder` and returns the file; None if there is a README.md that no fine-tuning
+    wrote. `record` is that of recipe.finetune.results.build_record; `base_model` is a hub id or None, since a local
+    path would be a dead link."""
     file = folder / CARD
     if file.exists() and MARK not in file.read_text(encoding="utf-8", errors="replace"):
         return None
@@ -22,7 +23,7 @@ def write_tuned_card(folder: Path, record: dict, suite: Suite, base_model: str |
 
 
 def tuned_card_of(record: dict, suite: Suite, base_model: str | None, name: str) -> str:
-    """The text of the card: metadata with a model-index, then what was trained on what, scores and settings."""
+    """The text of the card: metadata with a model-index, checkpoint and task, scores and settings."""
     results = [
         EvalResult(
             task_type=suite.task_type,

@@ -12,12 +12,12 @@ from recipe.finetune.suites import suite_of
 from recipe.system.files import DamagedFile, read_json, read_object, write_json
 from recipe.system.secrets import redact_all
 
-RESULTS = "jobs"  # the folder of a sweep that holds them
+RESULTS = "jobs"  # their folder inside that of a sweep
 PACKAGES = ("torch", "transformers", "tokenizers", "evaluate", "scikit-learn", "scipy", "numpy")
 
 
 def result_file(folder: Path, task: str, seed: int) -> Path:
-    """Where the record of (task, seed) lies in a checkpoint's folder of results."""
+    """The file of the record of (task, seed) in a checkpoint's folder of results."""
     return folder / f"{task}-seed{seed}.json"
 
 
@@ -34,9 +34,9 @@ def build_record(
     seconds: float,
     started_from: str | None = None,
 ) -> dict:
-    """The record of `scores`, {split: metrics}, of a checkpoint, without secrets. `headline` is the metric that stands
-    for the task, `started_from` the fine-tuned model that the job started from. Where the task's suite trains,
-    `settings` have those of the training."""
+    """The record of `scores`, {split: metrics}, of a checkpoint, with secrets redacted. `headline` is the metric that
+    stands for the task, `started_from` the fine-tuned model that the job started from, `seconds` its duration.
+    `settings` include those of training if the suite trains."""
     dev = next(iter(scores), None)
     record = {
         "task": task,
@@ -44,7 +44,7 @@ def build_record(
         "seed": seed,
         "headline": {"metric": headline, "split": dev, "value": scores[dev][headline] if dev else None},
         "metrics": scores,
-        "selected_on_dev": False,  # the score is of the last step; no checkpoint was chosen by it
+        "selected_on_dev": False,  # the score is that of the last step; no checkpoint was selected by dev score
         "started_from_mnli": started_from,
         "examples": sizes,
         "source": source,
@@ -57,22 +57,22 @@ def build_record(
 
 
 def read_result(file: Path) -> dict | None:
-    """The record of a job, None where there is none. Raises DamagedFile where it isn't as fine-tuning writes it."""
+    """Loads the record of a job; None if there is none. Raises DamagedFile if it isn't as `build_record` makes it."""
     try:
         record = read_object(file)
     except FileNotFoundError:
         return None
     try:
-        whole = _is_result(record)
+        valid = _is_result(record)
     except (KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        raise DamagedFile("is no record of a fine-tuning")
+        valid = False
+    if not valid:
+        raise DamagedFile("is not the record of a fine-tuning")
     return record
 
 
 def _is_result(record: dict) -> bool:
-    """Whether everything that tables, curves, cards and trackers read of a record is there and of its kind."""
+    """Whether all entries that tables, curves, cards and trackers read are present and of the right type."""
     checkpoint, settings, trained = record["checkpoint"], record["settings"], suite_of(record["task"]).trains
     numbers = ("learning_rate", "num_train_epochs") if trained else ()
     factors = ("per_device_train_batch_size", "gradient_accumulation_steps", "devices", "max_steps") if trained else ()
@@ -98,34 +98,34 @@ def _is_number(value: object, or_none: bool = False) -> bool:
 
 
 def read_results(sweep: Path, warn: Callable[[str], None] = lambda line: None) -> list[dict]:
-    """Every record under the folder of a sweep, in the order of their paths; says through `warn` which are damaged."""
+    """All records under the folder of a sweep, ordered by path. Damaged ones are left out, with a message to `warn`."""
     records = []
     for file in sorted((sweep / RESULTS).rglob("*-seed*.json")):
         try:
             record = read_result(file)
         except DamagedFile as error:
-            warn(f"warning: {file} {error}: left out; run the sweep again and the job is done anew")
+            warn(f"warning: {file} {error}: left out; run the sweep again to repeat the job")
             continue
         records += [record] if record else []
     return records
 
 
 def eval_results(suite: Suite, scores: dict[str, dict[str, float]], samples: dict[str, int]) -> dict[str, float]:
-    """The metrics of all dev splits, named as the Hugging Face example scripts do: eval_accuracy, eval_samples ... with
-    _mm behind those of MNLI's mismatched half; eval_combined_score is the mean of two metrics, where there are two."""
+    """The metrics of all dev splits under the names of the Hugging Face example scripts: eval_accuracy, eval_samples
+    ..., with the suffix _mm for MNLI's mismatched split. eval_combined_score is the mean of a task's two metrics."""
     results: dict[str, float] = {}
     for split, metrics in scores.items():
-        end = suite.split_suffixes.get(split, "")
+        suffix = suite.split_suffixes.get(split, "")
         values = {**metrics, "samples": samples[split]}
-        for several in (("accuracy", "f1"), ("pearson", "spearmanr")):
-            if set(several) <= set(metrics):
-                values["combined_score"] = sum(metrics[name] for name in several) / len(several)
-        results |= {f"eval_{name}{end}": value for name, value in values.items()}
+        for pair in (("accuracy", "f1"), ("pearson", "spearmanr")):
+            if set(pair) <= set(metrics):
+                values["combined_score"] = sum(metrics[name] for name in pair) / len(pair)
+        results |= {f"eval_{name}{suffix}": value for name, value in values.items()}
     return results
 
 
 def write_metrics(folder: Path, part: str, metrics: dict) -> None:
-    """Writes <part>_results.json, and the same beside what is in all_results.json."""
+    """Writes <part>_results.json, and adds the metrics to all_results.json."""
     write_json(folder / f"{part}_results.json", dict(sorted(metrics.items())))
     before = read_json(folder / "all_results.json") or {}
     write_json(folder / "all_results.json", dict(sorted((before | metrics).items())))

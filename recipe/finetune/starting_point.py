@@ -1,4 +1,4 @@
-"""Where a fine-tuning starts: which checkpoint it is, its tokenizer, and its encoder under a fresh head."""
+"""The starting point of a fine-tuning: the checkpoint, its tokenizer and config, and its encoder with a new head."""
 
 import copy
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model's weights came from. `step` and `tokens_seen` are None where nobody wrote them down."""
+    """The checkpoint of a model's weights. `step` and `tokens_seen` are None if unknown."""
 
     name: str
     path: str
@@ -36,10 +36,7 @@ class Origin:
 
 
 def origin_of(data: StartArguments) -> Origin:
-    """Which checkpoint `data` names.
-
-    Raises UserError for a checkpoint-N that isn't whole, or a folder without weights.
-    """
+    """The checkpoint that `data` names. Raises UserError if it is a checkpoint-N that is incomplete or damaged."""
     source = data.model_name_or_path
     if source.startswith(RANDOM):
         return Origin(data.checkpoint_name or source, source, 0, 0, None)
@@ -47,9 +44,9 @@ def origin_of(data: StartArguments) -> Origin:
     folder = Path(source).expanduser()
     if not folder.is_dir():
         return Origin(data.checkpoint_name or source, source, None, None, None)
-    expected_whole = (folder / MANIFEST).exists() or step_of(folder) >= 0
-    if expected_whole and (reason := damage_of(folder)):
-        raise UserError(f"{folder} isn't whole: {reason}: choose another checkpoint")
+    has_manifest = (folder / MANIFEST).exists() or step_of(folder) >= 0
+    if has_manifest and (reason := damage_of(folder)):
+        raise UserError(f"{folder} is damaged or incomplete: {reason}: choose another checkpoint")
     name = data.checkpoint_name or f"{folder.resolve().parent.name}/{folder.resolve().name}"
     step, tokens = (None, None) if is_fine_tuned(folder) else progress_of(folder)
     weights = folder / WEIGHTS
@@ -58,14 +55,15 @@ def origin_of(data: StartArguments) -> Origin:
 
 
 def is_fine_tuned(folder: Path) -> bool:
-    """Whether a folder holds a model with a task's head: the steps it counts are not those of a pre-training."""
+    """Whether a folder holds a model with a task head, whose step count is not that of pre-training."""
     names = (read_json(folder / "config.json") or {}).get("architectures")
     heads = tuple(suite.auto_class.removeprefix("AutoModel") for suite in SUITES.values() if suite.auto_class)
     return isinstance(names, list) and any(str(name).endswith(heads) for name in names)
 
 
 def progress_of(folder: Path) -> tuple[int | None, int | None]:
-    """(optimizer step, tokens seen) of a checkpoint folder, from trainer_state.json and the run.json beside it."""
+    """(optimizer step, tokens seen) of a checkpoint, from its trainer_state.json and the run.json of its run; None for
+    what is unknown."""
     state = read_json(folder / "trainer_state.json") or {}
     step = _whole_number(state.get("global_step"))
     if step is None:
@@ -73,8 +71,8 @@ def progress_of(folder: Path) -> tuple[int | None, int | None]:
     seen = _whole_number(state.get("num_input_tokens_seen"))
     if step is not None and seen:
         return step, seen
-    meaning = read_record(folder.resolve().parent if step_of(folder) >= 0 else folder).get("meaning", {})
-    batch, length = (_whole_number(meaning.get(name)) for name in ("global_batch_size", "max_seq_length"))
+    signature = read_record(folder.resolve().parent if step_of(folder) >= 0 else folder).get("meaning", {})
+    batch, length = (_whole_number(signature.get(name)) for name in ("global_batch_size", "max_seq_length"))
     if step is not None and batch and length:
         return step, step * batch * length
     history = state.get("log_history")
@@ -91,7 +89,7 @@ def _whole_number(value: object) -> int | None:
 
 
 def tokenizer_of(data: StartArguments):
-    """The tokenizer of a checkpoint. Raises UserError where --tokenizer_name is another than the checkpoint's own."""
+    """The tokenizer of a checkpoint. Raises UserError if --tokenizer_name differs from the checkpoint's own."""
     source, named = data.model_name_or_path, data.tokenizer_name
     if source.startswith(RANDOM):
         if not named:
@@ -113,10 +111,8 @@ def _tokenizer(name: str, **hub_options):
 
 
 def config_of(data: StartArguments, tokenizer) -> PreTrainedConfig:
-    """The config of the checkpoint, checked against tokenizer and length.
-
-    Raises UserError where the tokenizer or --max_seq_length doesn't fit it.
-    """
+    """The config of the checkpoint. Raises UserError for a causal model, and if the tokenizer or --max_seq_length
+    doesn't fit it."""
     source = data.model_name_or_path
     name = data.config_name or source.removeprefix(RANDOM)
     if source.startswith(RANDOM):
@@ -131,27 +127,27 @@ def config_of(data: StartArguments, tokenizer) -> PreTrainedConfig:
                 "use the tokenizer it was trained with"
             )
     if is_causal(config):
-        raise UserError(f"{name} is a causal model, whose first token sees no other: expected an encoder's checkpoint")
+        raise UserError(f"{name} is a causal model, whose first token attends to no other: expected an encoder")
     check_length(config, data.max_seq_length, name)
     return config
 
 
 def check_model(data: StartArguments) -> Origin:
-    """The checkpoint that `data` names, once its tokenizer and length are known to fit."""
+    """The checkpoint that `data` names. Raises UserError if its tokenizer or --max_seq_length doesn't fit."""
     origin = origin_of(data)
     config_of(data, tokenizer_of(data))
     return origin
 
 
 def saved_labels_of(data: StartArguments) -> SavedLabels | None:
-    """The labels of the checkpoint that the weights come from, None where it has no classification head."""
+    """The labels of the checkpoint that the weights come from; None if it has no classification head."""
     if data.weights.startswith(RANDOM):
         return None
     return saved_labels(_config(data.weights, **data.hub_options()), data.weights)
 
 
 def with_labels(config: PreTrainedConfig, labels: tuple[str, ...]) -> PreTrainedConfig:
-    """`config` for a classifier: one output a label, one output for a regression (no labels)."""
+    """`config`, set to one output per label; no labels mean a regression with one output."""
     config.num_labels = len(labels) or 1
     if labels:
         config.id2label = dict(enumerate(labels))
@@ -172,10 +168,11 @@ def _config(name: str, **hub_options) -> PreTrainedConfig:
 
 
 def build_model(head, data: StartArguments, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
-    """The encoder of the checkpoint under a head that `seed` draws, in fp32; `head` is an AutoModelFor... class.
+    """The encoder of the checkpoint with a new head, in fp32. `head` is an AutoModelFor... class; `seed` initialises
+    it.
 
-    With the random: prefix `seed` draws every weight. Raises UserError where weights of the encoder are missing: they
-    would be drawn at random in silence.
+    With the prefix random: all weights are initialised from `seed`. Raises UserError if weights of the encoder are
+    missing: transformers would initialise them at random.
     """
     torch.manual_seed(seed)
     if data.model_name_or_path.startswith(RANDOM):
@@ -185,7 +182,7 @@ def build_model(head, data: StartArguments, config: PreTrainedConfig, seed: int)
         head,
         source,
         config,
-        # The head of an MNLI model has three outputs; its output layer is drawn afresh for another task's.
+        # The head of an MNLI model has three outputs: another task needs a new output layer.
         new_head=source != data.model_name_or_path,
         ignore_mismatched_sizes=data.ignore_mismatched_sizes,
         damage_of=damage_of,
@@ -195,7 +192,7 @@ def build_model(head, data: StartArguments, config: PreTrainedConfig, seed: int)
 
 
 def damage_of(folder: Path) -> str | None:
-    """recipe.model.checkpoints.damage, hashing a checkpoint once and not each time it is asked about."""
+    """recipe.system.manifest.damage, cached until the manifest changes: hashing a checkpoint takes seconds."""
     return _damage(folder, _stamp(folder / MANIFEST))
 
 
@@ -210,7 +207,7 @@ def _sha256(file: Path, stamp) -> str:
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:
-    """What changes when a file does."""
+    """(modification time, size) of a file, the key of the caches above; None if it is missing."""
     try:
         status = file.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""The record of a suite: tasks that are evaluated and shown together, and what sweeps and reports need to know of them.
+"""The record of a suite: tasks that are evaluated and reported together, and what sweeps and reports know about them.
 
 A new suite is a package under recipe/finetune/ whose module `suite` holds its record as SUITE, and the package's name
 in recipe/finetune/suites.py. A record's functions import the suite's code when they are called, so that all records
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from recipe.finetune.arguments import FineTuneArguments, StartArguments
     from recipe.finetune.starting_point import Origin
 
-NO_SEED = 0  # the seed in the results of a suite that trains nothing
-# Arguments of every suite's data that decide what its scores are.
+NO_SEED = 0  # the seed in the results of a suite without training
+# Data arguments of all suites on which scores depend.
 SHARED_SETTINGS = ("max_seq_length", "pad_to_max_length", "max_train_samples", "max_eval_samples")
 
 
@@ -30,8 +30,8 @@ class TuningSettings:
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """One task of a suite. `sizes` are the examples of its official splits; `epochs` the default, 0 without training;
-    `starts_from` the task whose fine-tuned model it can start from (--mnli_init)."""
+    """One task of a suite. `sizes` are the numbers of examples of its official splits, `epochs` the default (0 without
+    training), `starts_from` the task whose fine-tuned model it can start from (--mnli_init)."""
 
     title: str
     hub_id: str
@@ -53,13 +53,13 @@ class Column:
     task: str
     split: str
     metric: str
-    key: str = ""  # in W&B, after the suite's name; by default the task
-    dataset: str = ""  # its data set in a model card; by default the titles of suite and column
+    key: str = ""  # its name in W&B, after that of the suite; by default the task
+    dataset: str = ""  # its dataset in a model card; by default the titles of suite and column
 
 
 @dataclass(frozen=True)
 class Average:
-    """A mean over `columns`, given only where none is missing; `remark` ends its description."""
+    """A mean over `columns`, shown only if none is missing; `remark` ends its description."""
 
     title: str
     columns: tuple[str, ...]
@@ -67,19 +67,19 @@ class Average:
 
 
 class Evaluation(Protocol):
-    """One job, prepared and checked. That of a suite that trains is a recipe.finetune.finetuning.FineTuning, whose
-    `trainer` is run first."""
+    """One prepared and checked job. For suites that train it is a recipe.finetune.finetuning.FineTuning, and its
+    `trainer` runs first."""
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """The metrics of each evaluated split."""
+        """{split: metrics} of each evaluated split."""
         ...
 
     def record(self, scores: dict[str, dict[str, float]]) -> dict:
         """The JSON record of the scores, as recipe.finetune.results.build_record makes it."""
         ...
 
-    def write_more(self, folder: Path) -> list[Path]:
-        """Writes further results, such as predictions, into `folder`; returns the files."""
+    def write_predictions(self, folder: Path) -> list[Path]:
+        """Writes the predictions into `folder`, if there are any to write; returns the files."""
         ...
 
 
@@ -91,9 +91,9 @@ def _check_encoder(data: "StartArguments") -> "Origin":
 
 @dataclass(frozen=True)
 class Suite:
-    """One suite. The order of `tasks` and `columns` is that of tables."""
+    """One suite. Tables keep the order of `tasks` and `columns`."""
 
-    name: str  # of the folder of its results, of the files in it, and of its metrics in W&B
+    name: str  # of its results folder, the files in it, and its metrics in W&B
     title: str  # in text
     tasks: dict[str, TaskInfo]
     columns: dict[str, Column]
@@ -104,42 +104,42 @@ class Suite:
     launcher: str  # runs a sweep
     arguments: Callable[[], "tuple[type[StartArguments], type[FineTuneArguments]]"]  # dataclasses of the script's flags
     prepare: Callable[["StartArguments", "FineTuneArguments"], Evaluation]
-    # Examples that a job processes, from its actual data: the estimate of the time left.
+    # Examples that a job processes, from its actual data; the estimate of the remaining time is based on it.
     cost: Callable[["StartArguments", "FineTuneArguments"], float]
-    settings: tuple[str, ...] = SHARED_SETTINGS  # arguments of the data that all scores of a folder share
+    settings: tuple[str, ...] = SHARED_SETTINGS  # data arguments that all scores of a folder share
     task_flags: Callable[[str], tuple[str, ...]] = lambda task: ("--task_name", task)
     job_flags: tuple[str, ...] = ("--do_train", "--do_eval")  # before the user's flags
     final_flags: tuple[str, ...] = ("--disable_tqdm", "true", "--report_to", "none")  # after the user's flags
-    # Raises UserError for a checkpoint that the suite can't evaluate.
+    # Raises UserError for a checkpoint that the suite cannot evaluate.
     check_model: Callable[["StartArguments"], "Origin"] = _check_encoder
-    default_tasks: tuple[str, ...] = ()  # of a sweep without --tasks, where the suite is the first
-    unscored: dict[str, str] = field(default_factory=dict)  # tasks without a score, and the message for a sweep of one
-    start_argument: str = ""  # the argument of the data that takes the model of TaskInfo.starts_from
+    default_tasks: tuple[str, ...] = ()  # of a sweep without --tasks, for the first suite
+    unscored: dict[str, str] = field(default_factory=dict)  # {task without a score: error message}
+    start_argument: str = ""  # the data argument for the model of TaskInfo.starts_from
     trains: bool = True  # False: zero-shot; its jobs have no seeds, no learning rates and no epochs
 
     # ---- how its scores are shown
     scale: float = 1.0  # metrics are divided by it to be fractions: 100 for percentages
-    averages: tuple[Average, ...] = ()  # the first is also a curve; where it is incomplete a mean of what there is
-    split_suffixes: dict[str, str] = field(default_factory=dict)  # of metrics in csv files, where a task has two splits
+    averages: tuple[Average, ...] = ()  # the first is plotted; if incomplete, the mean of what there is
+    split_suffixes: dict[str, str] = field(default_factory=dict)  # of metrics in csv files, if a task has two splits
     protocol: str = "on the dev files after the last step of fine-tuning, no step chosen by dev score"
     notes: tuple[str, ...] = ()  # under its table, such as the score of a baseline
-    expected: bool = False  # whether a report says that these scores, or some of the columns, are missing
+    expected: bool = False  # whether a report mentions missing scores and columns
     # Metadata of model cards: the hub's task type and tag, and the class that loads a fine-tuned model.
     task_type: str = ""
     tag: str = ""
     auto_class: str = ""
 
     def task_called(self, name: str) -> str | None:
-        """The task of a name in any spelling (STS-B, sts_b, stsb); None if it isn't one of the suite."""
+        """The task with that name in any spelling (STS-B, sts_b, stsb); None if the suite has none."""
         spelled = {_plain(task): task for task in (*self.tasks, *self.unscored)}
         return spelled.get(_plain(name))
 
     def metric_name(self, column: str) -> str:
-        """The metric of a column, in words."""
+        """The metric of a column, as text."""
         return self.metric_names[self.columns[column].metric]
 
     def dataset_title(self, column: str) -> str:
-        """The data set of a column, in a model card."""
+        """The dataset of a column, in a model card."""
         return self.columns[column].dataset or f"{self.title} {column}"
 
     def wandb_key(self, column: str) -> str:

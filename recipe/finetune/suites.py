@@ -1,12 +1,12 @@
-"""The registry of suites, and look-ups over all of them: the suite of a task, the columns of all tables."""
+"""The registry of suites, and look-ups in it: the suite of a task, the columns of all tables."""
 
 from importlib import import_module
 
 from recipe.finetune.suite import Column, Suite
 from recipe.system.errors import UserError
 
-# Packages under recipe/finetune/, in the order of joint tables. The first one's tasks are a sweep's default, and it
-# takes classification data of the user's own.
+# Packages under recipe/finetune/, in the order of combined tables. The first is the default: a sweep without --tasks
+# runs its tasks, and results on the user's own data count as its.
 PACKAGES = (
     "glue",
     "qa",
@@ -21,7 +21,7 @@ def default_suite() -> Suite:
 
 
 def suite_of(task: str) -> Suite:
-    """The suite of a task; the default one for data of the user's own."""
+    """The suite of a task; the default suite for the user's own data."""
     return next((suite for suite in SUITES.values() if task in suite.tasks), default_suite())
 
 
@@ -31,8 +31,8 @@ def all_columns() -> dict[str, Column]:
 
 
 def tasks_called(names: list[str]) -> list[str]:
-    """The tasks of `names` in any spelling. Raises UserError for an unknown task, for one that has no score, and for
-    tasks of several suites."""
+    """The tasks with these names, in any spelling. Raises UserError for an unknown task, for one without a score, and
+    for tasks of several suites."""
     found = [_find(name) for name in names]
     suites = {suite.title: suite for suite, _ in found}
     if len(suites) > 1:

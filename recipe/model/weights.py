@@ -37,7 +37,7 @@ def load_weights(
     """
     folder = Path(source).expanduser()
     if ((folder / MANIFEST).exists() or (folder.is_dir() and step_of(folder) >= 0)) and (reason := damage_of(folder)):
-        raise UserError(f"{folder} isn't whole: {reason}: choose another checkpoint")
+        raise UserError(f"{folder} is damaged or incomplete: {reason}: choose another checkpoint")
     try:
         model, report = auto_class.from_pretrained(
             source,

@@ -156,7 +156,7 @@ def evaluate_checkpoint(job: Job) -> dict:
         history = trainer.state.log_history
     about = {"variant": job.variant, "command": redact_words([suite.script, *job.argv])}
     record = evaluation.record(evaluation.evaluate()) | about
-    evaluation.write_more(job.result.with_suffix(""))
+    evaluation.write_predictions(job.result.with_suffix(""))
     if trainer and job.saves_model:
         partial = job.model.with_suffix(".partial")
         remove(partial)

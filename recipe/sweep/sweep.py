@@ -173,14 +173,14 @@ def main() -> int:
     models, damaged = candidates(ready(sweep), sweep.newest)
     if not models:
         folder, reason = next(iter(damaged.items()))
-        raise UserError(f"{folder} isn't whole: {reason}: there is no other checkpoint to evaluate")
+        raise UserError(f"{folder} is damaged or incomplete: {reason}: there is no other checkpoint to evaluate")
     planner = Planner(sweep, rest, models)
     jobs = [job for model in models for job in planner.jobs_of(model)]
     begin_record(sweep, rest)
     for sentence in planner.unused:
         say(f"warning: {sentence}")
     for folder, reason in damaged.items():
-        say(f"warning: {folder} isn't whole ({reason}): not evaluated")
+        say(f"warning: {folder} is damaged or incomplete ({reason}): not evaluated")
 
     def refresh() -> str:
         return rebuild(sweep.folder, tracker=sweep.report_to == "wandb")

@@ -140,7 +140,7 @@ def test_a_damaged_weights_file_gets_one_line(bpe, tmp_path, monkeypatch, manife
     (folder / "model.safetensors").write_bytes(b"\xff" * 30 + content[30:])
     monkeypatch.setattr("sys.argv", ["fill_mask.py", str(folder), "the ___ sat"])
     with pytest.raises(
-        UserError, match="isn't whole: model.safetensors doesn't match" if manifest else "cannot load"
+        UserError, match="is damaged or incomplete: model.safetensors doesn't match" if manifest else "cannot load"
     ) as e:
         fill_mask.main()
     assert "\n" not in str(e.value)

@@ -321,7 +321,7 @@ def test_a_damaged_result_is_left_out_and_its_job_is_to_be_done_again(tmp_path, 
         damaged.result.write_text(content)
         read()
         assert "CoLA" in rebuild(run / "glue")
-        assert "is no record of a fine-tuning: left out; run the sweep again" in capsys.readouterr().err
+        assert "is not the record of a fine-tuning: left out; run the sweep again" in capsys.readouterr().err
     good = record("cola", 2)
     for key, value in good.items():  # each of its parts alone
         for other in (None, 3, True, "text", [], {}, {"a": "b"}):

@@ -176,7 +176,7 @@ def test_masked_and_causal_share_prepared_tokens_and_refuse_each_others_checkpoi
     with pytest.raises(UserError, match="begun with objective clm, now it is mlm"):
         run("--output_dir", "causal")
     causal = GlueArguments(model_name_or_path="causal/checkpoint-4", task_name="rte")
-    with pytest.raises(UserError, match="causal model, whose first token sees no other"):
+    with pytest.raises(UserError, match="causal model, whose first token attends to no other"):
         config_of(causal, tokenizer_of(causal))
 
 

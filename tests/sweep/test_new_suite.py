@@ -70,7 +70,7 @@ class PairScores:
             settings={"max_seq_length": self.data.max_seq_length}, seconds=0.5,
         )  # fmt: skip
 
-    def write_more(self, folder: Path) -> list[Path]:
+    def write_predictions(self, folder: Path) -> list[Path]:
         return []
 
 

@@ -248,9 +248,9 @@ def test_random_beside_checkpoints_takes_their_tokenizer(do, flags, run, tmp_pat
 def test_damaged_checkpoints_are_left_out_and_said(do, flags, run, capsys):
     (run / "checkpoint-20" / "model.safetensors").write_bytes(b"x")
     assert do(flags(tasks="rte", seeds="1"))[0] == 1
-    assert "checkpoint-20 isn't whole (model.safetensors has 1 bytes" in capsys.readouterr().err
+    assert "checkpoint-20 is damaged or incomplete (model.safetensors has 1 bytes" in capsys.readouterr().err
     assert {record["checkpoint"]["step"] for record in read_results(run / "glue")} == {10}
-    with pytest.raises(UserError, match="isn't whole"):
+    with pytest.raises(UserError, match="is damaged or incomplete"):
         do(flags(runs=[run / "checkpoint-20"]))
 
 
@@ -261,7 +261,7 @@ def test_damaged_checkpoints_are_left_out_and_said(do, flags, run, capsys):
         (["--runs", "random:configs/none.json"], "found no model config at configs/none.json"),
         ([], "found no RUN"),
         (["--tasks", "rte", "sst3"], "unknown task 'sst3', expected one of cola, sst2"),
-        (["--tasks", "ax"], "AX has a test file alone"),
+        (["--tasks", "ax"], "AX has only a test file"),
         (["--engine", "slurm"], "found ENGINE slurm, expected processes or ray"),
         (["--workers", "0"], "found --workers 0, expected at least 1"),
         (["--seeds", "one"], "invalid int value: 'one'"),

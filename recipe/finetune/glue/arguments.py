@@ -1,4 +1,4 @@
-"""Command-line arguments of run_glue.py: the task, or local or hub data for one of your own."""
+"""Command-line arguments of run_glue.py: the task, or data of your own."""
 
 from dataclasses import dataclass, field
 
@@ -73,13 +73,13 @@ class GlueArguments(StartArguments):
 
     @property
     def own_files(self) -> dict[str, str]:
-        """{split: local file}, of those that were given."""
+        """{split: local file} of the files that were given."""
         named = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
         return {split: name for split, name in named.items() if name}
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The columns that --text_columns names."""
+        """The names given in --text_columns."""
         return tuple(name for given in self.text_columns for name in given.split(",") if name)
 
     @property

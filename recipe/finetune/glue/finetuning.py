@@ -1,4 +1,4 @@
-"""GLUE: a checkpoint, a task and a seed become a model and the record of its score."""
+"""Fine-tuning of a checkpoint on a GLUE task or other classification data: model, examples, metrics."""
 
 import time
 import warnings
@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, set_seed
 from recipe.finetune.examples import Examples, tokenise
 from recipe.finetune.finetuning import FineTuneTrainer, FineTuning, build_trainer, size_of
 from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
-from recipe.finetune.glue.labels import SavedLabels, order_of, redraw, reorder
+from recipe.finetune.glue.labels import SavedLabels, output_order, reinitialise_output, reorder_outputs
 from recipe.finetune.glue.own_rows import Table, from_tables, read_files
 from recipe.finetune.glue.rows import Rows, TaskRows, read_glue
 from recipe.finetune.glue.suite import SUITE
@@ -32,7 +32,7 @@ METRIC = ROOT / "metrics" / "glue"
 
 @dataclass
 class GlueTuning(FineTuning):
-    """A fine-tuning on a GLUE task, or on classification data of one's own."""
+    """A fine-tuning on a GLUE task, or on classification data of the user's own."""
 
     suite: ClassVar[Suite] = SUITE
     data: GlueArguments
@@ -43,7 +43,7 @@ class GlueTuning(FineTuning):
         return [split for split in self.rows.splits if split.startswith("validation")]
 
     def examples(self, split: str) -> Examples:
-        """A split as the model reads it."""
+        """A split, tokenised."""
         return examples_of(self.data, self.rows, split, self.tokenizer, self.trainer.model)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
@@ -78,10 +78,8 @@ class GlueTuning(FineTuning):
 
 
 def prepare(data: GlueArguments, args: FineTuneArguments, say: Callable[[str], None] = print) -> GlueTuning:
-    """Reads, tokenises and checks everything, and builds model and trainer; says what was decided on the way.
-
-    Raises UserError for whatever is wrong with data, checkpoint, tokenizer or settings.
-    """
+    """Loads and checks data, checkpoint and tokenizer, tokenises, builds model and trainer. `say` prints what was
+    derived from the data. Raises UserError for invalid data, checkpoint, tokenizer or settings."""
     began = time.monotonic()
     args.fill_defaults(data.recipe)
     origin = origin_of(data)
@@ -90,7 +88,7 @@ def prepare(data: GlueArguments, args: FineTuneArguments, say: Callable[[str], N
     rows = rows_of(data, args, saved)
     report_rows(rows, say)
     fresh_allowed = data.ignore_mismatched_sizes or data.weights != data.model_name_or_path
-    order, fresh, note = order_of(saved, rows.labels, fresh_allowed)
+    order, fresh, note = output_order(saved, rows.labels, fresh_allowed)
     if note:
         say(note)
     if fresh and not args.do_train:
@@ -99,21 +97,21 @@ def prepare(data: GlueArguments, args: FineTuneArguments, say: Callable[[str], N
     set_seed(args.seed)
     model = build_model(AutoModelForSequenceClassification, data, config, args.seed)
     if order is not None:
-        reorder(model, order)
+        reorder_outputs(model, order)
     if fresh and saved is not None and len(saved.names) == len(rows.labels):
-        redraw(model)  # its output layer fits by its size alone
+        reinitialise_output(model)  # the number of labels matches, their names don't
     train = examples_of(data, rows, "train", tokenizer, model) if args.do_train else None
     dev = next((split for split in rows.splits if split.startswith("validation")), None)
     dev_examples = examples_of(data, rows, dev, tokenizer, model) if dev else None
     trainer = build_trainer(FineTuneTrainer, model, args, tokenizer, train, dev_examples, regression=rows.regression)
-    work = GlueTuning(data, args, rows, origin, trainer, tokenizer, began)
+    tuning = GlueTuning(data, args, rows, origin, trainer, tokenizer, began)
     if dev is not None:
-        trainer.score = lambda logits: work.score(dev, logits)
-    return work
+        trainer.score = lambda logits: tuning.score(dev, logits)
+    return tuning
 
 
 def report_rows(rows: TaskRows, say: Callable[[str], None]) -> None:
-    """Says what was decided while the rows were read, and what was left out or replaced."""
+    """Prints what was derived from the data, and how many rows were skipped or characters replaced."""
     for note in rows.notes:
         say(note)
     for split in rows.splits.values():
@@ -124,31 +122,31 @@ def report_rows(rows: TaskRows, say: Callable[[str], None]) -> None:
 
 
 def rows_of(data: GlueArguments, args: FineTuneArguments, saved: SavedLabels | None = None) -> TaskRows:
-    """The splits that this run needs, cut to the samples that were asked for. Without training the labels of one's own
+    """Loads the splits that the run needs, limited to --max_..._samples. Without training, the labels of the user's own
     data are those of the checkpoint, `saved`.
 
-    Raises UserError where a split that it can't do without is missing, or has no labels.
+    Raises UserError for a missing split, and for missing labels where they are needed.
     """
     task = data.task
     dev = task.dev_splits if task else ("validation",)
     test = task.test_splits if task else ("test",)
     wanted = (("train",) * args.do_train) + (dev * args.do_eval) + (test * args.do_predict)
     if task and task.name == "ax" and (args.do_train or args.do_eval):
-        raise UserError("AX has a test file alone: --do_predict with the MNLI model as --model_name_or_path")
+        raise UserError("AX has only a test file: pass --do_predict, and an MNLI model as --model_name_or_path")
     options = tuple(data.hub_options().items())
     if task:
         rows = _glue(task.name, data.glue_data, wanted, options)
     else:
-        doing = {"train": args.do_train, "validation": args.do_eval, "test": args.do_predict}
+        requested = {"train": args.do_train, "validation": args.do_eval, "test": args.do_predict}
         if data.own_files:
-            found = {split: name for split, name in data.own_files.items() if doing[split]}
+            found = {split: name for split, name in data.own_files.items() if requested[split]}
             rows = read_files(found, data.own_options, saved) if found else TaskRows({}, ())
         else:
             tables = _hub(data.dataset_name, data.dataset_config_name, options)
-            rows = from_tables({s: t for s, t in tables.items() if doing.get(s)}, data.own_options, saved)
-    # MNLI without its mismatched half is still MNLI; the missing cell of the table says so.
-    for needed, doing in ((("train",), args.do_train), (dev, args.do_eval), (test, args.do_predict)):
-        if doing and not any(split in rows.splits for split in needed):
+            rows = from_tables({s: t for s, t in tables.items() if requested.get(s)}, data.own_options, saved)
+    # One of MNLI's two dev splits is enough; the score of the other is missing in the table.
+    for needed, requested in ((("train",), args.do_train), (dev, args.do_eval), (test, args.do_predict)):
+        if requested and not any(split in rows.splits for split in needed):
             where = data.glue_data if task else data.title
             add = f"pass --{needed[0]}_file" if data.own_files else "add its file, or leave the task out"
             raise UserError(f"{where} has no {needed[0]} split of {data.title}: {add}")
@@ -174,7 +172,7 @@ def _hub(name: str, config: str | None, options: tuple) -> dict[str, Table]:
     chosen = {key: value for key, value in options if key in ("cache_dir", "token")}
     try:
         data = load_dataset(name, config, **chosen)
-    except Exception as error:  # the library raises a dozen classes for "not there" and "no network"
+    except Exception as error:  # datasets raises a dozen classes for "not found" and "no network"
         raise UserError(f"cannot load {name}: {str(error).splitlines()[0]}: pass --train_file instead") from error
     return {
         split: Table(f"{name} {split}", part.to_dict(), [f"row {number}" for number in range(len(part))])
@@ -183,7 +181,7 @@ def _hub(name: str, config: str | None, options: tuple) -> dict[str, Table]:
 
 
 def examples_of(data: GlueArguments, rows: TaskRows, split: str, tokenizer, model: nn.Module) -> Examples:
-    """A split of `rows`, tokenised (or found tokenised) under --prepared_dir."""
+    """A split of `rows`, tokenised; cached under --prepared_dir."""
     part: Rows = rows.splits[split]
     folder = Path(data.prepared_dir).expanduser() / "glue"
     return Examples(
@@ -205,5 +203,5 @@ def score(data: GlueArguments, rows: TaskRows, predictions: np.ndarray, labels: 
     """The task's metrics of predictions [rows] against labels [rows]."""
     name = data.task.name if data.task else ("regression" if rows.regression else "accuracy")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # degenerate predictions have defined values there
+        warnings.simplefilter("ignore")  # the metrics define values for degenerate predictions
         return _metric(name).compute(predictions=predictions.tolist(), references=labels)

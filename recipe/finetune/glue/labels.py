@@ -1,4 +1,4 @@
-"""Labels by name: what the labels of a file are, and which output of a checkpoint stands for which of them."""
+"""Labels of data and of checkpoints: parsing, classes or scores, and matching a model's outputs to labels by name."""
 
 import math
 import re
@@ -12,15 +12,16 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from recipe.system.errors import UserError
 
 _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
-_DEFAULT_NAME = re.compile(r"LABEL_(\d+)")  # what transformers calls the labels of a model that was told none
-# In a file of at least so many rows, more classes than half of its rows are scores, or the column isn't the label.
+_DEFAULT_NAME = re.compile(r"LABEL_(\d+)")  # the names in transformers' default id2label
+# From this number of rows on, a file with more classes than half its rows is refused: its labels are scores, or the
+# column is not the label.
 ROWS_FOR_CLASSES = 20
-SHOWN = 20  # names of labels in a message
+SHOWN = 20  # label names in a message, at most
 
 
 @dataclass(frozen=True)
 class SavedLabels:
-    """The outputs of a checkpoint that has a classification head: its label names by id, () for a regression."""
+    """The outputs of a checkpoint with a classification head: label names by id, () for a regression."""
 
     source: str
     names: tuple[str, ...]
@@ -31,7 +32,7 @@ class SavedLabels:
 
     @property
     def unnamed(self) -> bool:
-        """Whether nobody named them, so that only their numbers are known."""
+        """Whether they have only the default names LABEL_0, LABEL_1 ..."""
         return bool(self.names) and all(_DEFAULT_NAME.fullmatch(name) for name in self.names)
 
     def __str__(self) -> str:
@@ -39,7 +40,7 @@ class SavedLabels:
 
 
 def saved_labels(config: PreTrainedConfig, source: str) -> SavedLabels | None:
-    """What `config` says of the outputs of a checkpoint; None without a classification head."""
+    """The labels in the config of a checkpoint; None without a classification head."""
     if not any("ForSequenceClassification" in name for name in config.architectures or ()):
         return None
     if config.num_labels == 1 or config.problem_type == "regression":
@@ -49,22 +50,22 @@ def saved_labels(config: PreTrainedConfig, source: str) -> SavedLabels | None:
 
 
 def shown(names: tuple[str, ...]) -> str:
-    """The names in a line."""
+    """The names as a comma-separated list, shortened to SHOWN."""
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
 
-# ---- what the labels of a file are
+# ---- labels of a file
 
 
 @dataclass(frozen=True)
 class Labelling:
-    """How the labels of some data are read: `names` by class id, () for a regression; `folded` where the case of a name
-    doesn't matter. `notes` says what was decided."""
+    """The mapping of labels to class ids: `names` by id, () for a regression. With `casefolded`, names match regardless
+    of case, spaces and hyphens. `notes` are messages about how the labels were interpreted."""
 
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    folded: bool = False
+    casefolded: bool = False
 
     @cached_property
     def ids(self) -> dict[str, int]:
@@ -72,16 +73,16 @@ class Labelling:
         return {self._key(name): number for number, name in enumerate(self.names)}
 
     def _key(self, value) -> str:
-        return _folded(_name(value)) if self.folded else _name(value)
+        return _folded(_name(value)) if self.casefolded else _name(value)
 
     def knows(self, text: str) -> bool:
-        """Whether a cell of text is one of the labels, or a number for a regression."""
+        """Whether the text of a cell is one of the labels, or for a regression a number."""
         value = _number(text)
         return self._key(value) in self.ids if self.names else not isinstance(value, str)
 
     def read(self, value, place: str) -> int | float:
-        """The class id, or the score, of a label that `as_label` gave. Raises UserError, with its `place`, for one that
-        isn't known."""
+        """The class id, or the score, of a label from `parse_label`. Raises UserError, with its `place`, if it is
+        unknown."""
         if not self.names:
             return _score(value, place)
         if (key := self._key(value)) not in self.ids:
@@ -89,9 +90,9 @@ class Labelling:
         return self.ids[key]
 
 
-def as_label(value, typed: bool, place: str):
-    """A label as text or number: text of a csv file that spells a number is one. Raises UserError for no label, for a
-    number that isn't one, and for what is neither."""
+def parse_label(value, typed: bool, place: str):
+    """A label as a string or a number. Unless `typed`, text that spells a number becomes one. Raises UserError for an
+    empty or missing label, NaN or infinity, and other types."""
     if isinstance(value, str):
         value = value.strip()
         if not value:
@@ -101,14 +102,14 @@ def as_label(value, typed: bool, place: str):
         return str(value)
     if isinstance(value, int | float):
         if not math.isfinite(value):
-            raise UserError(f"{place}: found the label {value}, expected a number or a name: mend or delete the row")
+            raise UserError(f"{place}: found the label {value}, expected a number or a name: correct or delete the row")
         return value
     found = f"a {type(value).__name__}" if isinstance(value, list | dict | tuple) else "no label"
-    raise UserError(f"{place}: found {found} as its label, expected one name or number a row")
+    raise UserError(f"{place}: found {found} as its label, expected one name or number per row")
 
 
 def _number(text: str) -> str | int | float:
-    """The number that `text` spells, or `text`."""
+    """The number that `text` spells, else `text`."""
     if _WHOLE.fullmatch(text):
         return int(text)
     try:
@@ -121,11 +122,11 @@ def _number(text: str) -> str | int | float:
 def labelling_of(
     values: list, places: list[str], source: str, regression: bool | None, saved: SavedLabels | None
 ) -> Labelling:
-    """What the labels `values` of a file, as `as_label` gives them, are. Whole numbers and names are classes, in sorted
-    order; numbers with a fraction are scores; floats that are all whole, like 0.0 and 1.0, are classes, which
-    `regression` decides otherwise. With `saved` the classes are the checkpoint's.
+    """Infers the labelling from the labels `values` of a file (from `parse_label`). Names and integers are classes, in
+    sorted order; numbers with a fraction are scores. Floats that are all integral, like 0.0 and 1.0, are classes.
+    `regression` overrides this. With `saved` the classes are those of the checkpoint.
 
-    Raises UserError for numbers among names, for one label alone, and for nearly as many labels as rows.
+    Raises UserError for a mix of names and numbers, for a single label, and for more labels than half the rows.
     """
     texts = [n for n, value in enumerate(values) if isinstance(value, str)]
     numeric = [n for n, value in enumerate(values) if not isinstance(value, str)]
@@ -133,7 +134,7 @@ def labelling_of(
         a, b = values[texts[0]], values[numeric[0]]
         raise UserError(
             f"{places[texts[0]]}: found the label {a!r}, a text, and {b!r}, a number, in "
-            f"{places[numeric[0]].removeprefix(f'{source}, ')}: write all labels one way"
+            f"{places[numeric[0]].removeprefix(f'{source}, ')}: write all labels as text or all as numbers"
         )
     fractions = any(value != int(value) for value in values if not isinstance(value, str))
     if saved is not None and regression is None:
@@ -145,7 +146,7 @@ def labelling_of(
         return Labelling(())
     notes = ()
     if regression is None and any(isinstance(value, float) for value in values):
-        notes = ("labels     whole numbers written as floats: taken as classes; --regression true makes them scores",)
+        notes = ("labels     integers written as floats: used as classes; --regression true makes them scores",)
     names = tuple(dict.fromkeys(map(_name, sorted(set(values)))))
     if saved is not None:
         return _by_checkpoint(names, notes, saved)
@@ -160,9 +161,9 @@ def labelling_of(
 
 
 def _by_checkpoint(names: tuple[str, ...], notes: tuple[str, ...], saved: SavedLabels) -> Labelling:
-    """The classes of a checkpoint that isn't trained on: by name, or by number where nobody named them."""
+    """The classes of the checkpoint, for evaluation: by name, or by number if its labels have only default names."""
     if not saved.unnamed or not names:
-        return Labelling(saved.names, notes, folded=len(set(map(_folded, saved.names))) == len(saved.names))
+        return Labelling(saved.names, notes, casefolded=len(set(map(_folded, saved.names))) == len(saved.names))
     numbers = tuple(str(number) for number in range(len(saved.names)))
     names = numbers if set(names) <= set(numbers) else names
     if len(names) != len(saved.names):
@@ -186,35 +187,35 @@ def _score(value, place: str) -> float:
     return float(value)
 
 
-# ---- which output of a checkpoint stands for which label
+# ---- matching the outputs of a checkpoint to labels
 
 
-def order_of(saved: SavedLabels | None, names: tuple[str, ...], redraw: bool) -> tuple[list[int] | None, bool, str]:
-    """(the checkpoint's output of each of `names`, whether its output layer is to be drawn afresh, what to say of it).
+def output_order(
+    saved: SavedLabels | None, names: tuple[str, ...], new_head: bool
+) -> tuple[list[int] | None, bool, str]:
+    """(the checkpoint's output for each of `names`, whether the output layer must be reinitialised, a message or "").
 
-    By name, whatever the case; by number where the checkpoint's labels have no names. The order is None where nothing
-    moves. Raises UserError, with both lists, where they differ, unless `redraw` allows for a fresh output layer.
+    Labels match by name regardless of case, or by number if the checkpoint's have only default names. The order is None
+    if it stays the same. Raises UserError, with both lists, if the labels differ, unless `new_head` allows a new output
+    layer.
     """
     if saved is None:
         return None, True, ""
     task = SavedLabels("", names)
     remedy = (
-        "expected the same: choose another checkpoint, or pass --ignore_mismatched_sizes true to draw a fresh output"
+        "expected the same: choose another checkpoint, or pass --ignore_mismatched_sizes true for a new output layer"
     )
     if saved.regression or task.regression or len(saved.names) != len(names):
-        if (saved.regression and task.regression) or redraw:
+        if (saved.regression and task.regression) or new_head:
             return None, not (saved.regression and task.regression), ""
         raise UserError(f"{saved.source} has {saved}, the data {task}: {remedy}")
     if saved.unnamed:
-        return (
-            None,
-            False,
-            f"labels     {saved.source} names none ({shown(saved.names)}): taken by number as {shown(names)}",
-        )
+        unnamed = f"labels     {saved.source} has the default names {shown(saved.names)}"
+        return None, False, f"{unnamed}: matched by number to {shown(names)}"
     found = [_folded(name) for name in saved.names]
     wanted = [_folded(name) for name in names]
     if sorted(found) != sorted(wanted) or len(set(found)) < len(found):
-        if redraw:
+        if new_head:
             return None, True, ""
         raise UserError(f"{saved.source} has {saved}, the data {task}: {remedy}")
     order = [found.index(name) for name in wanted]
@@ -222,7 +223,7 @@ def order_of(saved: SavedLabels | None, names: tuple[str, ...], redraw: bool) ->
 
 
 def output_layer(model: PreTrainedModel) -> nn.Linear:
-    """The layer that gives one number a label."""
+    """The linear layer with one output per label. Raises UserError if there is none."""
     layers = [
         module
         for name, module in model.named_modules()
@@ -236,8 +237,8 @@ def output_layer(model: PreTrainedModel) -> nn.Linear:
 
 
 @torch.no_grad()
-def reorder(model: PreTrainedModel, order: list[int]) -> None:
-    """Moves the outputs of `model`: its output n becomes what output `order[n]` was."""
+def reorder_outputs(model: PreTrainedModel, order: list[int]) -> None:
+    """Permutes the outputs of `model` in place: output n becomes the former output `order[n]`."""
     layer = output_layer(model)
     for parameter in (layer.weight, layer.bias):
         if parameter is not None:
@@ -245,8 +246,8 @@ def reorder(model: PreTrainedModel, order: list[int]) -> None:
 
 
 @torch.no_grad()
-def redraw(model: PreTrainedModel) -> None:
-    """Draws the output layer afresh, as transformers draws a linear layer."""
+def reinitialise_output(model: PreTrainedModel) -> None:
+    """Reinitialises the output layer in place, as transformers initialises linear layers."""
     layer = output_layer(model)
     layer.weight.normal_(0.0, getattr(model.config, "initializer_range", 0.02))
     if layer.bias is not None:

@@ -1,4 +1,4 @@
-"""Classification data of one's own: csv, tsv and json files as rows, which of their columns are text and label."""
+"""Classification data of the user's own: loads csv, tsv and json files and finds their text and label columns."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -9,12 +9,12 @@ from recipe.data.compression import READ_ERRORS, format_suffix, open_binary
 from recipe.data.encodings import lines, whole_lines
 from recipe.data.surrogates import without_surrogates
 from recipe.data.tables import DELIMITERS, read_rows
-from recipe.finetune.glue.labels import Labelling, SavedLabels, as_label, labelling_of
+from recipe.finetune.glue.labels import Labelling, SavedLabels, labelling_of, parse_label
 from recipe.finetune.glue.rows import Rows, TaskRows
 from recipe.system.errors import UserError
 
 LABEL = "label"
-# Columns that are a pair by their names; the first two that a file has are taken. Others are named by --text_columns.
+# Column names of text pairs; the first pair in a file is used. Other names need --text_columns.
 PAIRS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
@@ -24,13 +24,13 @@ PAIRS = (
     ("text_a", "text_b"),
     ("sentence_a", "sentence_b"),
 )
-INDEX = ("idx", "index", "id", "guid", "")  # names of a column that numbers the rows; pandas writes it without a name
-MISSING = object()  # the value of a column that one row of a JSON file lacks
+INDEX = ("idx", "index", "id", "guid", "")  # names of a column of row numbers; pandas writes it without a name
+MISSING = object()  # value of a key that a row of a JSON file lacks
 
 
 @dataclass(frozen=True)
 class OwnOptions:
-    """How files of one's own are read; None and () are found out from the files."""
+    """How to parse the files; None and () mean: infer it from the files."""
 
     text_columns: tuple[str, ...] = ()
     label_column: str | None = None
@@ -42,8 +42,8 @@ class OwnOptions:
 
 @dataclass(frozen=True)
 class Table:
-    """A file's rows by column. `places` says where each stands ("line 3"); `typed` values have types of their own, as
-    JSON's have, others are text that may spell a number."""
+    """The columns of a file. `places` are the positions of its rows, such as "line 3". If `typed`, values have the
+    types of JSON; otherwise they are text that may spell numbers."""
 
     source: str
     columns: dict[str, list]
@@ -51,18 +51,18 @@ class Table:
     typed: bool = True
 
     def place(self, row: int) -> str:
-        """Where a row stands, for messages."""
+        """The position of a row, for messages."""
         return f"{self.source}, {self.places[row]}"
 
 
 def read_files(
     files: Mapping[str, str | None], options: OwnOptions = OwnOptions(), saved: SavedLabels | None = None
 ) -> TaskRows:
-    """The splits of csv, tsv, json or jsonl files, {split: path}. Classes are numbered in sorted order over the
-    training file or, where there is none, by the labels of the checkpoint, `saved`.
+    """Loads the splits of csv, tsv, json or jsonl files, {split: path}. Classes are numbered in the sorted order of the
+    training file's labels; without one, as in the checkpoint, `saved`.
 
     Raises UserError, with the line or row, for a file that cannot be parsed, a row with too many or too few fields,
-    columns that have to be named, a missing text, and labels as in recipe.finetune.glue.labels.
+    ambiguous columns, a missing text, and labels as in recipe.finetune.glue.labels.
     """
     tables = {split: read_table(Path(name).expanduser(), options) for split, name in files.items() if name}
     return from_tables(tables, options, saved)
@@ -71,7 +71,7 @@ def read_files(
 def from_tables(
     tables: dict[str, Table], options: OwnOptions = OwnOptions(), saved: SavedLabels | None = None
 ) -> TaskRows:
-    """The same from tables that were read before."""
+    """The same for tables that are already loaded."""
     first = next(iter(tables.values()))
     label = options.label_column or LABEL
     texts = options.text_columns or _choose_texts(first, label)
@@ -92,13 +92,13 @@ def from_tables(
         columns, replaced = _texts(table, texts)
         splits[split] = Rows(columns, labels, table.source, index=_index(table) if split == "test" else None,
                              replaced=replaced)  # fmt: skip
-    taken = " and ".join(texts)
-    notes = (f"columns    text: {taken}" + (f"; label: {label}" if labelled else ""), *labelling.notes)
+    text_columns = " and ".join(texts)
+    notes = (f"columns    text: {text_columns}" + (f"; label: {label}" if labelled else ""), *labelling.notes)
     return TaskRows(splits, labelling.names, notes)
 
 
 def _labelling(tables: dict[str, Table], label: str, regression: bool | None, saved: SavedLabels | None) -> Labelling:
-    """What the labels are: by the training file, else by the checkpoint, else by the file that there is."""
+    """The labelling: from the training file, else from the checkpoint, else from the first file."""
     if not tables:
         return labelling_of([], [], "", regression, saved)
     table = next(iter(tables.values()))
@@ -108,15 +108,15 @@ def _labelling(tables: dict[str, Table], label: str, regression: bool | None, sa
 
 
 def _labels(table: Table, label: str) -> list:
-    """The labels of a file as text and numbers."""
-    return [as_label(value, table.typed, table.place(row)) for row, value in enumerate(table.columns[label])]
+    """The labels of a file as strings and numbers."""
+    return [parse_label(value, table.typed, table.place(row)) for row, value in enumerate(table.columns[label])]
 
 
 # ---- columns
 
 
 def _choose_texts(table: Table, label: str) -> tuple[str, ...]:
-    """The text columns of a file that names none. Raises UserError where more than one choice makes sense."""
+    """The text columns by default. Raises UserError if there are none or the choice is ambiguous."""
     for pair in PAIRS:
         if all(name in table.columns for name in pair):
             return pair
@@ -139,7 +139,7 @@ def _require_column(table: Table, name: str, flag: str) -> None:
 
 
 def _texts(table: Table, names: tuple[str, ...]) -> tuple[tuple[list[str], ...], int]:
-    """The text columns, and how many lone surrogates were replaced in them."""
+    """The text columns, and the number of lone surrogates replaced in them."""
     columns, replaced = [], 0
     for name in names:
         texts = []
@@ -161,7 +161,7 @@ def _text(value, name: str, place: str) -> str:
 
 
 def _index(table: Table) -> tuple[str, ...] | None:
-    """The numbers that a file gives its rows, None where it gives none."""
+    """The row numbers in a file; None if it has none."""
     name = next((name for name in table.columns if name.lower() in INDEX), None)
     return None if name is None else tuple(str(value) for value in table.columns[name])
 
@@ -169,20 +169,19 @@ def _index(table: Table) -> tuple[str, ...] | None:
 def _require_no_swallowed_rows(
     table: Table, texts: tuple[str, ...], label: str, labelling: Labelling, delimiter: str | None
 ) -> None:
-    """Raises UserError where a quoted text holds a line that is a row by itself: as many fields, and a known label.
-
-    recipe.data.tables looks at numbers only; here the labels are known."""
+    """Raises UserError if a quoted text contains a line that looks like a row: the right number of fields and a known
+    label. recipe.data.tables checks the number of fields only, since it doesn't know the labels."""
     names = list(table.columns)
-    place = names.index(label)
+    label_index = names.index(label)
     delimiter = delimiter or DELIMITERS.get(Path(table.source).suffix, ",")
     for name in texts:
         for row, value in enumerate(table.columns[name]):
             for line in value.splitlines()[1:-1]:
                 fields = line.split(delimiter)
-                if len(fields) == len(names) and labelling.knows(fields[place].strip()):
+                if len(fields) == len(names) and labelling.knows(fields[label_index].strip()):
                     raise UserError(
                         f"{table.place(row)}: a quote opens a text that holds {line[:60]!r}, which looks like a row: "
-                        "mend the quote; or pass --csv_quoting none if quotes are text, minimal if the text is meant so"
+                        "correct the quote, or pass --csv_quoting none if quotes are text, minimal if this is one text"
                     )
 
 
@@ -190,7 +189,7 @@ def _require_no_swallowed_rows(
 
 
 def read_table(file: Path, options: OwnOptions = OwnOptions()) -> Table:
-    """The rows of one file. Raises UserError for what cannot be read, for no rows, and for columns of one name."""
+    """Loads one file. Raises UserError if it cannot be parsed, has no rows, or has two columns of one name."""
     kind = format_suffix(file)
     try:
         if kind in DELIMITERS:
@@ -231,11 +230,11 @@ def _read_json(file: Path, kind: str, options: OwnOptions) -> Table:
         except RecursionError as error:
             raise UserError(f"{file} is nested too deeply: expected rows, one object each") from error
         except ValueError:
-            content = None  # one object a line, or no JSON at all
+            content = None  # one object per line, or not JSON
     if isinstance(content, dict) and isinstance(content.get("data"), list):
         content = content["data"]
     if isinstance(content, dict) and content and all(isinstance(column, list | dict) for column in content.values()):
-        return _table_of_columns(file, content)  # as pandas' to_json writes a frame
+        return _table_of_columns(file, content)  # as DataFrame.to_json writes it
     if isinstance(content, list):
         records = [(f"row {number}", row) for number, row in enumerate(content)]
     else:
@@ -249,7 +248,7 @@ def _parsed(line: str, file: Path, number: int):
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", None) or "nested too deeply"
         raise UserError(
-            f"{file}, line {number}: not JSON ({reason}): expected one object a line, or one list of them"
+            f"{file}, line {number}: not JSON ({reason}): expected one object per line, or one list of them"
         ) from error
 
 

@@ -1,5 +1,5 @@
-"""Rows of a classification task, and how GLUE's are read: from the hub, from a copy of that repository or from the
-official TSV files. Labels come out as class ids or scores; a mistake names its file and line."""
+"""Rows of a classification task, and loading those of GLUE: from the hub, a copy of the hub repository, or the official
+TSV files. Labels become class ids or scores; errors name file and line."""
 
 import hashlib
 from collections import Counter
@@ -15,21 +15,21 @@ from recipe.system.errors import UserError
 from recipe.system.hub import require_hub
 
 SCORES = (0.0, 5.0)  # the range of STS-B
-INDEX = ("index", "id")  # columns that number the rows of a test file
+INDEX = ("index", "id")  # columns of row numbers in test files
 _FILES = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
 _DIAGNOSTIC_FILES = ("AX.tsv", "diagnostic.tsv", "test.tsv")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """One split. `texts` holds one list of strings a text column (one or two); `labels` is None where hidden; `index`
-    is what the file of a test split numbers its rows by, None where it doesn't; `replaced` lone surrogates became
-    U+FFFD."""
+    """One split. `texts` has one list of strings per text column (one or two). `labels` is None if they are unknown.
+    `index` are the row numbers in the file of a test split; None if it has none. `replaced` is the number of lone
+    surrogates that became U+FFFD."""
 
     texts: tuple[list[str], ...]
     labels: list[int] | list[float] | None
     source: str
-    skipped: int = 0  # broken rows of the official file that were left out
+    skipped: int = 0  # malformed rows of the official file that were left out
     index: tuple[str, ...] | None = None
     replaced: int = 0
 
@@ -37,7 +37,7 @@ class Rows:
         return len(self.texts[0])
 
     def first(self, count: int | None) -> "Rows":
-        """The first `count` rows, all for None."""
+        """The first `count` rows; None means all."""
         if count is None or count >= len(self):
             return self
         return replace(
@@ -50,7 +50,7 @@ class Rows:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of texts and labels: which data a score was made on."""
+        """sha256 of texts and labels: identifies the data of a score."""
         digest = hashlib.sha256()
         for column in (*self.texts, map(repr, self.labels or ())):
             for value in column:
@@ -61,8 +61,8 @@ class Rows:
 
 @dataclass(frozen=True)
 class TaskRows:
-    """All splits that were asked for and exist, and what the labels are: names by class id, none for a regression.
-    `notes` says what was decided on the way."""
+    """The requested splits that exist, and the label names by class id, () for a regression. `notes` are messages about
+    how the data was interpreted."""
 
     splits: dict[str, Rows]
     labels: tuple[str, ...]
@@ -74,12 +74,13 @@ class TaskRows:
 
 
 def read_glue(task: Task, source: str, splits: tuple[str, ...], **hub_options) -> TaskRows:
-    """The `splits` of a GLUE task from `source`: a folder (official TSV files, or parquet files laid out as in the hub
-    repository) or a hub id. A split whose file isn't there is left out of the result. The broken rows of the official
-    training file are left out and counted; any other broken row is refused, or predictions would not match their rows.
+    """Loads `splits` of a GLUE task (Wang et al., 2018) from `source`: a folder (official TSV files, or parquet files
+    as in the hub repository) or a hub id. Splits without a file are left out of the result. The malformed rows of the
+    official training file are skipped and counted; any other malformed row is an error, since predictions would no
+    longer match their rows.
 
-    Raises UserError for a folder without the task, a missing column, a line with a wrong number of columns, or a label
-    outside the task's.
+    Raises UserError for a folder without the task, a missing column, a line with a wrong number of columns, or an
+    unknown label.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -93,7 +94,7 @@ def read_glue(task: Task, source: str, splits: tuple[str, ...], **hub_options) -
     return TaskRows({split: rows for split, rows in found.items() if rows is not None}, task.labels)
 
 
-# ---- the official layout
+# ---- official TSV files
 
 
 def _plain(name: str) -> str:
@@ -130,14 +131,14 @@ def _read_tsv(task: Task, home: Path, split: str) -> Rows | None:
     label = _column(file, header, layout.label) if layout.label else None
     number_column = next((header.index(name) for name in INDEX if name in header), None) if label is None else None
     index: list[str] = []
-    broken_rows = task.broken_rows if split == "train" else 0
+    malformed_rows = task.malformed_rows if split == "train" else 0
     texts: tuple[list[str], ...] = tuple([] for _ in columns)
     labels: list = []
     skipped = 0
     for number, fields in lines:
         if len(fields) != len(header):
             skipped += 1
-            if skipped > broken_rows:
+            if skipped > malformed_rows:
                 raise UserError(
                     f"{file}, line {number}: found {len(fields)} columns, expected {len(header)} "
                     f"({', '.join(header)}), separated by tabs"
@@ -184,7 +185,7 @@ def _column(file: Path, header: tuple[str, ...], name: str) -> int:
 
 
 def _label(names: tuple[str, ...], text: str, where: str) -> int | float:
-    """A class id from its name or number; a score where there are no names."""
+    """A class id from its name or number; without names, a score."""
     text = text.strip()
     if names:
         if text in names:
@@ -201,7 +202,7 @@ def _label(names: tuple[str, ...], text: str, where: str) -> int | float:
     return score
 
 
-# ---- the hub's layout
+# ---- hub dataset
 
 
 def _read_parquet(task: Task, home: Path, split: str) -> Rows | None:
@@ -225,7 +226,7 @@ def _read_hub(task: Task, hub_id: str, split: str, options: dict) -> Rows | None
         data = load_dataset(
             hub_id, task.name, split=split, cache_dir=options.get("cache_dir"), token=options.get("token")
         )
-    except Exception as error:  # the library raises a dozen classes for "not there" and "no network"
+    except Exception as error:  # datasets raises a dozen classes for "not found" and "no network"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"cannot load {task.name} of {hub_id}: {reason}: pass a local folder as GLUE_DATA (--glue_data)"

@@ -1,4 +1,4 @@
-"""Predictions of test splits, as GLUE's evaluation server and the Hugging Face example script have them."""
+"""Files of test predictions, in the formats of GLUE's evaluation server and of the Hugging Face example script."""
 
 from pathlib import Path
 
@@ -11,18 +11,18 @@ from recipe.system.files import write_atomically
 _MNLI_FILES = {"test_matched": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv"}
 
 
-def write_predictions(
+def write_submission(
     folder: Path, task: Task | None, rows: TaskRows, split: str, predictions: np.ndarray
 ) -> list[Path]:
-    """Writes predictions [rows] of a test split into two files with the columns `index` and `prediction`; `index` is
-    what the split's own file numbers its rows by, 0, 1 ... where it doesn't. Returns the files.
+    """Writes predictions [rows] of a test split into two files with the columns `index` and `prediction`, and returns
+    them. `index` are the row numbers in the split's file, or else 0, 1 ...
 
-    The first is what GLUE's server takes: class names for the entailment tasks that have them, ids for the others,
-    scores within its scale for STS-B; class names or scores for data of one's own (`task` None). The second,
-    predict_results_<task>.txt, is what the Hugging Face example script leaves: names of classes, or scores.
+    The first file is a submission to GLUE's server: class names for entailment tasks (`submit_names`), ids for the
+    others, scores clipped to [0, 5] for STS-B; class names or scores for the user's own data (`task` None). The second,
+    predict_results_<task>.txt, is that of the Hugging Face example script: class names or scores.
     """
     title = task.title if task else "predictions"
-    name = task.name if task else "None"  # what that script calls data of one's own
+    name = task.name if task else "None"  # as that script names the user's own data
     name += "-mm" if split == "test_mismatched" else ""
     files = folder / _MNLI_FILES.get(split, f"{title}.tsv"), folder / f"predict_results_{name}.txt"
     if rows.labels:

@@ -3,9 +3,13 @@
 from recipe.finetune.glue.tasks import GLUE_HUB_ID, TASKS
 from recipe.finetune.suite import SHARED_SETTINGS, Average, Column, Suite, TaskInfo
 
-FROM_MNLI = ("rte", "mrpc", "stsb")  # the small tasks that gain from starting at the MNLI model
+FROM_MNLI = (
+    "rte",
+    "mrpc",
+    "stsb",
+)  # small tasks that start from MNLI's model in RoBERTa (Liu et al., 2019)
 
-_COLUMNS = {  # MNLI has one for each of its two dev files
+_COLUMNS = {  # MNLI has one for each of its two dev splits
     "CoLA": Column("cola", "validation", "matthews_correlation"),
     "SST-2": Column("sst2", "validation", "accuracy"),
     "MRPC": Column("mrpc", "validation", "f1"),
@@ -68,11 +72,11 @@ SUITE = Suite(
     cost=_cost,
     settings=("glue_data", *SHARED_SETTINGS),
     default_tasks=("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"),
-    unscored={"ax": "AX has a test file alone and no score: leave it out, see --do_predict of run_glue.py"},
+    unscored={"ax": "AX has only a test file and no score: leave it out, see --do_predict of run_glue.py"},
     start_argument="mnli_model",
-    # The first: one headline metric for each of eight tasks, WNLI left out because its dev file is built so that a
-    # model that learned from its train file scores below chance. The second: the columns of the table that
-    # BiEchi/RoBERTa-Pretrain published of RoBERTa-medium and BERT-medium, where CoLA stands apart.
+    # The first: one headline metric for each of eight tasks, without WNLI, whose dev split is constructed so that a
+    # model that learned from the training split scores below chance. The second: the columns of the table that
+    # BiEchi/RoBERTa-Pretrain published for RoBERTa-medium and BERT-medium, which lists CoLA separately.
     averages=(
         Average("average", ("CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI-m", "QNLI", "RTE"), " (GLUE without WNLI)"),
         Average(

@@ -1,7 +1,4 @@
-"""The GLUE tasks: what a row holds, how it is scored, how it is fine-tuned, and how large the official files are.
-
-GLUE: Wang et al., 2018. This room only knows facts; reading, training and scoring live elsewhere.
-"""
+"""Metadata of the GLUE tasks (Wang et al., 2018): columns, labels, metric, default settings, sizes of the splits."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +10,7 @@ GLUE_HUB_ID = "nyu-mll/glue"
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of one official TSV file; `header` None means that the file itself names them."""
+    """The columns of one official TSV file; `header` is None if the first line names them."""
 
     texts: tuple[str, ...]
     label: str | None
@@ -22,21 +19,21 @@ class Layout:
 
 @dataclass(frozen=True)
 class Task:
-    """One task. `labels` are the names of the classes by id; none means a regression to a score in [0, 5]."""
+    """One task. `labels` are the class names by id; () means a regression to a score in [0, 5]."""
 
     name: str  # as in --task_name and on the hub
     title: str  # as in tables, and the name of the official folder
     texts: tuple[str, ...]  # columns on the hub
     labels: tuple[str, ...]
-    headline: str  # the metric that the averages take
+    headline: str  # the metric used in averages
     recipe: TuningSettings
     train: Layout
     test: Layout
-    sizes: dict[str, int] = field(default_factory=dict)  # rows of the official splits
+    sizes: dict[str, int] = field(default_factory=dict)  # numbers of rows of the official splits
     dev_splits: tuple[str, ...] = ("validation",)
     test_splits: tuple[str, ...] = ("test",)
-    submit_names: bool = False  # GLUE's server wants class names for this task, ids for the others
-    broken_rows: int = 0  # rows of the official file that lack a field
+    submit_names: bool = False  # GLUE's server expects class names for this task, ids for the others
+    malformed_rows: int = 0  # rows of the official training file that lack a field
 
     @property
     def regression(self) -> bool:
@@ -49,13 +46,13 @@ _MNLI_LABELS = ("entailment", "neutral", "contradiction")
 _PAIRS = Layout(_SENTENCES, "label")
 _PAIRS_TEST = Layout(_SENTENCES, None)
 
-# Batch size, learning rate and epochs are those that MosaicBERT (Portes et al., 2023) and its like found good for
-# encoders of 40 to 110 M parameters; smaller models want more, see --learning_rates of the sweep. WNLI's are RTE's: it
-# is the same kind of set. Nothing else is MosaicBERT's. Its finetuning_jobs.py has 256 tokens, AdamW with betas 0.9 and
-# 0.98, epsilon 1e-6 and a decoupled weight decay of a tenth of the learning rate (of RTE: as much as it); for all tasks
-# it is 128 tokens here, transformers' betas 0.9 and 0.999, epsilon 1e-8, no weight decay, and 6 % warm-up. To take its
-# settings: --max_seq_length 256 --adam_beta2 0.98 --adam_epsilon 1e-6 --weight_decay 0.1 (which transformers' AdamW
-# multiplies by the learning rate).
+# Batch size, learning rate and epochs are those of MosaicBERT (Portes et al., 2023) and similar work for encoders of 40
+# to 110 M parameters; smaller models need higher learning rates, see --learning_rates of the sweep. WNLI has those of
+# RTE, a similar dataset. Other settings differ from MosaicBERT's finetuning_jobs.py, which uses 256 tokens and AdamW
+# with betas 0.9 and 0.98, epsilon 1e-6 and a decoupled weight decay of a tenth of the learning rate (for RTE: equal to
+# it). Here all tasks use 128 tokens, transformers' defaults (betas 0.9 and 0.999, epsilon 1e-8, no weight decay) and
+# 6 % warm-up. For MosaicBERT's: --max_seq_length 256 --adam_beta2 0.98 --adam_epsilon 1e-6 --weight_decay 0.1
+# (transformers' AdamW multiplies the weight decay by the learning rate).
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -89,7 +86,7 @@ TASKS: dict[str, Task] = {
             TuningSettings(16, 3e-5, 5),
             Layout(("question1", "question2"), "is_duplicate"), Layout(("question1", "question2"), None),
             {"train": 363846, "validation": 40430, "test": 390965},
-            broken_rows=24,
+            malformed_rows=24,
         ),
         Task(
             "mnli", "MNLI", ("premise", "hypothesis"), _MNLI_LABELS, "accuracy",
@@ -136,7 +133,7 @@ TASKS: dict[str, Task] = {
 
 
 def task_called(name: str) -> Task:
-    """The task of a name in any spelling (STS-B, sts_b, stsb). Raises UserError with the list for another name."""
+    """The task with that name in any spelling (STS-B, sts_b, stsb). Raises UserError if there is none."""
     key = name.lower().replace("-", "").replace("_", "")
     if key not in TASKS:
         raise UserError(f"found the unknown task {name!r}, expected one of {', '.join(TASKS)}")

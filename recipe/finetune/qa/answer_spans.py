@@ -1,6 +1,6 @@
-"""From a model's scores to answers: the best spans of each question over all of its windows.
+"""Decoding of logits into answers: the best spans of each question over all of its windows.
 
-A span lies in the context, never in the question; its score is the sum of the logits of its first and last token.
+A span is part of the context, never of the question; its score is its start logit plus its end logit.
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from recipe.system.files import write_json
 
 @dataclass(frozen=True)
 class Predictions:
-    """For each question by its id: the answer, the best texts with their scores, and, where questions may have no
-    answer, the null odds: the score of no answer less that of the best text."""
+    """By question id: the answer, the n best texts with their scores and, if questions may have no answer, the null
+    odds: the score of no answer minus that of the best text."""
 
     answers: dict[str, str]
-    texts: dict[str, str]  # the best that isn't empty
+    texts: dict[str, str]  # the best text that isn't empty
     nbest: dict[str, list[dict]]
     null_odds: dict[str, float] | None
 
     def write(self, folder: Path, prefix: str) -> list[Path]:
-        """Writes <prefix>_predictions.json, <prefix>_nbest_predictions.json and, where there are null odds,
+        """Writes <prefix>_predictions.json, <prefix>_nbest_predictions.json and, if there are null odds,
         <prefix>_null_odds.json; returns the files."""
         contents = {"predictions": self.answers, "nbest_predictions": self.nbest, "null_odds": self.null_odds}
         files = {folder / f"{prefix}_{name}.json": content for name, content in contents.items() if content is not None}
@@ -43,21 +43,21 @@ def decode(
     with_negative: bool = False,
     threshold: float = 0.0,
 ) -> Predictions:
-    """The answers of `questions` from logits [tokens, 2], laid out as the windows' tokens.
+    """The answers to `questions` from logits [tokens, 2]: start and end logits of the tokens of all windows.
 
-    Of each window the `n_best` first tokens and the `n_best` last ones are combined; a span has at most `max_length`
-    tokens. Of all windows the `n_best` best spans are kept, one a place in the context. With `with_negative` no answer
-    is one of them, scored by the lowest of the windows' scores for it (one window that has the answer is enough), and
-    it is the answer where the null odds exceed `threshold`.
+    In each window the `n_best` best start tokens are combined with the `n_best` best end tokens into spans of at most
+    `max_length` tokens. The `n_best` best spans of all windows are kept, each part of the context once. With
+    `with_negative`, "no answer" is a candidate too (Rajpurkar et al., 2018): its score is the lowest null score of the
+    windows, since one window with the answer is enough, and it is predicted if the null odds exceed `threshold`.
     """
     found: list[dict[tuple[int, int], tuple[float, float, float]]] = [{} for _ in questions.rows]
     null = np.full((len(questions), 3), np.inf)
     for window, row in enumerate(windows.question.tolist()):
-        place = windows.tokens(window)
-        start, end = logits[place, 0], logits[place, 1]
+        tokens = windows.tokens(window)
+        start, end = logits[tokens, 0], logits[tokens, 1]
         if (score := float(start[NOTHING]) + float(end[NOTHING])) < null[row, 0]:
             null[row] = score, start[NOTHING], end[NOTHING]
-        for span, scores in _spans_of(start, end, windows.spans[place], n_best, max_length):
+        for span, scores in _spans_of(start, end, windows.spans[tokens], n_best, max_length):
             if span not in found[row] or scores[0] > found[row][span][0]:
                 found[row][span] = scores
     answers, texts, nbest, odds = {}, {}, {}, {}
@@ -69,21 +69,22 @@ def decode(
             odds[question.id] = nothing[0] - best["score"]
             listed = sorted([*listed, _entry("", *nothing)], key=lambda entry: -entry["score"])
         texts[question.id] = best["text"]
-        silent = with_negative and odds[question.id] > threshold
-        answers[question.id] = "" if silent else best["text"]
+        unanswered = with_negative and odds[question.id] > threshold
+        answers[question.id] = "" if unanswered else best["text"]
         nbest[question.id] = _with_probabilities(listed or [best])
     return Predictions(answers, texts, nbest, odds if with_negative else None)
 
 
 def _spans_of(start: np.ndarray, end: np.ndarray, spans: np.ndarray, n_best: int, max_length: int):
-    """((first character, the one after the last), (score, start logit, end logit)) of the spans of one window."""
-    usable = np.flatnonzero(spans[:, 0] < spans[:, 1])  # tokens of the context that hold more than white space
+    """Yields ((start, end), (score, start logit, end logit)) of the spans of one window; start and end are characters
+    of the context, end exclusive."""
+    usable = np.flatnonzero(spans[:, 0] < spans[:, 1])  # tokens of the context that aren't white space
     firsts, lasts = (usable[np.argsort(-scores[usable], kind="stable")[:n_best]] for scores in (start, end))
     long = lasts[None, :] - firsts[:, None]
     for a, b in zip(*np.nonzero((long >= 0) & (long < max_length)), strict=True):
         first, last = firsts[a], lasts[b]
-        one, other = float(start[first]), float(end[last])
-        yield (int(spans[first, 0]), int(spans[last, 1])), (one + other, one, other)
+        start_logit, end_logit = float(start[first]), float(end[last])
+        yield (int(spans[first, 0]), int(spans[last, 1])), (start_logit + end_logit, start_logit, end_logit)
 
 
 def _entry(text: str, score: float, start: float, end: float) -> dict:
@@ -91,7 +92,7 @@ def _entry(text: str, score: float, start: float, end: float) -> dict:
 
 
 def _with_probabilities(entries: list[dict]) -> list[dict]:
-    """Each entry with its probability among these alone."""
+    """Each entry with its probability: a softmax over the scores of these entries."""
     scores = np.array([entry["score"] for entry in entries])
     shares = np.exp(scores - scores.max())
     shares /= shares.sum()

@@ -1,4 +1,4 @@
-"""Question answering: a checkpoint, SQuAD and a seed become a model, its answers and the record of their score."""
+"""Fine-tuning of a checkpoint on SQuAD: trainer, windows of the splits, answers and their official scores."""
 
 import time
 from collections.abc import Callable
@@ -29,32 +29,32 @@ SPLITS = ("train", "validation", "test")
 
 
 class AnswerTrainer(FineTuneTrainer):
-    """Trains a model to point at the first and the last token of an answer.
+    """Trains a model to predict the first and the last token of an answer.
 
-    The model's own loss is left aside: it averages over a micro-batch and lets padding have a share of the
-    probability, so that it would depend on how a batch is cut.
+    The model's own loss is not used: it averages over a micro-batch and gives padding a share of the probability, so
+    that it would depend on how a batch is split.
     """
 
     def logits_of(self, model, inputs: dict) -> torch.Tensor:
-        """[batch, length, 2]: of each token to be the first, and to be the last; of padding, as good as never."""
+        """[batch, length, 2]: start and end logits of each token; those of padding are the lowest fp32 number."""
         outputs = model(**inputs)
         logits = torch.stack([outputs["start_logits"], outputs["end_logits"]], dim=-1).float()
         mask = inputs.get("attention_mask")
         return logits if mask is None else logits.masked_fill(mask[..., None] == 0, torch.finfo(logits.dtype).min)
 
-    def room_for(self, dataset: Examples) -> np.ndarray:
-        """[tokens, 2], as the tokens of the windows lie."""
+    def allocate_logits(self, dataset: Examples) -> np.ndarray:
+        """[tokens, 2], for the tokens of all windows, concatenated."""
         return np.zeros((len(dataset.ids), 2), dtype=np.float32)
 
-    def keep(self, room: np.ndarray, dataset: Examples, rows: list[int], logits: np.ndarray) -> None:
+    def store_logits(self, stored: np.ndarray, dataset: Examples, rows: list[int], logits: np.ndarray) -> None:
         for place, row in enumerate(rows):
             end, length = dataset.ends[row], dataset.lengths[row]
-            room[end - length : end] = logits[place, :length]
+            stored[end - length : end] = logits[place, :length]
 
 
 @dataclass
 class QaTuning(FineTuning):
-    """A fine-tuning on questions. `windows` and `predictions` fill up as splits are used."""
+    """A fine-tuning on questions. `windows` and `predictions` are filled as splits are used."""
 
     suite: ClassVar[Suite] = SUITE
     data: QaArguments
@@ -64,13 +64,14 @@ class QaTuning(FineTuning):
     predictions: dict[str, Predictions] = field(default_factory=dict)
 
     def answer(self, split: str) -> dict[str, float]:
-        """Answers the questions of `split`, kept in `predictions`. Returns {"eval_loss"}, or nothing without labels."""
+        """Answers the questions of `split` and stores the answers in `predictions`. Returns {"eval_loss": loss}, empty
+        without labels."""
         logits, metrics = self.predict(self.examples(split))
         self.predictions[split] = self.decode(split, logits)
         return metrics
 
     def decode(self, split: str, logits: np.ndarray) -> Predictions:
-        """The answers to the questions of `split` that logits [tokens, 2] give."""
+        """The answers to the questions of `split` from logits [tokens, 2]."""
         data = self.data
         return decode(
             logits,
@@ -83,7 +84,7 @@ class QaTuning(FineTuning):
         )
 
     def examples(self, split: str) -> Examples:
-        """A split as the model reads it."""
+        """The windows of a split as examples, cut on first use."""
         if split not in self.windows:
             self.windows[split] = windows_of(self.data, self.rows[split], self.tokenizer)
         return examples_of(self.data, self.windows[split], self.rows[split], self.tokenizer, self.trainer.model)
@@ -93,8 +94,8 @@ class QaTuning(FineTuning):
         metrics = score_of(self.data, self.predictions["validation"], self.rows["validation"])
         return {"validation": metrics | {"loss": loss}}
 
-    def write_more(self, folder: Path) -> list[Path]:
-        """The answers to the dev and test questions: eval_ and predict_ predictions, n-best and null odds."""
+    def write_predictions(self, folder: Path) -> list[Path]:
+        """Writes the answers to the dev (eval_*) and test (predict_*) questions: predictions, n-best and null odds."""
         prefixes = {"validation": "eval", "test": "predict"}
         return [file for split, made in self.predictions.items() for file in made.write(folder, prefixes[split])]
 
@@ -114,17 +115,15 @@ class QaTuning(FineTuning):
 
     def record(self, scores: dict[str, dict[str, float]]) -> dict:
         record = super().record(scores)
-        decided = ("doc_stride", "n_best_size", "max_answer_length", "null_score_diff_threshold")
-        record["settings"] |= {name: getattr(self.data, name) for name in decided}
+        names = ("doc_stride", "n_best_size", "max_answer_length", "null_score_diff_threshold")
+        record["settings"] |= {name: getattr(self.data, name) for name in names}
         windows = {split: len(windows) for split, windows in self.windows.items()}
         return record | {"windows": windows}
 
 
 def prepare(data: QaArguments, args: QaTrainingArguments, say: Callable[[str], None] = print) -> QaTuning:
-    """Reads, cuts and checks everything, and builds model and trainer; says what was skipped.
-
-    Raises UserError for whatever is wrong with data, checkpoint, tokenizer or settings.
-    """
+    """Loads and checks data, checkpoint and tokenizer, cuts the windows, builds model and trainer. `say` prints what
+    was skipped or replaced. Raises UserError for invalid data, checkpoint, tokenizer or settings."""
     began = time.monotonic()
     args.fill_defaults(data.recipe)
     origin = origin_of(data)
@@ -138,24 +137,22 @@ def prepare(data: QaArguments, args: QaTrainingArguments, say: Callable[[str], N
     windows = {split: windows_of(data, questions, tokenizer) for split, questions in rows.items() if split != "test"}
     parts = {split: examples_of(data, windows[split], rows[split], tokenizer, model) for split in windows}
     trainer = build_trainer(AnswerTrainer, model, args, tokenizer, parts.get("train"), parts.get("validation"))
-    work = QaTuning(data, args, rows, origin, trainer, tokenizer, began, windows)
-    trainer.score = lambda logits: score_of(data, work.decode("validation", logits), rows["validation"])
-    return work
+    tuning = QaTuning(data, args, rows, origin, trainer, tokenizer, began, windows)
+    trainer.score = lambda logits: score_of(data, tuning.decode("validation", logits), rows["validation"])
+    return tuning
 
 
 def config_with_span_head(config: PreTrainedConfig) -> PreTrainedConfig:
-    """`config` with the head's two outputs, whatever head its checkpoint had."""
+    """`config` for a head with two outputs, start and end, whatever head the checkpoint has."""
     config.num_labels = 2
     return config
 
 
 def rows_of(data: QaArguments, args: QaTrainingArguments) -> dict[str, Questions]:
-    """The splits that this run needs, cut to the samples that were asked for.
-
-    Raises UserError where one that it can't do without is missing, or has no answers where it needs some.
-    """
-    doing = {"train": args.do_train, "validation": args.do_eval, "test": args.do_predict}
-    wanted = tuple(split for split in SPLITS if doing[split])
+    """Loads the splits that the run needs, limited to --max_..._samples. Raises UserError for a missing split, and for
+    questions without answers where they are needed."""
+    requested = {"train": args.do_train, "validation": args.do_eval, "test": args.do_predict}
+    wanted = tuple(split for split in SPLITS if requested[split])
     options = tuple(data.hub_options().items())
     rows = _rows(data.dataset, _files(data), data.dataset_config_name, data.version, options)
     limits = {"train": data.max_train_samples, "validation": data.max_eval_samples, "test": data.max_predict_samples}
@@ -186,28 +183,28 @@ def _rows(name: str | None, files: tuple, config: str | None, version: str, opti
 
 
 def report_misplaced(split: str, questions: Questions, say: Callable[[str], None]) -> None:
-    """Says how many lone surrogates were replaced, how many answers aren't in their context, shows some of those, and
-    what came of them."""
+    """Prints the number of replaced lone surrogates, the number of answers that aren't in their context with some
+    examples, and how these are handled."""
     if questions.replaced:
         say(f"warning: {questions.source}: {questions.replaced:,} lone surrogates were replaced by U+FFFD")
     if not questions.misplaced:
         return
-    what = (
+    effect = (
         f"{questions.skipped:,} questions are skipped" if split == "train" else "their questions are scored by the text"
     )
-    say(f"warning: {questions.source}: {len(questions.misplaced):,} answers aren't in their context; {what}")
+    say(f"warning: {questions.source}: {len(questions.misplaced):,} answers aren't in their context; {effect}")
     for place in questions.misplaced[:SHOWN]:
         say(f"    {place}")
 
 
 def windows_of(data: QaArguments, questions: Questions, tokenizer) -> Windows:
-    """The windows of a split, cut or found cut under --prepared_dir."""
+    """The windows of a split, cached under --prepared_dir."""
     folder = Path(data.prepared_dir).expanduser() / "qa"
     return cut_windows(questions, tokenizer, data.max_seq_length, data.doc_stride, folder, data.overwrite_cache)
 
 
 def examples_of(data: QaArguments, windows: Windows, questions: Questions, tokenizer, model: nn.Module) -> Examples:
-    """The windows as the model reads them, labelled where the answers are known."""
+    """The windows as examples, with labels if the answers are known."""
     return windows.examples(
         None if questions.hidden else windows.labels(questions),
         pad_id=tokenizer.pad_token_id,
@@ -217,7 +214,7 @@ def examples_of(data: QaArguments, windows: Windows, questions: Questions, token
 
 
 def score_of(data: QaArguments, predictions: Predictions, questions: Questions) -> dict[str, float]:
-    """The official metrics of a split, in percent."""
+    """The official SQuAD metrics of a split, in percent."""
     golds = golds_by_id(questions)
     if not data.version_2_with_negative:
         return score(predictions.answers, golds)

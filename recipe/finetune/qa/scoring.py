@@ -1,6 +1,6 @@
-"""How answers are scored: exact match and F1 over words by the definition of SQuAD's official evaluation.
+"""Exact match and F1 over words, as the official evaluation scripts of SQuAD 1.1 and 2.0 define them.
 
-Scores are percentages, as that script prints them. A question without an answer has the gold text "".
+Scores are percentages, as those scripts print them. A question without an answer has the gold text "".
 
     python -m recipe.finetune.qa.scoring dev-v1.1.json eval_predictions.json
     python -m recipe.finetune.qa.scoring dev-v2.0.json \\
@@ -31,48 +31,48 @@ def normalise(text: str) -> str:
 
 
 def exact(prediction: str, golds: Iterable[str]) -> float:
-    """1 if the prediction is one of the gold answers once both are normalised, else 0."""
+    """1 if the normalised prediction equals one of the normalised gold answers, else 0."""
     return float(any(normalise(prediction) == normalise(gold) for gold in golds))
 
 
-def f1(prediction: str, golds: Iterable[str], silence: float = 1.0) -> float:
-    """The best harmonic mean of precision and recall over words that any gold answer gives. Where neither side has a
-    word left it is `silence`: 1 in SQuAD 2.0; 0 in 1.1, whose script counts common words and finds none."""
-    return max(_f1(normalise(prediction).split(), normalise(gold).split(), silence) for gold in golds)
+def f1(prediction: str, golds: Iterable[str], both_empty: float = 1.0) -> float:
+    """The F1 over words with the closest gold answer. If neither side has a word after normalisation it is
+    `both_empty`: 1 in SQuAD 2.0; 0 in 1.1, whose script counts common words and finds none."""
+    return max(_f1(normalise(prediction).split(), normalise(gold).split(), both_empty) for gold in golds)
 
 
-def _f1(predicted: list[str], gold: list[str], silence: float) -> float:
+def _f1(predicted: list[str], gold: list[str], both_empty: float) -> float:
     if not predicted and not gold:
-        return silence
+        return both_empty
     common = sum((Counter(predicted) & Counter(gold)).values())
     return 2.0 * common / (len(predicted) + len(gold))
 
 
 def golds_of(texts: Iterable[str]) -> list[str]:
-    """The gold texts of a question as they are scored: those with a word in them, [""] where there is none."""
+    """The gold texts of a question that are scored: those with a word after normalisation, [""] if there are none."""
     return [text for text in texts if normalise(text)] or [""]
 
 
 def score(predictions: dict[str, str], golds: dict[str, list[str]]) -> dict[str, float]:
-    """The metrics of SQuAD 1.1, exact_match and f1, in percent over all questions of `golds` ({id: answers}); a
+    """The metrics of SQuAD 1.1, exact_match and f1, in percent over all questions of `golds` ({id: answers}). A
     question without a prediction counts as wrong."""
     found = [(predictions.get(name), texts) for name, texts in golds.items()]
     return {
         "exact_match": _percent([0.0 if text is None else exact(text, texts) for text, texts in found]),
-        "f1": _percent([0.0 if text is None else f1(text, texts, silence=0.0) for text, texts in found]),
+        "f1": _percent([0.0 if text is None else f1(text, texts, both_empty=0.0) for text, texts in found]),
     }
 
 
 def score_with_negative(
     predictions: dict[str, str], golds: dict[str, list[str]], null_odds: dict[str, float] | None, threshold: float = 0.0
 ) -> dict[str, float]:
-    """The metrics of SQuAD 2.0: exact and f1 over all questions, over those that have an answer (HasAns_) and over the
-    others (NoAns_), in percent; and best_exact and best_f1, what the best threshold on `null_odds` would give on these
-    very questions, with that threshold.
+    """The metrics of SQuAD 2.0, in percent: exact and f1 over all questions, over those with an answer (HasAns_) and
+    over those without (NoAns_); and best_exact and best_f1, the scores at the best threshold for these questions, with
+    that threshold (best_..._thresh).
 
-    Where a question's null odds exceed `threshold` its answer is "", else its prediction, which should be the best
-    text that isn't empty. Without null odds the predictions are taken as they are, and there is no best threshold. A
-    question without a prediction counts as wrong.
+    A question whose null odds exceed `threshold` counts as unanswered; otherwise its prediction counts, which should be
+    the best text that isn't empty. Without null odds, predictions are used as they are and there is no best threshold.
+    A question without a prediction counts as wrong.
     """
     odds = null_odds or {}
     golds = {name: golds_of(texts) for name, texts in golds.items()}
@@ -87,10 +87,10 @@ def score_with_negative(
     }.items():
         if not names:
             continue
-        silent = {name: name in odds and odds[name] > threshold for name in names}
+        unanswered = {name: name in odds and odds[name] > threshold for name in names}
         for metric, scores in (("exact", exacts), ("f1", f1s)):
-            right = [float(not answerable[name]) if silent[name] else scores[name] for name in names]
-            metrics[part + metric] = _percent(right)
+            points = [float(not answerable[name]) if unanswered[name] else scores[name] for name in names]
+            metrics[part + metric] = _percent(points)
         metrics[f"{part}total"] = len(names)
     for metric, scores in (("exact", exacts), ("f1", f1s)) if odds else ():
         best, at = best_threshold(scores, predictions, answerable, odds)
@@ -101,10 +101,9 @@ def score_with_negative(
 def best_threshold(
     scores: dict[str, float], predictions: dict[str, str], answerable: dict[str, bool], null_odds: dict[str, float]
 ) -> tuple[float, float]:
-    """(the best score in percent, the null odds at which it is reached) by the rule of the official script: questions
-    are answered one after the other from the lowest null odds up, those of equal odds in the order of `null_odds`, and
-    the best score on the way counts. With tied odds no threshold may reach that score, since it would answer all of
-    them or none.
+    """(the best score in percent, the null odds at which it is reached), as the official script computes it: questions
+    are answered one by one in order of increasing null odds, ties in the order of `null_odds`, and the best score on
+    the way counts. With ties there may be no threshold with that score, since it would answer all of them or none.
     """
     odds = null_odds | {name: 0.0 for name in scores if name not in null_odds}
     current = best = float(sum(not has for has in answerable.values()))  # nothing is answered
@@ -112,7 +111,7 @@ def best_threshold(
     for name in sorted((name for name in odds if name in scores), key=odds.__getitem__):
         if answerable[name]:
             current += scores[name]
-        elif predictions.get(name):  # any text loses the point of silence, one without words, too
+        elif predictions.get(name):  # any text loses the point for not answering, even one without words
             current -= 1.0
         if current > best:
             best, at = current, odds[name]
@@ -131,7 +130,7 @@ def _percent(scores: list[float]) -> float:
 def main() -> int:
     ((files,),) = parse((), description=__doc__, positional=("files ...",))
     if len(files) not in (2, 3):
-        raise UserError(f"found {len(files)} files, expected SQuAD's, the predictions, and maybe the null odds")
+        raise UserError(f"found {len(files)} files, expected SQuAD's, the predictions and maybe the null odds")
     questions = read_file(Path(files[0]))
     predictions = _object(Path(files[1]), str, "answer")
     odds = [_object(Path(name), float, "null odds") for name in files[2:]]

@@ -1,6 +1,6 @@
-"""Questions of SQuAD, read from the official JSON files, from the hub or from files in either layout.
+"""Questions of SQuAD: loaded from the official JSON files, the hub dataset, or files of your own in either layout.
 
-An error in a file is reported with its path in the JSON.
+Errors in a file are reported with their path in the JSON.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ from recipe.finetune.qa.tasks import Squad
 from recipe.system.errors import UserError
 from recipe.system.hub import is_local, require_hub
 
-SHOWN = 3  # answers that aren't in their context of which so many are shown
+SHOWN = 3  # of the answers that aren't in their context, print this many
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A stretch of a context: its text, and the character it begins at."""
+    """A span of a context: its text, and the index of its first character."""
 
     text: str
     start: int
@@ -29,7 +29,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Question:
-    """One question. `answers` is empty where there is none, None where it is hidden."""
+    """One question. `answers` is () if it has none, None if they are unknown (a test split)."""
 
     id: str
     text: str
@@ -37,14 +37,15 @@ class Question:
     answers: tuple[Answer, ...] | None
 
     def holds(self, answer: Answer) -> bool:
-        """Whether the context has `answer` where it says."""
+        """Whether the context has the text of `answer` at its start."""
         return answer.start >= 0 and self.context.startswith(answer.text, answer.start)
 
 
 @dataclass(frozen=True)
 class Questions:
-    """One split, in the order of its file. `skipped` questions were left out of training, for their answer isn't in
-    their context; `misplaced` says which answers those are, of any split. `replaced` lone surrogates became U+FFFD."""
+    """One split, in the order of its file. `skipped` is the number of questions left out of training because their
+    answer isn't in their context, `misplaced` describes such answers of any split, `replaced` is the number of lone
+    surrogates that became U+FFFD."""
 
     rows: list[Question]
     source: str
@@ -57,16 +58,16 @@ class Questions:
 
     @property
     def hidden(self) -> bool:
-        """Whether it has no answers to learn from or to be scored by."""
+        """Whether answers are unknown, so that the split can neither be trained on nor scored."""
         return any(question.answers is None for question in self.rows)
 
     def first(self, count: int | None) -> "Questions":
-        """The first `count` questions, all for None."""
+        """The first `count` questions; None means all."""
         return self if count is None or count >= len(self) else replace(self, rows=self.rows[:count])
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of questions, contexts and answers: which data a score was made on."""
+        """sha256 of questions, contexts and answers: identifies the data of a score."""
         digest = hashlib.sha256()
         for row in self.rows:
             answers = None if row.answers is None else [(answer.text, answer.start) for answer in row.answers]
@@ -74,20 +75,20 @@ class Questions:
         return digest.hexdigest()
 
 
-# ---- where it comes from
+# ---- sources
 
 
 def read_files(files: dict[str, str | None]) -> dict[str, Questions]:
-    """The splits of `files`, {split: path}: JSON in the official layout (data, paragraphs, qas), or {"data": [...]}
-    with the columns of the hub (id, question, context, answers); or .jsonl with those.
+    """Loads the splits of `files`, {split: path}: JSON in the official layout (data, paragraphs, qas), {"data": [...]}
+    with the columns of the hub dataset (id, question, context, answers), or .jsonl with these columns.
 
-    Raises UserError with the place in the file for whatever isn't as expected.
+    Raises UserError, with the path in the file, for malformed content.
     """
     return {split: read_file(Path(name).expanduser()) for split, name in files.items() if name}
 
 
 def read_file(file: Path) -> Questions:
-    """The questions of one file."""
+    """Loads the questions of one file. Raises UserError as `read_files` does."""
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
@@ -105,8 +106,9 @@ def read_file(file: Path) -> Questions:
 
 
 def read_folder(folder: Path, task: Squad) -> dict[str, Questions]:
-    """The splits that a folder has: one JSON file each whose name begins with train, dev (or validation) or test, the
-    one of the version of `task` where both lie there; or parquet files as in the hub's repository."""
+    """Loads the splits in a folder: one JSON file each, whose name begins with train, dev (or validation) or test, that
+    of the version of `task` if there are both; or parquet files as in the hub repository. Raises UserError if there are
+    none, or several files of a split."""
     found = {}
     for split, stems in {"train": ("train",), "validation": ("dev", "valid"), "test": ("test",)}.items():
         files = sorted(f for stem in stems for kind in ("json", "jsonl") for f in folder.glob(f"{stem}*.{kind}"))
@@ -115,7 +117,7 @@ def read_folder(folder: Path, task: Squad) -> dict[str, Questions]:
         if len(files) > 1:
             names = ", ".join(file.name for file in files)
             raise UserError(
-                f"{folder} has several files of the {split} split ({names}): pass --train_file and its like"
+                f"{folder} has several files of the {split} split ({names}): pass --train_file and --validation_file"
             )
         if files:
             found[split] = read_file(files[0])
@@ -127,7 +129,7 @@ def read_folder(folder: Path, task: Squad) -> dict[str, Questions]:
 
 
 def read_squad(source: str, config: str | None, task: Squad, splits: tuple[str, ...], **hub_options):
-    """The `splits` of `source`, a folder or a hub id, that exist."""
+    """Loads those of `splits` that `source`, a folder or a hub id, has. Raises UserError if it cannot be loaded."""
     if is_local(source):
         folder = Path(source).expanduser()
         if not folder.is_dir():
@@ -141,9 +143,9 @@ def read_squad(source: str, config: str | None, task: Squad, splits: tuple[str, 
     chosen = {key: value for key, value in hub_options.items() if key in ("cache_dir", "token")}
     try:
         data = load_dataset(source, config, **chosen)
-    except Exception as error:  # the library raises a dozen classes for "not there" and "no network"
+    except Exception as error:  # datasets raises a dozen classes for "not found" and "no network"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"cannot load {source}: {reason}: pass a folder, or --train_file and its like") from error
+        raise UserError(f"cannot load {source}: {reason}: pass a folder, or --train_file") from error
     return {split: _from_rows(data[split], f"{source} {split}") for split in splits if split in data}
 
 
@@ -161,7 +163,7 @@ def _from_rows(rows: Iterable[dict], source: str) -> Questions:
     return _questions((_flat(row, f"row {n}", source) for n, row in enumerate(rows)), source)
 
 
-# ---- what a file holds
+# ---- content of files
 
 
 def _parsed(text: str, where: str):
@@ -176,7 +178,7 @@ _KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object
 
 
 def _get(holder, name: str, kind: type, path: str, source):
-    """holder[name], which must be there and of `kind`; `path` is the holder's own place."""
+    """holder[name]. Raises UserError if it is missing or not of type `kind`; `path` is that of `holder` in the file."""
     place = f"{path}.{name}".lstrip(".")
     if not isinstance(holder, dict):
         raise UserError(f"{source}, {path or 'the whole'}: found {_shown(holder)}, expected an object with {name!r}")
@@ -184,14 +186,14 @@ def _get(holder, name: str, kind: type, path: str, source):
         found = ", ".join(map(str, holder)) or "nothing"
         raise UserError(f"{source}, {path or 'the whole'}: found {found}, expected {name!r} among them")
     value = holder[name]
-    value = value.tolist() if hasattr(value, "tolist") else value  # an array of the hub's
+    value = value.tolist() if hasattr(value, "tolist") else value  # a numpy array of the hub dataset
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UserError(f"{source}, {place}: found {_shown(value)}, expected {_KINDS[kind]}")
     return value
 
 
 def _identity(row, path: str, source) -> str:
-    """A row's id, a text or a whole number, as text."""
+    """The id of a row, a string or an integer, as a string."""
     number = isinstance(row, dict) and isinstance(row.get("id"), numbers.Integral) and not isinstance(row["id"], bool)
     return str(row["id"]) if number else _get(row, "id", str, path, source)
 
@@ -227,7 +229,7 @@ def _official(entry, context: str, path: str, file: Path) -> tuple[Question, str
 
 
 def _flat(row, path: str, source) -> tuple[Question, str]:
-    """A row as the hub has it: answers are two lists, `text` and `answer_start`."""
+    """A row of the hub dataset, whose answers are two lists, `text` and `answer_start`."""
     identity = _identity(row, path, source)
     text, context = (_get(row, name, str, path, source) for name in ("question", "context"))
     if row.get("answers") is None:
@@ -250,19 +252,19 @@ _PAIR = (("text", str), ("answer_start", int))
 
 def _answer(text: str, start: int, path: str, source) -> Answer:
     if not text.strip():
-        raise UserError(f"{source}, {path}.text: found {_shown(text)}, expected the words of an answer")
+        raise UserError(f"{source}, {path}.text: found {_shown(text)}, expected a text that isn't blank")
     return Answer(text, start)
 
 
 def _questions(records: Iterable[tuple[Question, str]], source: str) -> Questions:
-    """The split, its ids checked to be unique (predictions are kept by them) and its misplaced answers noted."""
+    """The split, with its misplaced answers. Raises UserError for duplicate ids, since predictions are stored by id."""
     rows, places, misplaced, replaced = [], {}, [], 0
     for question, path in records:
-        question, found = _mended(question)
+        question, found = _without_surrogates(question)
         replaced += found
         if question.id in places:
             raise UserError(
-                f"{source}, {path}: found the id {question.id!r} of {places[question.id]} again: change one"
+                f"{source}, {path}: found the id {question.id!r} of {places[question.id]} again: ids must be unique"
             )
         places[question.id] = path
         rows.append(question)
@@ -276,8 +278,8 @@ def _questions(records: Iterable[tuple[Question, str]], source: str) -> Question
     return Questions(rows, source, misplaced=tuple(misplaced), replaced=replaced)
 
 
-def _mended(question: Question) -> tuple[Question, int]:
-    """The question without lone surrogates, and how many there were in it."""
+def _without_surrogates(question: Question) -> tuple[Question, int]:
+    """The question with lone surrogates replaced, and their number."""
     answers = question.answers or ()
     texts = (question.id, question.text, question.context, *(answer.text for answer in answers))
     (name, text, context, *given), counts = zip(*map(without_surrogates, texts), strict=True)
@@ -288,22 +290,23 @@ def _mended(question: Question) -> tuple[Question, int]:
 
 
 def for_training(questions: Questions) -> Questions:
-    """Without the questions that have an answer and none that is in its context: nothing could be learned of them."""
+    """Removes answers that aren't in their context, and questions left without an answer by that. Raises UserError if
+    no question is left."""
     kept = []
     for question in questions.rows:
         good = tuple(answer for answer in question.answers or () if question.holds(answer))
         if good or not question.answers:
             kept.append(replace(question, answers=good))
     if not kept:
-        raise UserError(f"{questions.source}: no answer is in its context (e.g. {questions.misplaced[0]}): look at it")
+        raise UserError(f"{questions.source}: no answer is in its context (e.g. {questions.misplaced[0]}): check it")
     return replace(questions, rows=kept, skipped=len(questions) - len(kept))
 
 
 def require_answers(questions: Questions, with_negative: bool) -> None:
-    """Raises UserError where answers are hidden, or missing although `with_negative` doesn't allow for it."""
+    """Raises UserError if answers are unknown, or if questions have none and `with_negative` is False."""
     if questions.hidden:
         row = next(question for question in questions.rows if question.answers is None)
-        raise UserError(f"{questions.source}: question {row.id} has no 'answers': expected some to learn from or score")
+        raise UserError(f"{questions.source}: question {row.id} has no 'answers': expected some to train or score")
     empty = [question.id for question in questions.rows if not question.answers]
     if empty and not with_negative:
         raise UserError(

@@ -45,7 +45,7 @@ SUITE = Suite(
         *("null_score_diff_threshold", *SHARED_SETTINGS),
     ),
     task_flags=lambda task: ("--task_name", task, "--version_2_with_negative", str(task == "squad_v2")),
-    scale=100.0,  # SQuAD's own script gives percentages
+    scale=100.0,  # the official metrics are percentages
     task_type="question-answering",
     tag="squad",
     auto_class="AutoModelForQuestionAnswering",

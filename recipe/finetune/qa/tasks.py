@@ -10,17 +10,17 @@ from recipe.finetune.suite import TuningSettings
 
 @dataclass(frozen=True)
 class Squad:
-    """One version. `sizes` are the questions of the official splits."""
+    """One version. `sizes` are the numbers of questions of the official splits."""
 
-    name: str  # in --tasks of a sweep
-    title: str  # in tables
+    name: str  # as in --tasks of a sweep
+    title: str  # as in tables
     hub_id: str
     sizes: dict[str, int]
-    exact: str  # what its own script calls exact match
+    exact: str  # the name of exact match in the official script
     recipe: TuningSettings
 
 
-_SETTINGS = TuningSettings(32, 5e-5, 3)  # of encoders of 100 M parameters; smaller models want a higher rate
+_SETTINGS = TuningSettings(32, 5e-5, 3)  # for encoders of 100 M parameters; smaller models need a higher learning rate
 TASKS = {
     task.name: task
     for task in (

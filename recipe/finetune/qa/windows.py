@@ -1,7 +1,7 @@
-"""Questions with their contexts as a model reads them: windows that overlap, each token with its place in the context.
+"""Overlapping windows of question and context, with the characters of the context that each token covers.
 
-A context that is longer than a window is read in several; `stride` tokens at the end of one are read again in the next
-(the meaning of doc_stride in the library's script). Special tokens, separators and types are the tokenizer's own.
+A context that is longer than a window is split into several; the last `stride` tokens of one are repeated in the next,
+as --doc_stride means in the Hugging Face example script. Special tokens and token types are the tokenizer's.
 """
 
 import hashlib
@@ -21,17 +21,17 @@ from recipe.system.errors import UserError
 from recipe.system.progress import track
 
 FORMAT = "2"  # raise it when the meaning of the cached arrays changes
-OUTSIDE = -1  # the place of a token that isn't of the context
-NOTHING = 0  # the token that stands for "no answer here": <s>, [CLS]
+OUTSIDE = -1  # start and end of a token that isn't part of the context
+NOTHING = 0  # index of <s> or [CLS], the label of a window without the answer
 
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows of a split, tokens end to end.
+    """The windows of a split, their tokens concatenated.
 
     ids, types [tokens]; ends [windows], where each ends; question [windows], the row of its question; spans
-    [tokens, 2], the first character and the one after the last of a token in its context (white space at either side
-    left out), OUTSIDE for tokens of the question and special ones. `cut` questions were longer than a window allows.
+    [tokens, 2], start and end (exclusive) of each token in the characters of its context, without surrounding white
+    space, OUTSIDE for tokens of the question and special tokens. `cut` is the number of truncated questions.
     """
 
     ids: np.ndarray
@@ -45,17 +45,17 @@ class Windows:
         return len(self.ends)
 
     def tokens(self, window: int) -> slice:
-        """Where the tokens of a window lie."""
+        """The tokens of a window."""
         return slice(self.ends[window - 1] if window else 0, self.ends[window])
 
     def examples(self, labels: np.ndarray | None, **options) -> Examples:
-        """What the trainer takes; labels [windows, 2] as `labels` makes them."""
+        """The windows as examples for the trainer; labels [windows, 2] as `labels` returns them."""
         arrays = {"ids": self.ids, "types": self.types, "ends": self.ends}
         return Examples(arrays, labels, regression=False, **options)
 
     def labels(self, questions: Questions) -> np.ndarray:
-        """[windows, 2]: the tokens that the first answer begins and ends with, counted from the window's first;
-        NOTHING twice where the window doesn't hold all of it, or there is none in the context."""
+        """int64 [windows, 2]: the first and the last token of the first answer, counted from the start of the window;
+        NOTHING for both if the window doesn't contain the whole answer."""
         labels = np.full((len(self), 2), NOTHING, dtype=np.int64)
         for window, row in enumerate(self.question.tolist()):
             question = questions.rows[row]
@@ -68,7 +68,8 @@ class Windows:
 
 
 def _place(spans: np.ndarray, first: int, last: int) -> tuple[int, int]:
-    """The tokens of `spans` that cover the characters from `first` up to `last`, NOTHING twice if they don't."""
+    """First and last token of `spans` that cover the characters from `first` to `last` (exclusive); NOTHING for both if
+    they don't cover all of them."""
     inside = np.flatnonzero((spans[:, 0] < spans[:, 1]) & (spans[:, 1] > first) & (spans[:, 0] < last))
     if not len(inside) or spans[inside[0], 0] > first or spans[inside[-1], 1] < last:
         return NOTHING, NOTHING
@@ -83,15 +84,15 @@ def cut_windows(
     cache: Path,
     overwrite: bool = False,
 ) -> Windows:
-    """The windows of `questions`, at most `max_length` tokens each. Kept under `cache` by what decides the result.
+    """Windows of at most `max_length` tokens, cached under `cache` by tokenizer, questions, length and stride.
 
-    White space around a question is dropped; one that leaves no room for its context is cut. Raises UserError where
-    `stride` leaves no room at all.
+    White space around a question is removed; a question that leaves too few tokens for its context is truncated.
+    Raises UserError if `stride` is more than half of `max_length`, or leaves no tokens for the question.
     """
     if stride < 0 or stride > max_length // 2:
         raise UserError(
             f"found --doc_stride {stride} with --max_seq_length {max_length}, expected 0 to {max_length // 2}: windows "
-            "that overlap more than by half hardly move on"
+            "overlap by at most half"
         )
     about = f"{FORMAT} {fingerprint(tokenizer)} {questions.digest} {max_length} {stride}"
     file = cache / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.safetensors"
@@ -105,17 +106,17 @@ def _cut(questions: Questions, tokenizer, max_length: int, stride: int) -> dict[
     reader, joiner = _halves(tokenizer)
     specials = joiner.num_special_tokens_to_add(is_pair=True)
     joiner.enable_truncation(max_length, stride=stride, strategy="only_second")
-    most = max_length - specials - stride - 1  # of a question: each window must move on by one token at least
+    most = max_length - specials - stride - 1  # tokens of a question: windows must advance by one or more
     if most < 1:
-        raise UserError(f"--max_seq_length {max_length} has no room for a question beside --doc_stride {stride}")
+        raise UserError(f"--max_seq_length {max_length} leaves no tokens for a question beside --doc_stride {stride}")
     parts: dict[str, list] = {"ids": [], "types": [], "ends": [], "question": [], "spans": []}
     end = cut = 0
     context, encoded = None, None
     rows = track(questions.rows, f"cutting windows of {questions.source}", len(questions.rows), "questions")
     for row, question in enumerate(rows):
-        if question.context != context:  # a paragraph's questions follow each other
+        if question.context != context:  # questions of one paragraph are consecutive
             context = question.context
-            encoded = reader.encode("", context, add_special_tokens=False)  # the second of a pair has types of its own
+            encoded = reader.encode("", context, add_special_tokens=False)  # second of a pair, for its types
         asked, shortened = _encode_question(reader, question.text.strip(), most)
         cut += shortened
         first = joiner.post_process(asked, encoded)
@@ -137,10 +138,10 @@ def _cut(questions: Questions, tokenizer, max_length: int, stride: int) -> dict[
 
 
 def _encode_question(reader: Tokenizer, text: str, most: int) -> tuple[Encoding, bool]:
-    """The first tokens of a question, at most `most`, and whether that is less than all of it.
+    """The first tokens of a question, at most `most`, and whether it was truncated.
 
-    The text is cut, not the encoding: a truncated encoding keeps its other pieces, and joining it with a context gives
-    windows whose question is such a piece."""
+    The text is truncated, not the encoding: a truncated encoding keeps the rest as overflowing pieces, and joining it
+    with a context would give windows with such a piece as their question."""
     asked = reader.encode(text, add_special_tokens=False)
     whole = len(asked)
     while len(asked) > most:
@@ -150,10 +151,10 @@ def _encode_question(reader: Tokenizer, text: str, most: int) -> tuple[Encoding,
 
 
 def _halves(tokenizer: PreTrainedTokenizerFast) -> tuple[Tokenizer, Tokenizer]:
-    """The tokenizer in two: one that turns text into tokens, and one that joins two such into windows.
+    """Two tokenizers: one that encodes text, and one that joins a question and a context into windows.
 
-    The first has no post-processor: a byte-level one moves the offsets of a token behind its space, and would move
-    them again when the windows are made."""
+    The first has no post-processor: that of a byte-level tokenizer moves offsets past the leading space, and would do
+    so a second time when the windows are joined."""
     parts = json.loads(plain_backend(tokenizer).to_str())
     parts["post_processor"] = None
     reader = Tokenizer.from_str(json.dumps(parts))
@@ -162,10 +163,10 @@ def _halves(tokenizer: PreTrainedTokenizerFast) -> tuple[Tokenizer, Tokenizer]:
 
 
 def _spans(window: Encoding, context: str) -> np.ndarray:
-    """[tokens, 2] int32: where each token lies in `context`.
+    """int32 [tokens, 2]: start and end (exclusive) of each token in `context`.
 
-    A byte-level token may count the space before its word as its own, or not, as its tokenizer was made: here it
-    never does, since no answer begins with one."""
+    Some byte-level tokenizers include the space before a word in its token, others don't. Here white space is always
+    excluded, since no answer begins with it."""
     spans = np.full((len(window), 2), OUTSIDE, dtype=np.int32)
     for place, (half, (start, end)) in enumerate(zip(window.sequence_ids, window.offsets, strict=True)):
         if half != 1:

@@ -12,7 +12,7 @@ from toy import config_settings
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import run_glue
-from recipe.finetune.glue.labels import output_layer, reorder
+from recipe.finetune.glue.labels import output_layer, reorder_outputs
 from recipe.system.errors import UserError
 
 NAMES = ("entailment", "neutral", "contradiction")
@@ -140,7 +140,7 @@ def test_training_goes_on_from_outputs_in_another_order(renamed, evaluate, accur
 
 def test_labels_without_names_go_by_number_and_it_is_said(renamed, evaluate, accuracy, capsys):
     assert evaluate(renamed(("LABEL_0", "LABEL_1", "LABEL_2")))["eval_accuracy"] == accuracy
-    assert "taken by number as entailment, neutral, contradiction" in capsys.readouterr().out
+    assert "matched by number to entailment, neutral, contradiction" in capsys.readouterr().out
 
 
 def test_other_labels_are_refused_with_both_lists(renamed, evaluate, trained, tmp_path):
@@ -180,5 +180,5 @@ def test_outputs_move_with_their_weights_and_biases(family):
     output_layer(model).bias.data = torch.tensor([1.0, 2.0, 4.0])
     ids = torch.tensor([[5, 6, 7, 8]])
     before = model(input_ids=ids).logits
-    reorder(model, [2, 0, 1])
+    reorder_outputs(model, [2, 0, 1])
     assert torch.equal(model(input_ids=ids).logits, before[:, [2, 0, 1]])

@@ -6,7 +6,7 @@ import json
 import pandas as pd
 import pytest
 
-from recipe.finetune.glue.labels import SavedLabels, order_of
+from recipe.finetune.glue.labels import SavedLabels, output_order
 from recipe.finetune.glue.own_rows import OwnOptions, read_files
 from recipe.system.errors import UserError
 
@@ -63,7 +63,7 @@ def test_a_stray_quote_never_swallows_rows(read):
         read(table)
     closed = [f'"{line}' if n == 9 else line.replace(",", '",') if n == 12 else line for n, line in enumerate(lines)]
     with pytest.raises(
-        UserError, match=r"t.csv, line 11: a quote opens .*: mend the quote; or pass --csv_quoting none"
+        UserError, match=r"t.csv, line 11: a quote opens .*: correct the quote, or pass --csv_quoting none"
     ):
         read("text,label\n" + "\n".join(closed) + "\n")
     plain = read(table, quoting="none")
@@ -199,7 +199,10 @@ NAN = float("nan")
         ([0.5, float("inf")], "row 1: found the label inf"),
         (["a", "b", ""], "row 2: found an empty label"),
         (["a", "b", "  "], "row 2: found an empty label"),
-        ([1, "1"], r"row 1: found the label '1', a text, and 1, a number, in row 0: write all labels one way"),
+        (
+            [1, "1"],
+            r"row 1: found the label '1', a text, and 1, a number, in row 0: write all labels as text or all as numbers",
+        ),
         ([[0, 1], [1]], "row 0: found a list as its label, expected one name or number"),
         ([{"a": 1}], "row 0: found a dict as its label"),
         (["a", "a"], "every row has the label a: expected at least two"),
@@ -217,7 +220,7 @@ def test_labels_that_are_none(read, labels, message):
     [
         (["0", "1", ""], "line 4: found an empty label"),
         (["0", "1", "nan"], "line 4: found the label 'nan', a text, and 0, a number, in line 2"),
-        (["0", "1", "0.5x"], "write all labels one way"),
+        (["0", "1", "0.5x"], "write all labels as text or all as numbers"),
     ],
 )
 def test_labels_of_a_csv_that_are_none(read, labels, message):
@@ -258,16 +261,16 @@ def test_without_training_the_labels_are_the_checkpoint_s(read):
 
 def test_outputs_are_matched_by_name():
     names = ("entailment", "neutral", "contradiction")
-    assert order_of(SavedLabels("m", names), names, False) == (None, False, "")
-    assert order_of(SavedLabels("m", ("CONTRADICTION", "NEUTRAL", "ENTAILMENT")), names, False) == (
+    assert output_order(SavedLabels("m", names), names, False) == (None, False, "")
+    assert output_order(SavedLabels("m", ("CONTRADICTION", "NEUTRAL", "ENTAILMENT")), names, False) == (
         [2, 1, 0],
         False,
         "",
     )
-    order, fresh, note = order_of(SavedLabels("m", ("LABEL_0", "LABEL_1", "LABEL_2")), names, False)
-    assert (order, fresh) == (None, False) and "taken by number as entailment, neutral, contradiction" in note
-    assert order_of(None, names, False) == (None, True, "")
-    assert order_of(SavedLabels("m", ()), (), False) == (None, False, "")
+    order, fresh, note = output_order(SavedLabels("m", ("LABEL_0", "LABEL_1", "LABEL_2")), names, False)
+    assert (order, fresh) == (None, False) and "matched by number to entailment, neutral, contradiction" in note
+    assert output_order(None, names, False) == (None, True, "")
+    assert output_order(SavedLabels("m", ()), (), False) == (None, False, "")
     for saved, wanted in (
         (names, ("a", "b", "c")),
         (names, ("entailment", "not_entailment")),
@@ -275,8 +278,8 @@ def test_outputs_are_matched_by_name():
         (names, ()),
     ):
         with pytest.raises(UserError, match=r"^m has .*, the data .*: expected the same"):
-            order_of(SavedLabels("m", saved), wanted, False)
-        assert order_of(SavedLabels("m", saved), wanted, True) == (None, True, "")
+            output_order(SavedLabels("m", saved), wanted, False)
+        assert output_order(SavedLabels("m", saved), wanted, True) == (None, True, "")
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:40], lambda content: content[:40] + b"\xff" * 40])

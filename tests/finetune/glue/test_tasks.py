@@ -11,7 +11,7 @@ from toy import REPOSITORY
 
 from recipe.finetune.glue.finetuning import METRIC
 from recipe.finetune.glue.rows import Rows, TaskRows, read_glue
-from recipe.finetune.glue.submission import write_predictions
+from recipe.finetune.glue.submission import write_submission
 from recipe.finetune.glue.suite import SUITE
 from recipe.finetune.glue.tasks import TASKS, task_called
 from recipe.system.errors import UserError
@@ -169,7 +169,7 @@ def test_prediction_files(tmp_path, name, split, predictions, files, submitted, 
     count = len(predictions)
     split_rows = Rows((["a"] * count,), None, "toys", index=index and index[:count])
     rows = TaskRows({split: split_rows}, task.labels if task else ("bad", "good"))
-    written = write_predictions(tmp_path, task, rows, split, np.array(predictions))
+    written = write_submission(tmp_path, task, rows, split, np.array(predictions))
     first, second = files.split()
     assert written == [tmp_path / first, tmp_path / f"predict_results_{second}.txt"]
     for file, values in zip(written, (submitted, named), strict=True):

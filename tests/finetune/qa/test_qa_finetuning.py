@@ -215,7 +215,7 @@ def test_a_killed_run_continues_to_the_same_bits(monkeypatch, flags, tmp_path, r
     said = capsys.readouterr().out
     assert (
         "checkpoint-6 is damaged (optimizer.pt has 4 bytes" in said
-        and "continuing from" in said
+        and "resuming from" in said
         and "checkpoint-4" in said
     )
     assert steps.taken == [5, 6, 7, 8, 9]

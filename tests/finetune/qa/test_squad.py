@@ -114,7 +114,7 @@ ANSWER = ("data", 1, "paragraphs", 0, "qas", 1, "answers", 0)
         ((*ANSWER[:6], "answers"), "red", r"qas\[1\].answers: found \"red\", expected a list"),
         ((*ANSWER, "answer_start"), "12", r"qas\[1\].answers\[0\].answer_start: found \"12\", expected a whole number"),
         ((*ANSWER, "answer_start"), True, "answer_start: found true, expected a whole number"),
-        ((*ANSWER, "text"), " ", r"answers\[0\].text: found \" \", expected the words"),
+        ((*ANSWER, "text"), " ", r"answers\[0\].text: found \" \", expected a text that isn't blank"),
         (
             (*ANSWER[:6], "id"),
             "q0-0-0",
