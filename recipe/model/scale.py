@@ -49,13 +49,17 @@ def parameters(config: PreTrainedConfig) -> int:
 
 
 def model_bytes(config: PreTrainedConfig, stage: int, devices: int, bf16: bool = True) -> float:
-    """Weights, gradients and optimizer state per device, in bytes.
+    """Weights, gradients and optimizer state of a model of `config` per device, in bytes: see `state_bytes`."""
+    return state_bytes(parameters(config), stage, devices, bf16)
+
+
+def state_bytes(count: int, stage: int, devices: int, bf16: bool = True) -> float:
+    """Weights, gradients and optimizer state of `count` parameters per device, in bytes.
 
     fp32 and DDP with bf16 autocast keep weights and gradients in fp32 (with bf16, plus a bf16 copy of the weights
     during a step). ZeRO in bf16 keeps bf16 weights and gradients, and fp32 master weights beside the moments. Stage 1
     partitions master weights and moments over the devices, stage 2 also the gradients, stage 3 also the weights.
     """
-    count = parameters(config)
     half = bf16 and stage > 0
     weights, gradients = (2, 2) if half else (4, 4)
     state = ADAM_BYTES + (4 if half else 0)
