@@ -58,6 +58,16 @@ class PretrainArguments(TrainingArguments):
     allow_changed: str = option(
         "", "Settings that may differ from those of the run that is resumed, separated by commas."
     )
+    dry_run: str | None = option(
+        None, "Print the plan of the run and stop before it: plan for people to read, json for programs."
+    )
+    allow_implausible: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Run although the plan makes little sense: epochs (over 100 of them), time (over 30 days) or batch "
+            "(larger than the corpus)."
+        },
+    )
     ddp_timeout: int = option(600, "Timeout of collective operations, in seconds.")
     logging_nan_inf_filter: bool = option(False, "Always off: a non-finite loss must be visible.")
     # The data loader seeks in O(1), so the Trainer must not skip batches one by one.
@@ -88,6 +98,11 @@ class PretrainArguments(TrainingArguments):
             self.gradient_accumulation_steps = derive_accumulation(
                 self.global_batch_size, self.per_device_train_batch_size, world.size
             )
+        if self.dry_run not in (None, "plan", "json"):
+            raise UserError(f"found --dry_run {self.dry_run}, expected plan or json")
+        for name in self.allow_implausible:
+            if name not in ("epochs", "time", "batch"):
+                raise UserError(f"found --allow_implausible {name}, expected epochs, time or batch")
         if self.nonfinite not in ("stop", "skip"):
             raise UserError(f"found --nonfinite {self.nonfinite}, expected stop or skip")
         if self.deepspeed and not self.do_train:

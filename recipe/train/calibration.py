@@ -14,6 +14,8 @@ import torch
 from transformers import PreTrainedModel
 
 from recipe.data.blocks import OrderedBlocks
+from recipe.model.config import is_causal
+from recipe.model.heads import use_masked_only_head, use_next_token_head
 from recipe.system.files import DamagedFile, read_object, write_json
 from recipe.train.arguments import PretrainArguments
 
@@ -37,18 +39,19 @@ class Calibration:
     activation_bytes: int  # kept for the backward pass, per sequence
 
 
-def calibrated(
-    model: PreTrainedModel, data: OrderedBlocks, args: PretrainArguments, folder: Path, evaluates: bool
-) -> tuple[Calibration, bool]:
-    """(the calibration of this run's shape on this machine, whether it was measured just now). It is read from
-    `folder`/calibration.json, or measured and written there; a folder that cannot be written to only costs the next
-    run its ten seconds. Neither the weights nor any random state change."""
+def calibrated(model: PreTrainedModel, data: OrderedBlocks, args: PretrainArguments, folder: Path) -> Calibration:
+    """The calibration of this run's shape on this machine: read from `folder`/calibration.json, or measured and written
+    there. A folder that cannot be written to only costs the next run its ten seconds. Neither the weights nor any
+    random state change."""
     key, file = _key(model, data, args), folder / FILE
     try:
-        return Calibration(**read_object(file)[key]), False
+        return Calibration(**read_object(file)[key])
     except (OSError, DamagedFile, KeyError, TypeError):
         pass
-    measured = measure(model, data, args, evaluates)
+    measured = measure(model, data, args, args.do_eval)
+    if args.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(args.device)
     if args.process_index == 0:
         try:
             known = read_object(file) if file.exists() else {}
@@ -56,14 +59,16 @@ def calibrated(
             known = {}
         with contextlib.suppress(OSError):
             write_json(file, known | {key: asdict(measured)})
-    return measured, True
+    return measured
 
 
 def measure(model: PreTrainedModel, data: OrderedBlocks, args: PretrainArguments, evaluates: bool) -> Calibration:
     """Times training steps on a copy of `model`: real sequences, precision and micro-batch, and AdamW's update. Every
     rank measures at the same time, as all of them will train; the figures are those of the slowest."""
     device, began = args.device, time.monotonic()
-    trained = copy.deepcopy(model).to(device).train()
+    # A training forward holds its model's head: the copy needs one of its own.
+    with_own_head = use_next_token_head if is_causal(model.config) else use_masked_only_head
+    trained = with_own_head(copy.deepcopy(model)).to(device).train()
     optimizer = torch.optim.AdamW(trained.parameters(), lr=0.0, fused=device.type in ("cpu", "cuda"))
     cpu_state = torch.get_rng_state()
     gpu_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
@@ -154,7 +159,12 @@ def _key(model: PreTrainedModel, data: OrderedBlocks, args: PretrainArguments) -
         "model": {
             k: v for k, v in model.config.to_dict().items() if k not in ("transformers_version", "_name_or_path")
         },
-        "batch": [args.per_device_train_batch_size, data.length, data.predicted(data.length), data.scored],
+        "batch": [
+            args.per_device_train_batch_size,
+            data.length,
+            data.count_predicted(data.length),
+            type(data).__name__,
+        ],
         "precision": [args.bf16, args.fp16],
     }
     return sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]

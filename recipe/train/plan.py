@@ -1,4 +1,4 @@
-"""The plan of a run: what it computes, how long that takes, the memory and disk it needs, and whether that makes sense."""
+"""The plan of a run: what it computes, the time, memory and disk that takes, and whether it makes sense."""
 
 import os
 import resource
@@ -17,19 +17,20 @@ from recipe.model.flops import flops_per_token
 from recipe.model.scale import state_bytes
 from recipe.system.errors import UserError
 from recipe.system.files import write_json
+from recipe.system.units import DAY, time_span
 from recipe.train.arguments import PretrainArguments, sequences_per_step
-from recipe.train.calibration import Calibration
-from recipe.train.saving import CHECKPOINT_BYTES_A_PARAMETER
-from recipe.train.schedules import WITHOUT_AN_END
+from recipe.train.calibration import Calibration, calibrated
+from recipe.train.saving import CHECKPOINT_BYTES_PER_PARAMETER
+from recipe.train.schedules import UNLIMITED_STEPS
+from recipe.train.sequences import Sequences
 from recipe.train.stages import Stages
 
 FILE = "plan.json"
 MOST_EPOCHS = 100
 MOST_DAYS = 30
-DAY = 86_400
+GOOD_EPOCHS, STEPS_PER_EPOCH = 10, 50  # of the settings that an error message proposes
 MARGIN = 0.1  # of the planned time, on both sides: what a few steps cannot tell of thousands
 DISK_BYTES_PER_SECOND = 4e8  # hashing and writing of a checkpoint
-IMPLAUSIBLE = ("epochs", "time", "batch")
 
 
 @dataclass(frozen=True)
@@ -48,29 +49,45 @@ class Plan:
     flops: float | None
     seconds: tuple[float, float] | None  # of the steps that are left: at best, at worst
     memory: float
-    memory_there: float
+    memory_available: float
     checkpoint: int
     checkpoints: int | None
     disk_free: int
 
 
+def plan_run(
+    model: PreTrainedModel,
+    prepared: PreparedTokens,
+    sequences: Sequences,
+    args: PretrainArguments,
+    first_step: int,
+) -> Plan:
+    """The plan of what a run has still to do after step `first_step`, from a calibration on this device. Raises
+    UserError where it makes no sense."""
+    require_plausible(sequences.stages, sequences.train, args)
+    resident = psutil.Process().memory_info().rss
+    measured = calibrated(model, sequences.train, args, prepared.folder.parent)
+    plan = plan_of(model, prepared, sequences, args, measured, resident, first_step)
+    require_time(plan, args)
+    return plan
+
+
 def plan_of(
     model: PreTrainedModel,
     prepared: PreparedTokens,
-    data: OrderedBlocks,
-    evaluation: OrderedBlocks,
-    stages: Stages,
+    sequences: Sequences,
     args: PretrainArguments,
     measured: Calibration,
     resident: int,
     first_step: int = 0,
 ) -> Plan:
-    """The plan of a run on `data` that goes on after step `first_step`, from the figures that were `measured`.
-    `resident` is what the process held before they were."""
-    endless = args.max_steps == WITHOUT_AN_END
+    """The plan of a run that goes on after step `first_step`, from the figures that were `measured`. `resident` is what
+    the process held before they were."""
+    stages, data = sequences.stages, sequences.train
+    endless = args.max_steps == UNLIMITED_STEPS
     parameters = model.num_parameters()
-    checkpoint = CHECKPOINT_BYTES_A_PARAMETER * parameters
-    memory, there = _memory(model, args, measured, resident)
+    checkpoint = CHECKPOINT_BYTES_PER_PARAMETER * parameters
+    memory, there = _memory(model, sequences, args, measured, resident)
     plan = {
         "parameters": parameters,
         "embedding_parameters": model.get_input_embeddings().weight.numel(),
@@ -83,19 +100,19 @@ def plan_of(
         "flops": None,
         "seconds": None,
         "memory": memory,
-        "memory_there": there,
+        "memory_available": there,
         "checkpoint": checkpoint,
         "checkpoints": None,
         "disk_free": shutil.disk_usage(_existing(Path(args.output_dir))).free,
     }
     if not endless:
-        flops = {s.length: flops_per_token(model, s.length, data.predicted(s.length)) for s in stages}
+        flops = {s.length: flops_per_token(model, s.length, data.count_predicted(s.length)) for s in stages}
         plan["flops"] = sum((s.last - s.first) * s.batch * s.length * flops[s.length] for s in stages)
-        saves = _times(args.save_strategy, args.save_steps, args.max_steps) + len(args.save_at)
-        kept = min(saves, args.save_total_limit or saves) + 1
+        saves = _times(args.save_strategy, args.save_steps, args.max_steps)
+        kept = min(saves, args.save_total_limit or saves) + len(args.save_at) + 1  # and the final weights
         plan |= {
             "checkpoints": kept,
-            "seconds": _seconds(stages, flops, data, evaluation, args, measured, first_step, checkpoint),
+            "seconds": _seconds(sequences, flops, args, measured, first_step, checkpoint),
         }
     return Plan(**plan)
 
@@ -108,29 +125,29 @@ def _times(strategy, interval: float, steps: int) -> int:
 
 
 def _seconds(
-    stages, flops, data, evaluation, args, measured: Calibration, first_step: int, checkpoint: int
+    sequences: Sequences,
+    flops: dict[int, float],
+    args: PretrainArguments,
+    measured: Calibration,
+    first_step: int,
+    checkpoint: int,
 ) -> tuple[float, float]:
     """Seconds of the steps after `first_step`, their evaluations and checkpoints: at best, at worst."""
-    training = 0.0
-    for stage in stages:
+    training, full = 0.0, sequences.train.length
+    for stage in sequences.stages:
         steps = stage.last - max(stage.first, min(first_step, stage.last))
-        per_token = measured.sequence_seconds / data.length * flops[stage.length] / flops[data.length]
+        per_token = measured.sequence_seconds / full * flops[stage.length] / flops[full]
         own = stage.batch / args.world_size * stage.length * per_token
         training += steps * (own + measured.update_seconds + measured.reduce_seconds)
     left = max(0, args.max_steps - first_step)
     evaluations = (_times(args.eval_strategy, args.eval_steps or args.logging_steps, left) + 1) if args.do_eval else 0
-    rest = evaluations * len(evaluation) / args.world_size * measured.evaluation_seconds
+    rest = evaluations * len(sequences.evaluation) / args.world_size * measured.evaluation_seconds
     saves = _times(args.save_strategy, args.save_steps, left)
     rest += saves * checkpoint / DISK_BYTES_PER_SECOND
     return (
         (1 - MARGIN) * (training * measured.fastest + rest),
         (1 + MARGIN) * (training * measured.slowest + rest),
     )
-
-
-def resident_bytes() -> int:
-    """What this process holds in memory now."""
-    return psutil.Process().memory_info().rss
 
 
 def peak_bytes(args: PretrainArguments) -> int:
@@ -140,11 +157,17 @@ def peak_bytes(args: PretrainArguments) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _memory(model, args: PretrainArguments, measured: Calibration, resident: int) -> tuple[float, float]:
-    """(the peak of memory per device, what the device has)."""
+def _memory(
+    model: PreTrainedModel, sequences: Sequences, args: PretrainArguments, measured: Calibration, resident: int
+) -> tuple[float, float]:
+    """(the peak of memory per process, what there is for it): weights, gradients and optimizer state, and either what
+    the forward pass of a micro-batch keeps for the backward pass, or the logits of an evaluation batch."""
     zero = args.hf_deepspeed_config.config["zero_optimization"]["stage"] if args.deepspeed else 0
     state = state_bytes(model.num_parameters(), zero, args.world_size, args.bf16)
-    activations = measured.activation_bytes * args.per_device_train_batch_size
+    kept = measured.activation_bytes * args.per_device_train_batch_size
+    predicted = sequences.evaluation.count_predicted(sequences.evaluation.length) * args.per_device_eval_batch_size
+    logits = 2 * 4 * predicted * model.config.vocab_size if args.do_eval else 0  # and their log-softmax, in fp32
+    activations = max(kept, logits)
     if args.device.type == "cuda":
         return state + activations, torch.cuda.get_device_properties(args.device).total_memory
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -161,25 +184,33 @@ def _existing(folder: Path) -> Path:
 
 
 def require_plausible(stages: Stages, data: OrderedBlocks, args: PretrainArguments) -> None:
-    """Raises UserError for a run whose steps are larger than its corpus, or pass over it more than MOST_EPOCHS times,
-    unless --allow_implausible names that."""
-    tokens, step = len(data) * data.length, sequences_per_step(args) * data.length
-    if step > tokens and "batch" not in args.allow_implausible:
-        half = 1 << max(0, (len(data) // 50).bit_length() - 1)
-        raise UserError(
-            f"found a global batch of {sequences_per_step(args):,} sequences = {step:,} tokens, and {tokens:,} tokens "
-            f"of training text: every step would see all of it more than once; pass --global_batch_size {half} "
-            f"(GLOBAL_BATCH_SIZE={half} for pretrain.sh), or --allow_implausible batch"
-        )
-    if args.max_steps == WITHOUT_AN_END or "epochs" in args.allow_implausible:
+    """Raises UserError for a run whose step is larger than its corpus, or that passes over it more than MOST_EPOCHS
+    times, unless --allow_implausible names that; the message has a batch and a number of steps that fit."""
+    corpus, batch = len(data) * data.length, sequences_per_step(args)
+    epochs = 0.0 if args.max_steps == UNLIMITED_STEPS else stages.tokens_before(args.max_steps) / corpus
+    found = []
+    if batch > len(data) and "batch" not in args.allow_implausible:
+        found.append(("batch", f"a global batch of {batch * data.length:,} tokens"))
+    if epochs > MOST_EPOCHS and "epochs" not in args.allow_implausible:
+        found.append(("epochs", f"{args.max_steps:,} steps = {epochs:,.0f} epochs"))
+    if not found:
         return
-    if (epochs := stages.tokens_before(args.max_steps) / tokens) > MOST_EPOCHS:
-        fitting = max(1, 10 * tokens // step)
-        raise UserError(
-            f"found {args.max_steps:,} steps = {epochs:,.0f} epochs over {tokens:,} tokens, expected at most "
-            f"{MOST_EPOCHS}: pass --max_steps {fitting} (MAX_STEPS={fitting} for pretrain.sh), ten epochs, or "
-            "--allow_implausible epochs"
-        )
+    unit = args.per_device_train_batch_size * args.world_size  # what a global batch is a multiple of
+    fitting = batch if batch * STEPS_PER_EPOCH <= len(data) else len(data) // STEPS_PER_EPOCH // unit * unit
+    changes = {"GLOBAL_BATCH_SIZE": fitting} if fitting != batch else {}
+    if fitting == 0:
+        size = 1 << max(0, (len(data) // STEPS_PER_EPOCH // args.world_size).bit_length() - 1)
+        fitting = size * args.world_size
+        changes = {"GLOBAL_BATCH_SIZE": fitting, "MICRO_BATCH_SIZE": size}
+    changes["MAX_STEPS"] = max(1, GOOD_EPOCHS * len(data) // fitting)
+    flags = {"GLOBAL_BATCH_SIZE": "global_batch_size", "MICRO_BATCH_SIZE": "per_device_train_batch_size"}
+    typed = " ".join(f"--{flags.get(name, name.lower())} {value}" for name, value in changes.items())
+    raise UserError(
+        f"found {' and '.join(what for _, what in found)} for a corpus of {corpus:,} tokens, expected at most "
+        f"{MOST_EPOCHS} epochs, in steps smaller than the corpus: pass {typed} "
+        f"({' '.join(f'{name}={value}' for name, value in changes.items())} bash pretrain.sh), or "
+        f"--allow_implausible {' '.join(name for name, _ in found)}"
+    )
 
 
 def require_time(plan: Plan, args: PretrainArguments) -> None:
@@ -188,59 +219,10 @@ def require_time(plan: Plan, args: PretrainArguments) -> None:
         return
     per_day = max(1, int(plan.steps_left / (plan.seconds[1] / DAY)))
     raise UserError(
-        f"found {plan.steps_left:,} steps that would take {span(plan.seconds)} on this machine, expected at most "
+        f"found {plan.steps_left:,} steps that would take {time_span(plan.seconds)} on this machine, expected at most "
         f"{MOST_DAYS} days: a day has {per_day:,} steps (--max_steps {per_day}, MAX_STEPS={per_day} for pretrain.sh); "
         "pass fewer steps, a smaller model or batch, --max_hours, or --allow_implausible time"
     )
-
-
-# ---- what is shown
-
-
-def lines_of(plan: Plan, model_type: str) -> list[str]:
-    """The plan for the console, one subject per line, none wider than 80 columns."""
-    rest = plan.parameters - plan.embedding_parameters
-    lines = [
-        f"model      {model_type}, {plan.parameters:,} parameters: {count(rest)} in layers and",
-        f"           head, {count(plan.embedding_parameters)} in token embeddings",
-        f"data       {plan.training_tokens:,} training and {plan.validation_tokens:,} validation tokens",
-    ]
-    if plan.steps is not None:
-        lines.append(
-            f"steps      {plan.steps:,} of {plan.tokens_per_step:,} tokens = {plan.epochs:.2f} epochs, {plan.flops:.1e} FLOP"
-        )
-    if plan.seconds is not None:
-        left = "" if plan.steps_left == plan.steps else f" for the {plan.steps_left:,} steps that are left"
-        lines.append(f"time       {span(plan.seconds)}{left}")
-    lines.append(f"memory     {size(plan.memory)} of {size(plan.memory_there)} per process")
-    kept = f", {plan.checkpoints} of them kept: {size(plan.checkpoints * plan.checkpoint)}" if plan.checkpoints else ""
-    lines.append(f"disk       {size(plan.checkpoint)} per checkpoint{kept} of {size(plan.disk_free)} free")
-    return lines
-
-
-def count(number: float) -> str:
-    """A count with its unit: 4.2 M."""
-    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= factor:
-            return f"{number / factor:.1f} {unit}"
-    return f"{number:.0f}"
-
-
-def size(number: float) -> str:
-    """Bytes with their unit: 1.2 GB."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if number >= factor:
-            return f"{number / factor:.1f} {unit}"
-    return f"{number / 1e3:.0f} kB"
-
-
-def span(seconds: tuple[float, float]) -> str:
-    """A range of time in the unit that suits its end: 2.1 to 2.6 minutes."""
-    low, high = seconds
-    for unit, factor in (("days", DAY), ("hours", 3600), ("minutes", 60)):
-        if high >= 2 * factor:
-            return f"{low / factor:.1f} to {high / factor:.1f} {unit}"
-    return f"{low:.0f} to {max(1, high):.0f} seconds"
 
 
 def write_plan(run: Path, plan: Plan, measured: dict[str, float] | None = None) -> None:

@@ -1,8 +1,11 @@
 """One pre-training run: its record, training, evaluation and the files it leaves."""
 
+import json
 import sys
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -13,8 +16,9 @@ from recipe.system.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, Use
 from recipe.train.arguments import PretrainArguments
 from recipe.train.build import build_trainer
 from recipe.train.callbacks import FirstStep
-from recipe.train.describe import describe
+from recipe.train.describe import compared, describe
 from recipe.train.model_card import write_run_card
+from recipe.train.plan import peak_bytes, plan_run, write_plan
 from recipe.train.resume import checkpoint_to_resume, is_done
 from recipe.train.run_folder import run_lock
 from recipe.train.run_record import build_record, require_identical_ranks, write_record
@@ -59,8 +63,16 @@ def pretrain(
         if args.do_train and checkpoint and is_done(run, checkpoint, args):
             say(f"{run} is done: {step_of(checkpoint)} steps, {checkpoint}. For another run choose another OUTPUT_DIR.")
             return 0
-        describe(say, model, prepared, sequences.train, sequences.stages, args, tokenizer)
+        done = step_of(checkpoint) if checkpoint else 0
+        plan = plan_run(model, prepared, sequences, args, done) if args.do_train else None
+        if args.dry_run == "json":
+            say(json.dumps(asdict(plan) if plan else {}, indent=2))
+            return 0
+        describe(say, model, prepared, sequences, args, tokenizer, plan)
+        if args.dry_run:
+            return 0
 
+        began = time.monotonic()
         stop = StopSignals()
         first_step = FirstStep(lambda: write_record(run, record))
         trainer = build_trainer(model, tokenizer, prepared, sequences, args, [first_step, stop])
@@ -94,6 +106,10 @@ def pretrain(
             # Two more names, as in the results of the Hugging Face example scripts.
             metrics |= {"perplexity": metrics["eval_perplexity"], "eval_samples": len(sequences.evaluation)}
             trainer.save_metrics("eval", metrics)
+            if plan and main_process:
+                taken, memory = time.monotonic() - began, peak_bytes(args)
+                write_plan(run, plan, {"seconds": taken, "memory": memory})
+                say(compared(plan, taken, memory))
             if main_process:
                 report(metrics, model, tokenizer, sequences.evaluation, run)
     return 0
