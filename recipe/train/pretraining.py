@@ -55,7 +55,7 @@ def pretrain(
         return 0
     require_disk_space(run, CHECKPOINT_BYTES_PER_PARAMETER * model.num_parameters())
     require_identical_ranks(signature)
-    with run_lock(run) if main_process else nullcontext():
+    with run_lock(run) if main_process and not args.dry_run else nullcontext():
         checkpoint = checkpoint_to_resume(run, model, args, say)
         record = build_record(run, signature, args.to_sanitized_dict(), args.allow_changed, checkpoint)
         if main_process and "wandb" in (args.report_to or ()):
