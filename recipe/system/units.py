@@ -29,5 +29,5 @@ def time_span(seconds: tuple[float, float]) -> str:
 
 
 def _range(low: float, high: float, digits: int) -> str:
-    low, high = f"{low:.{digits}f}", f"{high:.{digits}f}"
-    return low if low == high else f"{low} to {high}"
+    first, last = f"{low:.{digits}f}", f"{high:.{digits}f}"
+    return first if first == last else f"{first} to {last}"

@@ -1,15 +1,18 @@
 """What a run prints before step 1: its plan and one decoded sample; and, at its end, what became of the plan."""
 
 from collections.abc import Callable
+from textwrap import fill
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from recipe.data.prepared_tokens import PreparedTokens
+from recipe.data.prepared_tokens import SPLITS, PreparedTokens
 from recipe.system.units import byte_size, count, time_span
 from recipe.train.arguments import PretrainArguments, sequences_per_step
-from recipe.train.plan import Plan
+from recipe.train.plan import Plan, embedding_parameters
 from recipe.train.schedules import UNLIMITED_STEPS
 from recipe.train.sequences import Sequences
+
+COLUMNS = 80
 
 
 def describe(
@@ -24,45 +27,40 @@ def describe(
     """Prints the plan of the run, with one decoded sample, so that a wrong tokenizer is seen at once."""
     micro, accumulation, devices = args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size
     length, blocks, stages = sequences.train.length, len(sequences.train), sequences.stages
-    batch, table = sequences_per_step(args), count(model.get_input_embeddings().weight.numel())
-    say(f"model      {model.config.model_type}, {model.num_parameters():,} parameters, {table} in embeddings")
-    say(f"data       {prepared.folder}")
-    say(
-        f"           {prepared.splits['train']['tokens']:,} training and "
-        f"{prepared.splits['validation']['tokens']:,} validation tokens"
+    batch, tokens = sequences_per_step(args), {split: prepared.splits[split]["tokens"] for split in SPLITS}
+
+    def line(title: str, text: str) -> None:
+        say(fill(text, COLUMNS, initial_indent=f"{title:<11}", subsequent_indent=" " * 11, break_on_hyphens=False))
+
+    line("model", f"{model.config.model_type}, {model.num_parameters():,} parameters, of them "
+         f"{count(embedding_parameters(model))} in the token embeddings")  # fmt: skip
+    line("data", str(prepared.folder))
+    line(
+        "",
+        f"{tokens['train']:,} training and {tokens['validation']:,} validation tokens, {blocks:,} blocks of {length}",
     )
-    say(f"           {blocks:,} blocks of {length}")
-    say(f"batch      {micro} sequences x {accumulation} accumulations x {devices} devices = {batch:,} sequences")
-    say(f"           = {batch * length:,} tokens per step")
+    line("batch", f"{micro} sequences x {accumulation} accumulations x {devices} devices = {batch:,} sequences "
+         f"= {batch * length:,} tokens per step")  # fmt: skip
     for stage in stages.stages if len(stages.stages) > 1 else ():
-        say(f"stage      steps {stage.first + 1:,} to {stage.last:,}: {stage.batch:,} sequences of {stage.length}")
-        say(f"           = {stage.batch * stage.length:,} tokens per step")
-    if args.max_steps != UNLIMITED_STEPS:
-        flops = f", {plan.flops:.1e} FLOP" if plan and plan.flops else ""
-        epochs = stages.tokens_before(args.max_steps) / (blocks * length)
-        say(f"steps      {args.max_steps:,} = {epochs:.2f} epochs{flops}")
-    if args.max_hours:
-        limit = "" if args.max_steps == UNLIMITED_STEPS else f", or {args.max_steps:,} steps, whichever ends first"
-        say(f"time       {args.max_hours:g} hours{limit}")
-    elif plan and plan.seconds:
-        left = f" for the {plan.steps_left:,} steps left" if plan.steps_left != plan.steps else ""
-        say(f"time       {time_span(plan.seconds)} on this machine{left}")
+        line("stage", f"steps {stage.first + 1:,} to {stage.last:,}: {stage.batch:,} sequences of {stage.length} = "
+             f"{stage.batch * stage.length:,} tokens per step")  # fmt: skip
     if plan:
-        say(f"memory     {byte_size(plan.memory)} per process, {byte_size(plan.memory_available)} available")
-        kept = (
-            f", {byte_size(plan.checkpoints * plan.checkpoint)} for the {plan.checkpoints} kept"
-            if plan.checkpoints
-            else ""
-        )
-        say(f"disk       {byte_size(plan.checkpoint)} per checkpoint{kept}; {byte_size(plan.disk_free)} free")
+        about = "about " if args.max_hours else ""
+        line("steps", f"{about}{plan.steps:,} = {plan.epochs:.2f} epochs, {plan.flops:.1e} FLOP")
+        limit = "" if args.max_steps == UNLIMITED_STEPS else f", or {args.max_steps:,} steps, whichever ends first"
+        left = f" for the {plan.steps_left:,} steps left" if plan.steps_left != plan.steps else ""
+        line("time", f"{args.max_hours:g} hours{limit}" if args.max_hours else
+             f"{time_span(plan.seconds)} on this machine{left}")  # fmt: skip
+        line("memory", f"{byte_size(plan.memory)} per process, {byte_size(plan.memory_available)} available")
+        line("disk", f"{byte_size(plan.checkpoint)} per checkpoint, {byte_size(plan.checkpoints * plan.checkpoint)} for "
+             f"the {plan.checkpoints} kept; {byte_size(plan.disk_free)} free")  # fmt: skip
     sample = sequences.train[0]
-    say(f"sample     {' '.join(tokenizer.decode(sample['input_ids'][0][:60]).split())} ...")
+    line("sample", f"{' '.join(tokenizer.decode(sample['input_ids'][0][:60]).split())} ...")
 
 
 def compared(plan: Plan, seconds: float, memory: float) -> str:
     """The plan beside what was measured, in one line."""
-    time = f"{time_span(plan.seconds)} and " if plan.seconds else ""
     return (
-        f"planned    {time}{byte_size(plan.memory)} per process; measured {time_span((seconds, seconds))} and "
-        f"{byte_size(memory)}"
+        f"planned    {time_span(plan.seconds)}, {byte_size(plan.memory)} per process; measured "
+        f"{time_span((seconds, seconds))}, {byte_size(memory)}"
     )

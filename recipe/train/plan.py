@@ -6,6 +6,7 @@ import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -19,11 +20,11 @@ from recipe.system.errors import UserError
 from recipe.system.files import write_json
 from recipe.system.units import DAY, time_span
 from recipe.train.arguments import PretrainArguments, sequences_per_step
-from recipe.train.calibration import Calibration, calibrated
+from recipe.train.calibration import Calibration, Conditions, calibrated
 from recipe.train.saving import CHECKPOINT_BYTES_PER_PARAMETER
 from recipe.train.schedules import UNLIMITED_STEPS
 from recipe.train.sequences import Sequences
-from recipe.train.stages import Stages
+from recipe.train.stages import Stage, Stages
 
 FILE = "plan.json"
 MOST_EPOCHS = 100
@@ -36,22 +37,22 @@ DISK_BYTES_PER_SECOND = 4e8  # hashing and writing of a checkpoint
 @dataclass(frozen=True)
 class Plan:
     """What is known of a run before its first step. Times are in seconds and sizes in bytes, per device where a device
-    has its own; what only time will tell is None."""
+    has its own."""
 
     parameters: int
     embedding_parameters: int
     training_tokens: int
     validation_tokens: int
     tokens_per_step: int
-    steps: int | None
-    steps_left: int | None
-    epochs: float | None
-    flops: float | None
-    seconds: tuple[float, float] | None  # of the steps that are left: at best, at worst
+    steps: int  # of a run that --max_hours ends: about so many
+    steps_left: int
+    epochs: float
+    flops: float
+    seconds: tuple[float, float]  # of the steps that are left: at best, at worst
     memory: float
     memory_available: float
     checkpoint: int
-    checkpoints: int | None
+    checkpoints: int  # that are kept at the end
     disk_free: int
 
 
@@ -66,9 +67,10 @@ def plan_run(
     UserError where it makes no sense."""
     require_plausible(sequences.stages, sequences.train, args)
     resident = psutil.Process().memory_info().rss
-    measured = calibrated(model, sequences.train, args, prepared.folder.parent)
+    measured = calibrated(model, sequences.train, Conditions.of(args), prepared.folder.parent)
     plan = plan_of(model, prepared, sequences, args, measured, resident, first_step)
     require_time(plan, args)
+    require_epochs(plan, args)
     return plan
 
 
@@ -84,37 +86,38 @@ def plan_of(
     """The plan of a run that goes on after step `first_step`, from the figures that were `measured`. `resident` is what
     the process held before they were."""
     stages, data = sequences.stages, sequences.train
-    endless = args.max_steps == UNLIMITED_STEPS
     parameters = model.num_parameters()
     checkpoint = CHECKPOINT_BYTES_PER_PARAMETER * parameters
-    memory, there = _memory(model, sequences, args, measured, resident)
-    plan = {
-        "parameters": parameters,
-        "embedding_parameters": model.get_input_embeddings().weight.numel(),
-        "training_tokens": prepared.splits["train"]["tokens"],
-        "validation_tokens": prepared.splits["validation"]["tokens"],
-        "tokens_per_step": sequences_per_step(args) * data.length,
-        "steps": None if endless else args.max_steps,
-        "steps_left": None if endless else max(0, args.max_steps - first_step),
-        "epochs": None if endless else stages.tokens_before(args.max_steps) / (len(data) * data.length),
-        "flops": None,
-        "seconds": None,
-        "memory": memory,
-        "memory_available": there,
-        "checkpoint": checkpoint,
-        "checkpoints": None,
-        "disk_free": shutil.disk_usage(_existing(Path(args.output_dir))).free,
-    }
-    if not endless:
-        flops = {s.length: flops_per_token(model, s.length, data.count_predicted(s.length)) for s in stages}
-        plan["flops"] = sum((s.last - s.first) * s.batch * s.length * flops[s.length] for s in stages)
-        saves = _times(args.save_strategy, args.save_steps, args.max_steps)
-        kept = min(saves, args.save_total_limit or saves) + len(args.save_at) + 1  # and the final weights
-        plan |= {
-            "checkpoints": kept,
-            "seconds": _seconds(sequences, flops, args, measured, first_step, checkpoint),
-        }
-    return Plan(**plan)
+    flops = {s.length: flops_per_token(model, s.length, data.count_predicted(s.length)) for s in stages}
+    time = _Time(sequences, flops, args, measured, checkpoint)
+    steps = min(args.max_steps, time.steps_within(args.max_hours * 3600)) if args.max_hours else args.max_steps
+    saves = _times(args.save_strategy, args.save_steps, steps)
+    memory, available = _memory(model, sequences, args, measured, resident)
+    return Plan(
+        parameters=parameters,
+        embedding_parameters=embedding_parameters(model),
+        training_tokens=prepared.splits["train"]["tokens"],
+        validation_tokens=prepared.splits["validation"]["tokens"],
+        tokens_per_step=sequences_per_step(args) * data.length,
+        steps=steps,
+        steps_left=max(0, steps - first_step),
+        epochs=stages.tokens_before(steps) / (len(data) * data.length),
+        flops=sum(
+            (min(s.last, steps) - s.first) * s.batch * s.length * flops[s.length] for s in stages if s.first < steps
+        ),
+        seconds=time.of_steps(first_step, steps),
+        memory=memory,
+        memory_available=available,
+        checkpoint=checkpoint,
+        checkpoints=min(saves, args.save_total_limit or saves) + len(args.save_at) + 1,  # and the final weights
+        disk_free=shutil.disk_usage(_existing(Path(args.output_dir))).free,
+    )
+
+
+def embedding_parameters(model: PreTrainedModel) -> int:
+    """Parameters of the token embeddings."""
+    table: Any = model.get_input_embeddings()
+    return table.weight.numel()
 
 
 def _times(strategy, interval: float, steps: int) -> int:
@@ -124,30 +127,50 @@ def _times(strategy, interval: float, steps: int) -> int:
     return int(steps // (interval if interval >= 1 else max(1, round(interval * steps))))
 
 
-def _seconds(
-    sequences: Sequences,
-    flops: dict[int, float],
-    args: PretrainArguments,
-    measured: Calibration,
-    first_step: int,
-    checkpoint: int,
-) -> tuple[float, float]:
-    """Seconds of the steps after `first_step`, their evaluations and checkpoints: at best, at worst."""
-    training, full = 0.0, sequences.train.length
-    for stage in sequences.stages:
-        steps = stage.last - max(stage.first, min(first_step, stage.last))
-        per_token = measured.sequence_seconds / full * flops[stage.length] / flops[full]
-        own = stage.batch / args.world_size * stage.length * per_token
-        training += steps * (own + measured.update_seconds + measured.reduce_seconds)
-    left = max(0, args.max_steps - first_step)
-    evaluations = (_times(args.eval_strategy, args.eval_steps or args.logging_steps, left) + 1) if args.do_eval else 0
-    rest = evaluations * len(sequences.evaluation) / args.world_size * measured.evaluation_seconds
-    saves = _times(args.save_strategy, args.save_steps, left)
-    rest += saves * checkpoint / DISK_BYTES_PER_SECOND
-    return (
-        (1 - MARGIN) * (training * measured.fastest + rest),
-        (1 + MARGIN) * (training * measured.slowest + rest),
-    )
+@dataclass
+class _Time:
+    """The time of a run's steps, evaluations and checkpoints, from the figures of a calibration."""
+
+    sequences: Sequences
+    flops: dict[int, float]  # per token, by the length of its sequence
+    args: PretrainArguments
+    measured: Calibration
+    checkpoint: int  # bytes
+
+    def of_steps(self, first: int, last: int) -> tuple[float, float]:
+        """Seconds of the steps after `first` up to `last`, with their evaluations and checkpoints: at best, at worst."""
+        args, measured = self.args, self.measured
+        training = sum(
+            max(0, min(stage.last, last) - max(stage.first, first)) * self._step_seconds(stage)
+            for stage in self.sequences.stages
+        )
+        evaluations = 0
+        if args.do_eval:
+            evaluations = _times(args.eval_strategy, args.eval_steps or args.logging_steps, last - first) + 1
+        rest = evaluations * len(self.sequences.evaluation) / args.world_size * measured.evaluation_seconds
+        saves = _times(args.save_strategy, args.save_steps, last - first)
+        rest += saves * self.checkpoint / DISK_BYTES_PER_SECOND
+        return (
+            (1 - MARGIN) * (training * measured.fastest + rest),
+            (1 + MARGIN) * (training * measured.slowest + rest),
+        )
+
+    def steps_within(self, seconds: float) -> int:
+        """How many steps about `seconds` are enough for."""
+        most = 1
+        while most < UNLIMITED_STEPS and sum(self.of_steps(0, most)) / 2 < seconds:
+            most *= 2
+        least = most // 2
+        while most - least > max(1, most // 1000):
+            middle = (least + most) // 2
+            least, most = (middle, most) if sum(self.of_steps(0, middle)) / 2 < seconds else (least, middle)
+        return max(1, least)
+
+    def _step_seconds(self, stage: Stage) -> float:
+        full, measured = self.sequences.train.length, self.measured
+        per_token = measured.sequence_seconds / full * self.flops[stage.length] / self.flops[full]
+        tokens = stage.batch / self.args.world_size * stage.length
+        return tokens * per_token + measured.update_seconds + measured.reduce_seconds
 
 
 def peak_bytes(args: PretrainArguments) -> int:
@@ -215,13 +238,26 @@ def require_plausible(stages: Stages, data: OrderedBlocks, args: PretrainArgumen
 
 def require_time(plan: Plan, args: PretrainArguments) -> None:
     """Raises UserError for a run that would take more than MOST_DAYS, unless --allow_implausible names time."""
-    if plan.seconds is None or "time" in args.allow_implausible or plan.seconds[0] <= MOST_DAYS * DAY:
+    if args.max_hours or "time" in args.allow_implausible or plan.seconds[0] <= MOST_DAYS * DAY:
         return
     per_day = max(1, int(plan.steps_left / (plan.seconds[1] / DAY)))
     raise UserError(
         f"found {plan.steps_left:,} steps that would take {time_span(plan.seconds)} on this machine, expected at most "
         f"{MOST_DAYS} days: a day has {per_day:,} steps (--max_steps {per_day}, MAX_STEPS={per_day} for pretrain.sh); "
         "pass fewer steps, a smaller model or batch, --max_hours, or --allow_implausible time"
+    )
+
+
+def require_epochs(plan: Plan, args: PretrainArguments) -> None:
+    """Raises UserError for a run whose --max_hours would pass over its corpus more than MOST_EPOCHS times, unless
+    --allow_implausible names epochs."""
+    if not args.max_hours or plan.epochs <= MOST_EPOCHS or "epochs" in args.allow_implausible:
+        return
+    hours = args.max_hours * GOOD_EPOCHS / plan.epochs
+    raise UserError(
+        f"found {args.max_hours:g} hours = about {plan.steps:,} steps = {plan.epochs:,.0f} epochs, expected at most "
+        f"{MOST_EPOCHS} epochs: pass --max_hours {hours:.2g} (MAX_HOURS={hours:.2g} bash pretrain.sh), a larger model, or "
+        "--allow_implausible epochs"
     )
 
 

@@ -12,7 +12,7 @@ from toy_trainers import make_trainer
 from recipe.system.errors import UserError
 from recipe.system.units import byte_size, count, time_span
 from recipe.train import calibration
-from recipe.train.calibration import FILE, Calibration, calibrated
+from recipe.train.calibration import FILE, Calibration, Conditions, calibrated
 from recipe.train.plan import Plan, plan_of, require_plausible, require_time
 from recipe.train.sequences import Sequences
 from recipe.train.stages import stages_of
@@ -80,7 +80,7 @@ def test_a_calibration_changes_nothing_and_is_kept(bpe, documents, tmp_path, mon
     model, data, args = trainer.model, trainer.train_dataset, trainer.args
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    measured = calibrated(model, data, args, tmp_path)
+    measured = calibrated(model, data, Conditions.of(args), tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(weight.grad is None for weight in model.parameters())
@@ -92,11 +92,11 @@ def test_a_calibration_changes_nothing_and_is_kept(bpe, documents, tmp_path, mon
 
     with monkeypatch.context() as patched:
         patched.setattr(calibration, "measure", again)
-        assert calibrated(model, data, args, tmp_path) == measured
+        assert calibrated(model, data, Conditions.of(args), tmp_path) == measured
         args.per_device_train_batch_size = 4
         with pytest.raises(AssertionError, match="measured again"):
-            calibrated(model, data, args, tmp_path)
-    calibrated(model, data, args, tmp_path)
+            calibrated(model, data, Conditions.of(args), tmp_path)
+    calibrated(model, data, Conditions.of(args), tmp_path)
     assert len(json.loads((tmp_path / FILE).read_text())) == 2
 
 
