@@ -29,31 +29,36 @@ def describe(
     length, blocks, stages = sequences.train.length, len(sequences.train), sequences.stages
     batch, tokens = sequences_per_step(args), {split: prepared.splits[split]["tokens"] for split in SPLITS}
 
-    def line(title: str, text: str) -> None:
+    def line(title: str, *parts: str) -> None:
+        text = " ".join(parts)
         say(fill(text, COLUMNS, initial_indent=f"{title:<11}", subsequent_indent=" " * 11, break_on_hyphens=False))
 
-    line("model", f"{model.config.model_type}, {model.num_parameters():,} parameters, of them "
-         f"{count(embedding_parameters(model))} in the token embeddings")  # fmt: skip
+    size, table = count(model.num_parameters()), count(embedding_parameters(model))
+    line("model", f"{model.config.model_type}, {size} parameters, of them {table} in the token embeddings")
     line("data", str(prepared.folder))
+    line("", f"{tokens['train']:,} training and {tokens['validation']:,} validation tokens")
+    line("", f"{blocks:,} blocks of {length}")
     line(
-        "",
-        f"{tokens['train']:,} training and {tokens['validation']:,} validation tokens, {blocks:,} blocks of {length}",
+        "batch",
+        f"{micro} sequences x {accumulation} accumulations x {devices} devices = {batch:,} sequences",
+        f"= {batch * length:,} tokens per step",
     )
-    line("batch", f"{micro} sequences x {accumulation} accumulations x {devices} devices = {batch:,} sequences "
-         f"= {batch * length:,} tokens per step")  # fmt: skip
     for stage in stages.stages if len(stages.stages) > 1 else ():
-        line("stage", f"steps {stage.first + 1:,} to {stage.last:,}: {stage.batch:,} sequences of {stage.length} = "
-             f"{stage.batch * stage.length:,} tokens per step")  # fmt: skip
+        line(
+            "stage",
+            f"steps {stage.first + 1:,} to {stage.last:,}: {stage.batch:,} sequences of {stage.length}",
+            f"= {stage.batch * stage.length:,} tokens per step",
+        )
     if plan:
         about = "about " if args.max_hours else ""
         line("steps", f"{about}{plan.steps:,} = {plan.epochs:.2f} epochs, {plan.flops:.1e} FLOP")
         limit = "" if args.max_steps == UNLIMITED_STEPS else f", or {args.max_steps:,} steps, whichever ends first"
         left = f" for the {plan.steps_left:,} steps left" if plan.steps_left != plan.steps else ""
-        line("time", f"{args.max_hours:g} hours{limit}" if args.max_hours else
-             f"{time_span(plan.seconds)} on this machine{left}")  # fmt: skip
+        measured = f"{time_span(plan.seconds)} on this machine{left}"
+        line("time", f"{args.max_hours:g} hours{limit}" if args.max_hours else measured)
         line("memory", f"{byte_size(plan.memory)} per process, {byte_size(plan.memory_available)} available")
-        line("disk", f"{byte_size(plan.checkpoint)} per checkpoint, {byte_size(plan.checkpoints * plan.checkpoint)} for "
-             f"the {plan.checkpoints} kept; {byte_size(plan.disk_free)} free")  # fmt: skip
+        kept = f"{byte_size(plan.checkpoints * plan.checkpoint)} for the {plan.checkpoints} kept"
+        line("disk", f"{byte_size(plan.checkpoint)} per checkpoint, {kept}; {byte_size(plan.disk_free)} free")
     sample = sequences.train[0]
     line("sample", f"{' '.join(tokenizer.decode(sample['input_ids'][0][:60]).split())} ...")
 

@@ -102,9 +102,7 @@ def plan_of(
         steps=steps,
         steps_left=max(0, steps - first_step),
         epochs=stages.tokens_before(steps) / (len(data) * data.length),
-        flops=sum(
-            (min(s.last, steps) - s.first) * s.batch * s.length * flops[s.length] for s in stages if s.first < steps
-        ),
+        flops=sum(max(0, min(s.last, steps) - s.first) * s.batch * s.length * flops[s.length] for s in stages),
         seconds=time.of_steps(first_step, steps),
         memory=memory,
         memory_available=available,
@@ -138,7 +136,7 @@ class _Time:
     checkpoint: int  # bytes
 
     def of_steps(self, first: int, last: int) -> tuple[float, float]:
-        """Seconds of the steps after `first` up to `last`, with their evaluations and checkpoints: at best, at worst."""
+        """Seconds of the steps after `first` up to `last`, with evaluations and checkpoints: at best, at worst."""
         args, measured = self.args, self.measured
         training = sum(
             max(0, min(stage.last, last) - max(stage.first, first)) * self._step_seconds(stage)
@@ -256,8 +254,8 @@ def require_epochs(plan: Plan, args: PretrainArguments) -> None:
     hours = args.max_hours * GOOD_EPOCHS / plan.epochs
     raise UserError(
         f"found {args.max_hours:g} hours = about {plan.steps:,} steps = {plan.epochs:,.0f} epochs, expected at most "
-        f"{MOST_EPOCHS} epochs: pass --max_hours {hours:.2g} (MAX_HOURS={hours:.2g} bash pretrain.sh), a larger model, or "
-        "--allow_implausible epochs"
+        f"{MOST_EPOCHS} epochs: pass --max_hours {hours:.2g} (MAX_HOURS={hours:.2g} bash pretrain.sh), a larger model, "
+        "or --allow_implausible epochs"
     )
 
 

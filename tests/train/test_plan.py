@@ -156,8 +156,8 @@ def test_a_run_of_months_is_refused():
     with pytest.raises(
         UserError, match=r"6,000 steps .* 40.0 to 60.0 days.*--max_steps 100, MAX_STEPS=100 .*implausible time"
     ):
-        require_time(plan, SimpleNamespace(allow_implausible=[]))
-    require_time(plan, SimpleNamespace(allow_implausible=["time"]))
+        require_time(plan, SimpleNamespace(allow_implausible=[], max_hours=None))
+    require_time(plan, SimpleNamespace(allow_implausible=["time"], max_hours=None))
 
 
 def test_a_dry_run_prints_the_plan_and_leaves_nothing(run, tmp_path):
