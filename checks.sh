@@ -41,6 +41,13 @@ require_name() { # require_name NAME...: each variable names something, and no f
     done
 }
 
+count_cores() { # prints how many cores this shell may use, not counting the second threads of a core
+    local cores allowed
+    cores=$(lscpu -p=core,socket 2>/dev/null | grep -v '^#' | sort -u | wc -l)
+    allowed=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+    echo $((cores > 0 && cores < allowed ? cores : allowed))
+}
+
 refuse_empty() { # refuse_empty NAME...: a variable that is set, but to nothing, was meant to hold something
     local name
     for name in "$@"; do

@@ -35,10 +35,18 @@ def keep_freed_memory() -> None:
             mallopt(parameter, value)
 
 
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether a device is known to have bf16 instructions: GPUs from Ampere on, CPUs with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
 def warning_of_slow_bf16() -> str | None:
     """A warning where this CPU lacks bf16 instructions; None where it has them or this is unknown."""
     known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    if known.get("architecture") != "x86_64" or known.get("avx512_bf16") or known.get("amx_bf16"):
+    if known.get("architecture") != "x86_64" or has_fast_bf16(torch.device("cpu")):
         return None
     return (
         "found --bf16 on a CPU without AVX512-BF16 and AMX, where matrix products in bf16 can be 180 times slower than "
