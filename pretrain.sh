@@ -52,7 +52,7 @@ case $RECIPE in
         RUN_NAME=${RUN_NAME:-auto-$(basename -- "${DATASET%/}")-${HOURS:-1}h-seed$SEED}
         [[ " ${auto[*]} " == *" --model "* ]] || unset MODEL
         chosen=$("$PYTHON" -m recipe.train.auto "${auto[@]}" --output_dir "${OUTPUT_DIR:-runs/$RUN_NAME}" "$@") || exit $?
-        eval "$chosen"
+        eval "$(grep -E '^[A-Z_]+=' <<<"$chosen")"
         export MODEL
         HOURS=${HOURS:-$MAX_HOURS}
         ;;
@@ -148,6 +148,7 @@ if [[ $MICRO_BATCH_SIZE == auto ]]; then # gradient accumulation makes the batch
     else
         fit=("$MODEL" "$SEQ_LENGTH" "$share" --processes $((NPROC_PER_NODE * NNODES)) --vocab_size "$VOCAB_SIZE" "${precision[@]}")
         MICRO_BATCH_SIZE=$("$PYTHON" -m recipe.train.micro_batch "${fit[@]}" ${DS_CONFIG:+--deepspeed "$DS_CONFIG"}) || exit $?
+        MICRO_BATCH_SIZE=${MICRO_BATCH_SIZE##*$'\n'} # the last line
     fi
 fi
 
@@ -189,6 +190,7 @@ case ${DRY_RUN:-} in
     *)
         "$PYTHON" -m recipe.system.secrets "${start[@]}" "$script" "${args[@]}" "$@"
         [[ $DRY_RUN != command ]] || exit 0
+        ((NNODES == 1)) || refuse "the plan of a run on several nodes is made by all of them together: set DRY_RUN=command"
         args+=(--dry_run plan)
         ;;
 esac

@@ -34,7 +34,7 @@ def on_a_host(name: str, **more) -> list[str]:
     """The command that a host of the task would run, as DRY_RUN prints it, split into words."""
     settings = {key: str(value) for key, value in task(name)["envs"].items() if value is not None}
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PYTHON": sys.executable}
-    environment |= settings | HOST | {"DRY_RUN": "1"} | more
+    environment |= settings | HOST | {"DRY_RUN": "command"} | more
     done = subprocess.run(
         ["bash", "-c", task(name)["run"]], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60
     )

@@ -185,7 +185,7 @@ def _(bench):
     thread = threading.Thread(target=stop)
     try:
         thread.start()
-        assert bench.pretrain("--max_steps", "100000", "--save_steps", "100000") == 75
+        assert bench.pretrain("--max_steps", "100000", "--allow_implausible", "epochs", "--save_steps", "100000") == 75
     finally:
         thread.join()
         for number, handler in handlers.items():

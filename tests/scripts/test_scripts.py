@@ -36,7 +36,7 @@ def test_every_family_has_its_configs():
 
 def pretrain(*arguments, **exports):
     environment = {k: v for k, v in os.environ.items() if k not in ("MODEL", "TOKENIZER", "DATASET")}
-    environment |= {"PYTHON": sys.executable, "DRY_RUN": "1"} | exports
+    environment |= {"PYTHON": sys.executable, "DRY_RUN": "command"} | exports
     command = ["bash", str(REPOSITORY / "pretrain.sh"), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
@@ -49,19 +49,22 @@ def flags_of(printed: str) -> dict[str, str]:
 def test_by_default_pretrain_runs_the_demonstration(tmp_path):
     done = pretrain()
     words = shlex.split(done.stdout)
-    assert words[1] == "run_mlm.py" and done.returncode == 0
+    words = words[words.index("run_mlm.py") - 1 :]  # a launcher of one process per core is before it
+    assert done.returncode == 0
     flags = flags_of(done.stdout)
     assert flags["--dataset_name"] == "docstrings" and flags["--tokenizer_name"] == "train"
     assert flags["--config_name"] == "configs/roberta_tiny.json" and flags["--max_seq_length"] == "128"
     assert "--bf16" not in flags and "--deepspeed" not in flags
     parse((ModelArguments, DataArguments, ObjectiveArguments, PretrainArguments), [*words[2:], "--use_cpu", "true"])
     causal = shlex.split(pretrain(OBJECTIVE="clm").stdout)
-    assert causal[1] == "run_clm.py" and "runs/clm-roberta_tiny-docstrings-L128-B32-lr3e-3-seed42" in causal
+    assert "run_clm.py" in causal and "runs/clm-roberta_tiny-docstrings-L128-B32-lr3e-3-seed42" in causal
     differ = ("run_clm.py", "run_mlm.py", "runs/", "roberta_tiny-docs")
+    causal = causal[causal.index("run_clm.py") - 1 :]
     assert [w for w in causal if not any(d in w for d in differ)] == [
         w for w in words if not any(d in w for d in differ)
     ]
-    parse((ModelArguments, DataArguments, CausalArguments, PretrainArguments), [*causal[2:], "--use_cpu", "true"])
+    flags = causal[causal.index("run_clm.py") + 1 :]
+    parse((ModelArguments, DataArguments, CausalArguments, PretrainArguments), [*flags, "--use_cpu", "true"])
 
 
 def test_another_corpus_gets_the_known_recipe_and_a_global_batch_means_the_same_on_many_devices():
@@ -107,7 +110,7 @@ MISTAKES = [  # script, one of its variables, the value, what is said
     *(("pretrain.sh", name, "-x.txt", "would be read as a flag: write ./-x.txt") for name in ("MODEL", "TOKENIZER", "DATASET", "OUTPUT_DIR", "PREPARED_DIR", "DS_CONFIG")),
     *(("pretrain.sh", name, "", f"found {name}='', expected a name") for name in ("MODEL", "TOKENIZER", "DATASET", "OUTPUT_DIR")),
     ("pretrain.sh", "NNODES", "2", "found NNODES=2 and no MASTER_ADDR: set it to"),
-    ("pretrain.sh", "RECIPE", "fast", "expected demo or roberta"),
+    ("pretrain.sh", "RECIPE", "fast", "expected auto or demo or roberta"),
     ("pretrain.sh", "OBJECTIVE", "rtd", "expected mlm or clm"),
     ("finetune_glue.sh", "RUN", "", NO_RUN),
     ("finetune_qa.sh", "RUN", "", NO_RUN),

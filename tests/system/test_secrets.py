@@ -442,7 +442,7 @@ def test_twenty_commands_write_no_marker(corpus_url, tmp_path, monkeypatch, capf
     do(report, "run", "--max_checkpoints", 1)
     do(publish, "run", "published")
     do(fill_mask, model, "the <mask> sees", "--token", marker("fill --token"))
-    dry = {"DATASET": planted("shell"), "MODEL": str(config), "DRY_RUN": "1", "RECIPE": "demo"}
+    dry = {"DATASET": planted("shell"), "MODEL": str(config), "DRY_RUN": "command", "RECIPE": "demo"}
     printed = bash("pretrain.sh", *tokens("shell"), **dry)
     assert "runs/roberta-corpus.txt-L128" in printed and "X-Amz-Signature=<hidden>" in printed
     bash("finetune_glue.sh", *tokens("glue.sh"), RUN="run", DRY_RUN="1")
