@@ -29,7 +29,7 @@ SEED=${SEED:-42}
 if [[ -z ${RECIPE:-} ]]; then # auto is for text of your own, where neither a recipe nor steps are given
     RECIPE=roberta
     [[ $DATASET != docstrings ]] || RECIPE=demo
-    [[ ! -e $DATASET || -n ${MAX_STEPS:-} ]] || RECIPE=auto
+    [[ ! -e $DATASET || -n ${MAX_STEPS:-} || ${NNODES:-1} != 1 ]] || RECIPE=auto
 fi
 export RECIPE
 
@@ -44,6 +44,7 @@ cores=0
 
 case $RECIPE in
     auto) # chosen by recipe/train/auto.py, which says why; what is set already stays
+        [[ ${NNODES:-1} == 1 ]] || refuse "found RECIPE=auto and NNODES=$NNODES: it measures one machine; set RECIPE=roberta or demo"
         [[ -z $HOURS ]] || require_number HOURS
         source environment.sh
         auto=(--dataset_name "$DATASET" --prepared_dir "$PREPARED_DIR" --hours "${HOURS:-1}")

@@ -77,13 +77,15 @@ def calibrated(
     model: PreTrainedModel, data: OrderedBlocks, conditions: Conditions, folder: Path, seconds: float = SECONDS
 ) -> Calibration:
     """The calibration of this shape on this machine: read from `folder`/calibration.json, or measured in about
-    `seconds` and written there. A folder that cannot be written to only costs the next run that time. Neither the
-    weights nor any random state change."""
+    `seconds` and written there. The first rank reads and writes for all, whose folders may be on different hosts. A
+    folder that cannot be written to only costs the next run that time. Neither the weights nor any random state
+    change."""
     key, file = _key(model, data, conditions), folder / FILE
-    try:
-        return Calibration(**read_object(file)[key])
-    except (OSError, DamagedFile, KeyError, TypeError):
-        pass
+    kept = [_kept(file, key) if conditions.rank == 0 else None]
+    if conditions.in_group:
+        torch.distributed.broadcast_object_list(kept, src=0)
+    if kept[0]:
+        return kept[0]
     measured = measure(model, data, conditions, seconds)
     if conditions.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -96,6 +98,13 @@ def calibrated(
         with contextlib.suppress(OSError):
             write_json(file, known | {key: asdict(measured)})
     return measured
+
+
+def _kept(file: Path, key: str) -> Calibration | None:
+    try:
+        return Calibration(**read_object(file)[key])
+    except (OSError, DamagedFile, KeyError, TypeError):
+        return None
 
 
 def measure(

@@ -2,10 +2,12 @@
 
 import json
 import re
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 import torch
+from ranks import run_ranks
 from toy import sequences_of
 from toy_trainers import make_trainer
 
@@ -98,6 +100,23 @@ def test_a_calibration_changes_nothing_and_is_kept(bpe, documents, tmp_path, mon
             calibrated(model, data, Conditions.of(args), tmp_path)
     calibrated(model, data, Conditions.of(args), tmp_path)
     assert len(json.loads((tmp_path / FILE).read_text())) == 2
+
+
+def test_ranks_whose_hosts_do_not_share_a_folder_agree_on_a_calibration(bpe, documents, tmp_path):
+    """The first rank has a calibration of an earlier run, the second has none: neither waits for the other."""
+
+    def work(rank):
+        trainer = make_trainer(tmp_path / "run", bpe, documents, micro=8)
+        common = trainer.model, trainer.train_dataset, Conditions.of(trainer.args)
+        first = calibrated(*common, tmp_path / f"host{rank}")
+        again = calibrated(*common, tmp_path / f"host{rank}")
+        return [asdict(first), asdict(again)]
+
+    for rank in range(2):
+        (tmp_path / f"host{rank}").mkdir()
+    one, two = run_ranks(2, work, tmp_path / "ranks")
+    assert one[0] == one[1] == two[1] and one[0]["sequence_seconds"] == two[0]["sequence_seconds"]
+    assert (tmp_path / "host0" / FILE).exists() and not (tmp_path / "host1" / FILE).exists()
 
 
 def arguments(steps, batch=8, micro=8, allowed=()):
