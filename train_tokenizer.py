@@ -72,7 +72,7 @@ def main() -> None:
         require_hub(f"repository {options.push_to_hub}", "no --push_to_hub, and push the folder later")
     others = {name: load_tokenizer(name, needs=(), **hub.hub_options()) for name in options.compare}
     if options.model == "unigram" and options.min_frequency != MIN_FREQUENCY:
-        print("warning: --min_frequency changes nothing: unigram prunes by likelihood")
+        print("warning: --min_frequency has no effect: unigram prunes by likelihood")
     corpus = load_corpus(data, hub)
     tokenizer = train_tokenizer(
         lambda: training_documents(corpus, options),

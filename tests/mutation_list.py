@@ -165,7 +165,7 @@ MUTATIONS = [
     # ---- resume signature and exit codes
     Mutation("order-by-data-seed", "recipe/train/sequences.py",
         "order_seed = args.seed if args.data_seed is None else args.data_seed", "order_seed = args.seed",
-        ("tests/scripts/test_run_mlm.py",), "--data_seed changes nothing"),
+        ("tests/scripts/test_run_mlm.py",), "--data_seed has no effect"),
     Mutation("validation-split", "recipe/train/sequences.py",
         'evaluation=inputs(cut(prepared.checked("validation"), length)', 'evaluation=inputs(cut(prepared.checked("train"), length)',
         ("tests/scripts/test_run_mlm.py",), "the evaluation loss is computed on training text", missed=True),
@@ -391,7 +391,7 @@ MUTATIONS = [
         ("tests/finetune/qa/test_answer_spans.py",), "only the last window decides whether a question is answerable"),
     Mutation("squad-longest", "recipe/finetune/qa/answer_spans.py",
         "(long >= 0) & (long < max_length)", "long >= 0",
-        ("tests/finetune/qa/test_answer_spans.py",), "--max_answer_length changes nothing"),
+        ("tests/finetune/qa/test_answer_spans.py",), "--max_answer_length has no effect"),
 
     # ---- sweeps
     Mutation("done-of-other-weights", "recipe/sweep/jobs.py",

@@ -17,7 +17,7 @@ RENAMED, DROPPED, REPLACED = "renamed", "dropped", "replaced"
 @dataclass(frozen=True)
 class Answer:
     """How to treat an old flag whose value matches the pattern `values`: it is RENAMED to `text` with the same meaning,
-    DROPPED as it changes nothing, for the reason `text`, or REPLACED by `text`, which the user has to write ({} stands
+    DROPPED as it has no effect, for the reason `text`, or REPLACED by `text`, which the user has to write ({} stands
     for the value)."""
 
     kind: str
@@ -31,7 +31,7 @@ def renamed(name: str) -> tuple[Answer, ...]:
 
 
 def dropped(why: str, values: str = BOOLEAN) -> tuple[Answer, ...]:
-    """A flag that changes nothing."""
+    """A flag that has no effect."""
     return (Answer(DROPPED, why, values),)
 
 
@@ -170,7 +170,7 @@ def translate(argv: list[str], known: set[str]) -> tuple[list[str], list[str]]:
             if value and not equals:
                 rest.pop(0)
             if answer.kind == DROPPED:
-                warnings.append(f"--{name} changes nothing: {answer.text}")
+                warnings.append(f"--{name} has no effect: {answer.text}")
             else:
                 wrong.append(f"for --{name} write {answer.text.replace('{}', value or 'VALUE')}")
     if wrong:

@@ -62,12 +62,12 @@ class DataArguments:
         """A sentence for each given flag that has no effect."""
         said = []
         if self.streaming:
-            said.append("--streaming changes nothing: preparation streams in any case")
+            said.append("--streaming has no effect: preparation streams in any case")
         if self.pad_to_max_length:
-            said.append("--pad_to_max_length changes nothing: blocks are packed to the full length")
+            said.append("--pad_to_max_length has no effect: blocks are packed to the full length")
         local = self.train_file or Path(self.dataset_name or "").expanduser().exists()
         if self.dataset_config_name and (local or self.dataset_name == "docstrings"):
-            said.append("--dataset_config_name changes nothing: it names a part of a hub dataset")
+            said.append("--dataset_config_name has no effect: it names a part of a hub dataset")
         return said
 
     def __post_init__(self):

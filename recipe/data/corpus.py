@@ -154,7 +154,7 @@ def _ineffective_settings(options: dict, formats: set[str | None]) -> Iterator[s
         ("csv_quoting", "csv_quoting" in options, tables, ".csv or .tsv file"),
     ):
         if given and not formats & applicable:
-            yield f"warning: --{name} changes nothing: there is no {what}"
+            yield f"warning: --{name} has no effect: there is no {what}"
 
 
 def _localise(path: str, downloads: Path, token: str | None) -> tuple[str, str, dict | None]:

@@ -1,1 +1,2 @@
-"""What a pre-trained model predicts without fine-tuning: filled blanks, continued texts, and the summary of a run."""
+"""Predictions of pre-trained models without fine-tuning: a model and text go in; filled blanks, generated text and the
+summary of a run come out."""

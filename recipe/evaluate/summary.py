@@ -1,4 +1,4 @@
-"""What a run prints at its end: scores beside the unigram baseline, and what the model predicts."""
+"""The summary that a run prints at its end: metrics beside the unigram baseline, and sample predictions."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from recipe.train.deepspeed import unsharded_model
 
 
 def report(metrics: dict, model, tokenizer, eval_data: OrderedBlocks, run: Path) -> None:
-    """The end of a run on the console: figures beside the baseline, three filled blanks or continued texts, and what to
-    do next."""
+    """Prints the summary of a run: `metrics` beside the unigram baseline, predictions for three blanks, or three
+    generated texts, from the validation data, and the next command."""
     print(
         f"\neval loss        {metrics['eval_loss']:.3f} nats   (unigram baseline {metrics['eval_unigram_loss']:.3f})\n"
         f"perplexity       {metrics['eval_perplexity']:.1f}"
@@ -31,9 +31,9 @@ def report(metrics: dict, model, tokenizer, eval_data: OrderedBlocks, run: Path)
             print(f"  {prompt} |{continued}\n")
         print(f"The model is in {run}: AutoModelForCausalLM.from_pretrained opens it.")
         if first := first_position(model.config):
-            print(f"Pass position_ids that begin with {first} to its generate(), which would count from 0.")
+            print(f"Pass position_ids that start at {first} to its generate(), which would start at 0.")
         return
     for blank in blanks_from(model, tokenizer, rows):
         guesses = ", ".join(f"{word.strip() or word!r} {probability:.0%}" for word, probability in blank.guesses)
-        print(f"  ... {blank.text} ...\n      {guesses}   (it was {blank.hidden})\n")
+        print(f"  ... {blank.text} ...\n      {guesses}   (it was {blank.target})\n")
     print(f"The model is in {run}. Next:  RUN={run} bash finetune_glue.sh")

@@ -1,4 +1,4 @@
-"""Help of the flags that the programs inherit from transformers.TrainingArguments, in terms of what they do here."""
+"""Help texts of the flags that the programs inherit from transformers.TrainingArguments."""
 
 from dataclasses import fields
 

@@ -58,7 +58,8 @@ def write_run_card(run: Path, config: PreTrainedConfig, metrics: dict[str, float
 
 
 def may_overwrite(file: Path, *marks: str) -> bool:
-    """Whether there is no card, or one with one of `marks` (by default any), which this project may replace."""
+    """Whether a card may be written: there is none, or one with one of `marks` (by default any), which this project
+    wrote."""
     if not os.path.lexists(file):
         return True
     try:
@@ -69,7 +70,7 @@ def may_overwrite(file: Path, *marks: str) -> bool:
 
 
 def write_card(file: Path, text: str) -> bool:
-    """Writes a card atomically; False on a read-only disk, whose scores are in the sweep's folder alone."""
+    """Writes a card atomically, without secrets; returns False if the disk is read-only."""
     try:
         write_atomically(file, redact(text).encode())
     except OSError:
@@ -78,7 +79,7 @@ def write_card(file: Path, text: str) -> bool:
 
 
 def run_folder(checkpoint: Path) -> Path:
-    """The folder of the run that a checkpoint belongs to; for a model with any other name, its own folder."""
+    """The folder of the run that a checkpoint belongs to; for any other model, the model's own folder."""
     return checkpoint.resolve().parent if step_of(checkpoint) >= 0 else checkpoint.resolve()
 
 

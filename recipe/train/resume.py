@@ -35,12 +35,12 @@ def checkpoint_to_resume(
         return require_resumable(named, model, zero, say)
     checkpoint = newest_resumable(run, model, zero, say) if args.do_train else newest_evaluable(run, model, say)
     if checkpoint is None and checkpoints(run):
-        raise UserError(f"none of the checkpoints in {run} is whole: move them away to begin anew")
+        raise UserError(f"none of the checkpoints in {run} is complete: move them away to start again from step 0")
     return checkpoint
 
 
 def is_done(run: Path, checkpoint: Path, args: PretrainArguments) -> bool:
-    """Whether the last step was taken and all results after it were written."""
+    """Whether a run has taken its last step, at `checkpoint`, and has written all its results."""
     written = (run / "train_results.json").exists() and (not args.do_eval or (run / "eval_results.json").exists())
     out_of_time = args.max_hours is not None and time_is_up(checkpoint, args.max_hours)
     return written and (step_of(checkpoint) >= args.max_steps or out_of_time)
@@ -78,7 +78,7 @@ def require_resumable(named: str, model: PreTrainedModel, zero: bool, say: Calla
         require_same_engine(folder, zero)
         reason = resume_fault(folder, model)
     if reason:
-        raise UserError(f"cannot resume from {named}: {reason}: leave the flag out to take the newest whole one")
+        raise UserError(f"cannot resume from {named}: {reason}: leave the flag out to use the newest complete one")
     if not (folder.resolve().parent / RECORD).exists():
         say(f"warning: there is no {RECORD} beside {named}: its run's settings cannot be compared with this one's")
     return folder
@@ -134,7 +134,7 @@ def _fault_of_tensors(folder: Path) -> str | None:
         return None
     names = ("optimizer.pt", "scheduler.pt")
     if missing := [name for name in names if not (folder / name).exists()]:
-        return f"it has no {' and no '.join(missing)}: it can be evaluated, not continued"
+        return f"it has no {' and no '.join(missing)}: it can be evaluated, not resumed"
     return next((reason for name in names if (reason := _fault_of_file(folder / name))), None)
 
 

@@ -94,7 +94,7 @@ def _recorded(folder: Path) -> dict:
         return {}
     except DamagedFile as error:
         raise UserError(
-            f"{folder / RECORD} {error}: put a copy of it back, or move it away: the settings that {folder} was begun "
+            f"{folder / RECORD} {error}: restore a copy of it, or move it away: the settings that {folder} was begun "
             "with are then no longer compared"
         ) from error
     return record
@@ -174,9 +174,8 @@ def _code_fingerprint() -> str:
 
 
 def _short(value: object) -> str:
-    text = redact(
-        value if isinstance(value, str) else json.dumps(value)
-    )  # before cutting: a secret in half a URL isn't recognised
+    # Redacted before it is cut: a secret in a part of a URL isn't recognised.
+    text = redact(value if isinstance(value, str) else json.dumps(value))
     return text if len(text) <= 120 else text[:117] + "..."
 
 

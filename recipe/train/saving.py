@@ -28,7 +28,7 @@ from recipe.train.deepspeed import (
 from recipe.train.schedules import build_schedule
 
 CHECKPOINT_BYTES_PER_PARAMETER = 12  # the weight and Adam's two moments, four bytes each
-FULL_DISK_BYTES = 1 << 20  # torch.save reports a full disk as a wrong position; less free space than this tells
+FULL_DISK_BYTES = 1 << 20  # torch.save reports a full disk as a wrong position; less free space means a full disk
 
 
 class AtomicCheckpoints(Trainer):
@@ -86,10 +86,9 @@ class AtomicCheckpoints(Trainer):
 
     def _init_training_state(self, max_steps, *args, **kwargs):
         state = super()._init_training_state(max_steps, *args, **kwargs)
-        self.state.compute_steps(
-            self.args, max_steps
-        )  # a loaded state has --save_steps and the like of the earlier run
-        self.progress.total = max_steps if self.progress.unit else 1.0  # without a unit: of the hours
+        # A loaded state has --save_steps and similar settings of the earlier run.
+        self.state.compute_steps(self.args, max_steps)
+        self.progress.total = max_steps if self.progress.unit else 1.0  # without a unit: the share of --max_hours
         return state
 
     def create_scheduler(self, num_training_steps, optimizer=None):
@@ -132,10 +131,8 @@ class AtomicCheckpoints(Trainer):
     def _save_checkpoint(self, model, trial):
         run = self.run_folder
         name = f"checkpoint-{self.state.global_step}"
-        limit, self.args.save_total_limit = (
-            self.args.save_total_limit,
-            None,
-        )  # old ones are deleted once the new one is committed
+        # Old checkpoints are deleted below, once the new one is committed, not by the Trainer.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
         self._saving = True
         self.loss_since_log.before_save(self)
         try:
@@ -167,7 +164,7 @@ class AtomicCheckpoints(Trainer):
         needed = CHECKPOINT_BYTES_PER_PARAMETER * self.model.num_parameters()
         return UserError(
             f"no space left to save {run / name}: it takes {needed:,} bytes and more, {free + staged:,} are free. The "
-            "checkpoints before it are complete: free some space and run the same command again"
+            "checkpoints before it are intact: free some space and run the same command again"
         )
 
     def save_metrics(self, split, metrics, combined=True):
@@ -219,13 +216,7 @@ class _Settings:
     groups: list[dict]
     rates: list[float]
 
-    NAMES = (
-        "initial_lr",
-        "weight_decay",
-        "betas",
-        "eps",
-        "momentum",
-    )  # settings alone: other entries of a group may be state
+    NAMES = ("initial_lr", "weight_decay", "betas", "eps", "momentum")  # other entries of a group may be state
 
     @classmethod
     def of(cls, optimizer, scheduler) -> "_Settings":

@@ -1,7 +1,7 @@
-"""What becomes of each of transformers' TrainingArguments here: honoured, without effect, or refused.
+"""Which of transformers' TrainingArguments are honoured, which have no effect and which are refused.
 
-One table for pre-training and one for fine-tuning; a test compares them with the installed transformers, so that an
-upgrade's new field is decided on before anyone can set it in vain.
+A test compares the tables, for pre-training and for fine-tuning, with the installed transformers, so that every field
+an upgrade adds is classified.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from recipe.system.errors import UserError
 
-# Fields that do in both what transformers says of them.
+# Fields that do in both programs what transformers documents.
 HONOURED = """
     output_dir do_train do_eval resume_from_checkpoint seed data_seed full_determinism use_cpu local_rank
     per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps num_train_epochs max_steps
@@ -31,69 +31,70 @@ HONOURED = """
 """
 HONOURED_IN_FINE_TUNING = "do_predict fp16 label_smoothing_factor save_only_model"
 
-# {field: why it changes nothing}; a run says so where one is set.
+# {field: why it has no effect}; a run prints a warning where one is set.
 WITHOUT_EFFECT = {
-    "prediction_loss_only": "evaluation decides by itself what it keeps",
-    "eval_do_concat_batches": "evaluation decides by itself what it keeps",
-    "eval_use_gather_object": "evaluation gathers sums or numbers, no objects",
-    "eval_accumulation_steps": "evaluation keeps nothing on the device",
-    "include_for_metrics": "metrics need nothing more than predictions",
-    "batch_eval_metrics": "metrics are those of a whole split",
-    "remove_unused_columns": "a batch has only what the model takes",
-    "label_names": "labels have one name here",
-    "length_column_name": "lengths are counted",
+    "prediction_loss_only": "evaluation stores sums or predictions, as its metrics need",
+    "eval_do_concat_batches": "evaluation stores sums or predictions, as its metrics need",
+    "eval_use_gather_object": "evaluation gathers numbers, not objects",
+    "eval_accumulation_steps": "evaluation stores nothing on the device",
+    "include_for_metrics": "metrics are computed from predictions alone",
+    "batch_eval_metrics": "metrics are computed over a full split",
+    "remove_unused_columns": "a batch has only the model's inputs",
+    "label_names": "the name of the labels is fixed",
+    "length_column_name": "lengths are computed from the data",
 }
 WITHOUT_EFFECT_IN_PRETRAINING = {
-    "dataloader_drop_last": "every batch is full: it continues into the next epoch",
+    "dataloader_drop_last": "every step has a full batch: a batch may span two epochs",
 }
 WITHOUT_EFFECT_IN_FINE_TUNING = {
     "dataloader_drop_last": "each epoch has every example once",
-    "dataloader_persistent_workers": "a run is one pass, whose workers live as long as it does",
+    "dataloader_persistent_workers": "all epochs are one pass of the data loader, whose workers last as long",
     "train_sampling_strategy": "examples are shuffled, and those of similar length share a step",
 }
 
-# {field: (the values that are fine, why no other)}.
+# {field: (accepted values, why no other is)}.
 REFUSED: dict[str, tuple[tuple, str]] = {
-    "ignore_data_skip": ((True,), "the data seeks to the step that a run resumes at by itself"),
-    "logging_nan_inf_filter": ((False,), "a loss that isn't finite must be seen"),
-    "auto_find_batch_size": ((False,), "the micro-batch decides what one device holds; set it"),
+    "ignore_data_skip": ((True,), "a resumed run seeks to its step in the data without reading the steps before"),
+    "logging_nan_inf_filter": ((False,), "a non-finite loss must be visible"),
+    "auto_find_batch_size": ((False,), "the micro-batch size must be set: --per_device_train_batch_size"),
     "average_tokens_across_devices": ((True,), "the loss is a mean over the global batch"),
-    "enable_jit_checkpoint": ((False,), "SIGTERM saves a checkpoint in any case"),
+    "enable_jit_checkpoint": ((False,), "on SIGTERM a checkpoint is always saved"),
     "bf16_full_eval": ((False,), "evaluation runs in the precision of training"),
     "fp16_full_eval": ((False,), "evaluation runs in the precision of training"),
-    "restore_callback_states_from_checkpoint": ((False,), "a resumed run restores what it needs by itself"),
+    "restore_callback_states_from_checkpoint": ((False,), "a resumed run restores the state it needs in any case"),
     "save_on_each_node": ((False,), "a checkpoint is saved once, to a folder that all nodes share"),
-    "accelerator_config": ((None,), "batches are cut and gradients accumulated by the recipe itself"),
-    "parallelism_config": ((None,), "each device has the whole model, or its part by --deepspeed"),
-    "dataloader_in_order": ((True,), "a run must see its batches in their order"),
-    "dataloader_multiprocessing_context": ((None,), "workers are started as PyTorch does it by default"),
+    "accelerator_config": ((None,), "this project batches data and accumulates gradients itself"),
+    "parallelism_config": ((None,), "only data parallelism is supported, with --deepspeed to shard the model's state"),
+    "dataloader_in_order": ((True,), "the order of the batches must be reproducible"),
+    "dataloader_multiprocessing_context": ((None,), "workers are started by PyTorch's default method"),
     "use_liger_kernel": ((False,), "it has no kernels for these models"),
     "liger_kernel_config": ((None,), "Liger has no kernels for these models"),
-    "debug": (("", [], None), "its tools stop at the inputs of these models"),
-    "use_cache": ((False,), "training has nothing to cache"),
+    "debug": (("", [], None), "its tools fail on the inputs of these models"),
+    "use_cache": ((False,), "training has no key-value cache"),
     "fsdp": ((None, False, "", []), "tied embeddings fail under it; use --deepspeed ds_config/zero2_bf16.json"),
     "fsdp_config": ((None,), "tied embeddings fail under FSDP; use --deepspeed ds_config/zero2_bf16.json"),
 }
 REFUSED_IN_PRETRAINING: dict[str, tuple[tuple, str]] = {
-    "load_best_model_at_end": ((False,), "pre-training ends with its last step"),
+    "load_best_model_at_end": ((False,), "the result of pre-training is the model of its last step"),
     "metric_for_best_model": ((None,), "pre-training keeps its newest checkpoints, not its best"),
     "greater_is_better": ((None,), "pre-training keeps its newest checkpoints, not its best"),
-    "save_only_model": ((False,), "a checkpoint without its optimizer cannot be continued"),
+    "save_only_model": ((False,), "a run cannot be resumed from a checkpoint without its optimizer"),
     "label_smoothing_factor": ((0.0,), "the objective is plain cross-entropy"),
-    "fp16": (
+    "fp16": ((False,), "its loss scaling produces infinite gradients, which stop a run here; use --bf16"),
+    "do_predict": ((False,), "pre-training has no test data; for predictions of masked words see fill_mask.py"),
+    "dataloader_persistent_workers": (
         (False,),
-        "its loss scaling meets infinite gradients on purpose, which stop a run here; use --bf16",
+        "a run is one pass of the data loader, whose workers last as long",
     ),
-    "do_predict": ((False,), "there is nothing to predict; see fill_mask.py"),
-    "dataloader_persistent_workers": ((False,), "a run is one pass, whose workers live as long as it does"),
-    "train_sampling_strategy": (("random",), "the order is the recipe's own"),
+    "train_sampling_strategy": (("random",), "the order is a function of --data_seed alone"),
 }
 REFUSED_IN_FINE_TUNING: dict[str, tuple[tuple, str]] = {
     "load_best_model_at_end": ((False,), "the score is that of the last step"),
     "metric_for_best_model": ((None,), "the score is that of the last step"),
     "greater_is_better": ((None,), "the score is that of the last step"),
 }
-UNUSED_WITHOUT = {  # a setting that is read only where another one has one of these values
+# {setting: (another setting, the values of that one with which it has an effect)}.
+UNUSED_WITHOUT = {
     "eval_steps": ("eval_strategy", ("steps",)),
     "eval_delay": ("eval_strategy", ("steps", "epoch")),
     "eval_on_start": ("eval_strategy", ("steps", "epoch")),
@@ -101,7 +102,7 @@ UNUSED_WITHOUT = {  # a setting that is read only where another one has one of t
     "logging_steps": ("logging_strategy", ("steps",)),
 }
 
-# Packages of optimizers that PyTorch doesn't have: (part of the name of --optim, module, what to install).
+# Packages of optimizers that are not in PyTorch: (part of the name of --optim, module, package to install).
 OPTIMIZER_PACKAGES = (
     ("torch_4bit", "torchao", "torchao"),
     ("torch_8bit", "torchao", "torchao"),
@@ -121,60 +122,60 @@ OPTIMIZER_PACKAGES = (
     ("rmsprop_bnb", "bitsandbytes", "bitsandbytes"),
 )
 OBJECTS = ("lr_scheduler_kwargs", "activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")
-NEED_A_MODEL = ("galore", "apollo", "lomo", "adalomo")  # these optimizers take more than parameters
+NEED_A_MODEL = ("galore", "apollo", "lomo", "adalomo")  # optimizers that need the model, not only its parameters
 IGNORE_THEIR_ARGS = ("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "adafactor")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 def check_settings(args: TrainingArguments, pretraining: bool) -> list[str]:
-    """A sentence for each setting of `args` that was given and changes nothing. Call it before transformers' own
-    __post_init__, which fills settings in.
+    """Validates `args` for pre-training or fine-tuning; returns a warning for each setting that was given and has no
+    effect. Must be called before transformers' own __post_init__, which replaces defaults.
 
-    Raises UserError for one that can't be honoured, with the reason, and for a package that isn't installed.
+    Raises UserError for a setting that is refused, with the reason, and for a package that isn't installed.
     """
     refused = REFUSED | (REFUSED_IN_PRETRAINING if pretraining else REFUSED_IN_FINE_TUNING)
-    for name, (fine, reason) in refused.items():
+    for name, (accepted, reason) in refused.items():
         value = getattr(args, name)
-        if value not in fine and str(value) not in map(str, fine):
-            raise UserError(f"found --{name} {_word(value)}: {reason}; leave it out")
+        if value not in accepted and str(value) not in map(str, accepted):
+            raise UserError(f"found --{name} {_as_text(value)}: {reason}; leave it out")
     for name in OBJECTS:
         _require_object(name, getattr(args, name))
-    if _word(args.save_strategy) == "best":
+    if _as_text(args.save_strategy) == "best":
         why = "pre-training keeps its newest checkpoints" if pretraining else "the score is that of the last step"
         raise UserError(f"found --save_strategy best: {why}; use steps, epoch or no")
     _require_packages(args)
 
     unused = WITHOUT_EFFECT | (WITHOUT_EFFECT_IN_PRETRAINING if pretraining else WITHOUT_EFFECT_IN_FINE_TUNING)
-    said = [f"--{name} changes nothing: {why}" for name, why in unused.items() if _is_given(args, name)]
+    warnings = [f"--{name} has no effect: {why}" for name, why in unused.items() if _is_given(args, name)]
     for name, (other, values) in UNUSED_WITHOUT.items():
-        if _is_given(args, name) and _word(getattr(args, other)) not in values:
-            said.append(f"--{name} changes nothing without --{other} {' or '.join(values)}")
-    if args.optim_args and _word(args.optim) in IGNORE_THEIR_ARGS:
-        said.append(f"--optim_args changes nothing: {_word(args.optim)} takes none")
-    if args.optim_target_modules and not _word(args.optim).startswith(NEED_A_MODEL):
-        said.append("--optim_target_modules changes nothing: GaLore and APOLLO alone read it")
-    return said
+        if _is_given(args, name) and _as_text(getattr(args, other)) not in values:
+            warnings.append(f"--{name} has no effect without --{other} {' or '.join(values)}")
+    if args.optim_args and _as_text(args.optim) in IGNORE_THEIR_ARGS:
+        warnings.append(f"--optim_args has no effect: {_as_text(args.optim)} takes none")
+    if args.optim_target_modules and not _as_text(args.optim).startswith(NEED_A_MODEL):
+        warnings.append("--optim_target_modules has no effect: only GaLore and APOLLO use it")
+    return warnings
 
 
 def check_optimizer(args: TrainingArguments) -> None:
-    """Raises UserError where --optim refuses its settings or --optim_args, which it would otherwise do at step 1. Call
-    it after transformers' own __post_init__."""
+    """Raises UserError if the optimizer rejects its settings or --optim_args, which it would otherwise do at step 1.
+    Must be called after transformers' own __post_init__."""
     from transformers import Trainer
 
-    if args.deepspeed or _word(args.optim).startswith(NEED_A_MODEL):
+    if args.deepspeed or _as_text(args.optim).startswith(NEED_A_MODEL):
         return
     given = f" with --optim_args {args.optim_args}" if args.optim_args else ""
     try:
         kind, settings = Trainer.get_optimizer_cls_and_kwargs(args)
         if settings.get("lr") is None:
-            settings["lr"] = 0.0  # fine-tuning takes its task's
+            settings["lr"] = 0.0  # fine-tuning uses its task's default
         kind([torch.nn.Parameter(torch.zeros(1))], **settings)
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
-        raise UserError(f"found --optim {_word(args.optim)}{given}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"found --optim {_as_text(args.optim)}{given}: {str(error).splitlines()[0]}") from error
 
 
 def _require_object(name: str, value: object) -> None:
-    """Raises UserError where a setting is neither a JSON object nor absent."""
+    """Raises UserError if a setting is given and isn't a JSON object."""
     try:
         content = json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
@@ -184,7 +185,7 @@ def _require_object(name: str, value: object) -> None:
 
 
 def _require_packages(args: TrainingArguments) -> None:
-    optimizer = _word(args.optim)
+    optimizer = _as_text(args.optim)
     for part, module, package in OPTIMIZER_PACKAGES:
         if part in optimizer:
             if importlib.util.find_spec(module) is None:
@@ -209,8 +210,8 @@ def _is_given(args: TrainingArguments, name: str) -> bool:
     return getattr(args, name) != default
 
 
-def _word(value: object) -> str:
-    """An enum's value, several of them, or any other value, as text."""
+def _as_text(value: object) -> str:
+    """A value, the value of an enum member, or a list of these, as it is written on the command line."""
     if isinstance(value, list):
-        return " ".join(map(_word, value))
+        return " ".join(map(_as_text, value))
     return str(getattr(value, "value", value))

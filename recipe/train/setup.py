@@ -1,4 +1,4 @@
-"""What every pre-training does before training: checks, config, model, tokenizer and text."""
+"""The setup of a pre-training run, the same for every objective: checks, config, model, tokenizer, prepared tokens."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,8 @@ CONFIGS = ROOT / "configs"
 
 
 def begin(args: PretrainArguments, data: DataArguments) -> Callable[..., None]:
-    """Checks what needs neither text nor model, and returns `print` for the first process, silence for the others."""
+    """Checks what needs neither text nor model: folders, disk space, hub, trackers. Returns the function that prints
+    progress and warnings: `print` on the first rank, no output on the others. Raises UserError if a check fails."""
     say = print if args.process_index == 0 else (lambda *_, **__: None)
     quiet_libraries()
     if args.device.type == "cpu":
@@ -55,7 +56,8 @@ def begin(args: PretrainArguments, data: DataArguments) -> Callable[..., None]:
 
 
 def config_of(model: ModelArguments) -> tuple[str, PreTrainedConfig]:
-    """The (name for messages, config) of the model that is asked for."""
+    """(name for messages, config) of the model that the flags name. Raises UserError if they name none or two, or a
+    config that can't be loaded."""
     sources = (model.config_name, model.model_name_or_path, model.model_type)
     if model.model_name_or_path and (model.config_name or model.config_overrides):
         raise UserError("found --model_name_or_path beside --config_name or --config_overrides: pass one or the other")
@@ -66,8 +68,8 @@ def config_of(model: ModelArguments) -> tuple[str, PreTrainedConfig]:
         )
     if name == model.model_type:
         require_family(name)
-        ours = CONFIGS / f"{name}_base.json"
-        name = str(ours) if ours.exists() else name
+        base = CONFIGS / f"{name}_base.json"
+        name = str(base) if base.exists() else name
     config = load_config(name, model.config_overrides, **model.hub_options())
     if model.dropout is not None:
         set_dropout(config, model.dropout)
@@ -77,8 +79,8 @@ def config_of(model: ModelArguments) -> tuple[str, PreTrainedConfig]:
 def model_of(
     model: ModelArguments, config: PreTrainedConfig, seed: int, say: Callable[..., None] = print
 ) -> PreTrainedModel:
-    """The model to train: a checkpoint's, whose head is drawn from `seed` where it has none, or a new one with weights
-    drawn from `seed`."""
+    """The model to train: the one of --model_name_or_path, whose head is initialised from `seed` if the checkpoint has
+    none, or a new one initialised from `seed`."""
     set_seed(seed)
     if model.model_name_or_path:
         return load_model(model.model_name_or_path, config, say, new_head=True, **model.hub_options())
@@ -93,7 +95,11 @@ def prepare_text(
     say: Callable[..., None],
     keep_linebreaks: bool = True,
 ) -> tuple[PreTrainedTokenizerFast, PreparedTokens]:
-    """The tokenizer and the prepared tokens, made if they aren't there; a new model's embedding is fitted to them."""
+    """The tokenizer and the prepared tokens, which are made if they don't exist. Sets the vocabulary size and the
+    special tokens of a new model's `config` to the tokenizer's. `name` is the model's, for messages.
+
+    Raises UserError if the sequence length or the tokenizer doesn't fit the model, and for unusable text.
+    """
     check_length(config, data.max_seq_length, name)
     corpus = load_corpus(data, model, keep_linebreaks)
     needs = ("pad",) if is_causal(config) else ("pad", "mask")

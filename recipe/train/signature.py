@@ -1,4 +1,4 @@
-"""The resume signature of a pre-training run: the settings that decide what it computes."""
+"""The resume signature of a pre-training run: the settings that determine its weights."""
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
@@ -23,7 +23,8 @@ def resume_signature(
     tokenizer: PreTrainedTokenizerFast,
     objective: dict,
 ) -> dict:
-    """The settings that must not change when a run is resumed; `objective` holds those of its objective."""
+    """The settings that must not change when a run is resumed, as a JSON object; `objective` holds those of its
+    objective. Run folder, logging, micro-batch size and world size are not part of it."""
     return {
         **objective,
         "model": {k: v for k, v in config.to_dict().items() if k not in ("transformers_version", "dtype")},

@@ -1,5 +1,5 @@
-"""What changes in the course of a run, by optimizer step: the length of its sequences, the size of its batch and the
-share that is masked. Each is a function of the step alone, so a resumed run sees what it would have seen."""
+"""Sequence length, batch size and masking rate by optimizer step. Each is a function of the step alone, so a resumed
+run has the same values as an uninterrupted one."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ from recipe.system.errors import UserError
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps `first` to `last` - 1, whose batches have one shape: `batch` sequences of `length` tokens on all devices.
+    """Steps `first` to `last` - 1, whose global batches have the same shape: `batch` sequences of `length` tokens.
     `start` is the number n of its first sequence."""
 
     first: int
@@ -26,10 +26,10 @@ class Stage:
 class Stages:
     """The stages of a run, in order.
 
-    Sequences of a length are numbered by the tokens before them: step k begins with n = T / length, where T is the
-    number of tokens of all steps before it. So a run of one stage is a line n = 0, 1, 2 ...; while the length stays, no
-    sequence is left out or comes twice; and where only the length changes, step k sees what step k of a run of that
-    length alone would see.
+    Sequences of one length are numbered by the tokens before them: step k begins with n = T / length, where T is the
+    number of tokens of all earlier steps. So a run of one stage has n = 0, 1, 2, ...; while the length stays the same,
+    no sequence is skipped or repeated; and where only the length changes, step k sees the same sequences as step k of a
+    run with that length throughout.
     """
 
     def __init__(self, stages: list[Stage]):
@@ -40,7 +40,7 @@ class Stages:
         return iter(self.stages)
 
     def at(self, step: int) -> Stage:
-        """The stage of a step; of the step after the last, the last stage."""
+        """The stage of a step; for steps after the end, the last stage."""
         return self.stages[bisect_right(self._firsts, step) - 1]
 
     def sequences(self, step: int) -> range:
@@ -50,11 +50,12 @@ class Stages:
         return range(first, first + stage.batch)
 
     def tokens_before(self, step: int) -> int:
-        """The tokens of all steps before `step`, padding included."""
+        """The number of tokens of all steps before `step`, padding included."""
         return self.sequences(step).start * self.at(step).length
 
     def steps_of(self, numbers: np.ndarray, length: int) -> np.ndarray:
-        """The step of each sequence n of `length` tokens; sequences that no step has count as of the nearest stage."""
+        """The step of each sequence n of `length` tokens; one outside all stages of this length gets the step that the
+        nearest stage would reach it in."""
         stages = [stage for stage in self.stages if stage.length == length]
         starts = np.array([stage.start for stage in stages])
         at = np.maximum(np.searchsorted(starts, numbers, side="right") - 1, 0)
@@ -74,15 +75,15 @@ def stages_of(
 ) -> Stages:
     """The stages of a run of `steps` steps of `batch` sequences of `length` tokens.
 
-    With `short_length` the first `short_share` of the steps have sequences of that length, and so many more of them
-    that a step has the same number of tokens. With `warmup_start` the batch begins with so many sequences (of `length`)
-    and doubles in equal intervals until it is `batch` at step `warmup_steps`. Raises UserError for lengths or batches
-    that don't divide.
+    With `short_length`, the first fraction `short_share` of the steps has sequences of that length, and as many more of
+    them as keep the number of tokens per step constant. With `warmup_start`, the batch starts with that many sequences
+    (of `length`) and doubles in equal intervals until it is `batch` at step `warmup_steps`. Raises UserError if
+    `short_length` doesn't divide `length`, or if `batch` isn't a power of two times `warmup_start`.
     """
     if short_length is not None and (short_length >= length or length % short_length):
         raise UserError(
-            f"found --short_seq_length {short_length} beside --max_seq_length {length}, expected a part of it that "
-            f"divides it, such as {length // 4}: a step has the same number of tokens throughout"
+            f"found --short_seq_length {short_length} beside --max_seq_length {length}, expected a smaller divisor of "
+            f"it, such as {length // 4}: every step has the same number of tokens"
         )
     cut = 0 if short_length is None else round(short_share * steps)
     doublings = 0 if warmup_start is None else _doublings(warmup_start, batch)
@@ -104,13 +105,14 @@ def _doublings(start: int, batch: int) -> int:
         halves = [batch >> n for n in range(1, 12) if batch % (1 << n) == 0]
         raise UserError(
             f"found --batch_warmup_start {start}, expected the global batch of {batch} sequences halved once or more: "
-            f"{', '.join(map(str, halves)) or 'it has no half'}"
+            f"{', '.join(map(str, halves)) or 'it is odd'}"
         )
     return doublings
 
 
 def steps_for(sequences: float, batch: int, warmup_start: int | None = None, warmup_steps: int = 0) -> int:
-    """The steps in which a run sees `sequences` sequences (of its full length), rounded up."""
+    """The number of steps in which a run sees `sequences` sequences of its full length, rounded up. `batch` is the
+    global batch size; `warmup_start` and `warmup_steps` are those of `stages_of`."""
     if warmup_start is None:
         return math.ceil(sequences / batch)
     stages = stages_of(warmup_steps + 1, 1, batch, warmup_start=warmup_start, warmup_steps=warmup_steps)
@@ -122,8 +124,8 @@ def steps_for(sequences: float, batch: int, warmup_start: int | None = None, war
 
 @dataclass(frozen=True)
 class MaskingRateDecay:
-    """The share of tokens to predict, from `begin` at the first step to `end` at the last, linear in between
-    (Ankner et al., "Dynamic masking rate schedules for MLM pretraining", 2023), for sequences of one length."""
+    """The masking rate for sequences of one length: linear from `begin` at the first step to `end` at the last (Ankner
+    et al., "Dynamic masking rate schedules for MLM pretraining", 2023)."""
 
     begin: float
     end: float
@@ -131,6 +133,6 @@ class MaskingRateDecay:
     length: int
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
-        """The share of each sequence n."""
+        """The masking rate of each sequence n."""
         last = max(1, self.stages.stages[-1].last - 1)
         return self.begin + (self.end - self.begin) * np.minimum(self.stages.steps_of(numbers, self.length) / last, 1.0)

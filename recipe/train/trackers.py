@@ -1,4 +1,4 @@
-"""Experiment trackers: checked before training begins, so that none of them can stop it."""
+"""Experiment trackers: checked and configured before training, and wrapped so that none of them can stop it."""
 
 import http.client
 import importlib.util
@@ -16,9 +16,9 @@ from recipe.system.errors import UserError
 from recipe.system.secrets import redact, redact_console
 
 ANSWER_SECONDS = 4.0
-# Environment variables that W&B shows with a run.
+# Variables whose values W&B displays: secrets in them are redacted.
 SHOWN = ("WANDB_NAME", "WANDB_RUN_GROUP", "WANDB_JOB_TYPE", "WANDB_TAGS", "WANDB_NOTES")
-# What each tracker needs: (modules, of which one will do; what to install).
+# {tracker: (modules of which one is enough, packages to install)}
 PACKAGES = {
     "azure_ml": (("azureml",), "azureml-mlflow"),
     "clearml": (("clearml",), "clearml"),
@@ -38,10 +38,11 @@ PACKAGES = {
 
 
 def select_trackers(args, say, folder: Path | None = None) -> None:
-    """Decides how `args.report_to` is reached: W&B goes offline where there is no key or no route to its server.
+    """Validates `args.report_to` and sets W&B's environment variables: offline mode, which `say` reports, if there is
+    no API key or its server doesn't answer within ANSWER_SECONDS.
 
-    `folder` is where W&B writes its runs; by default WANDB_DIR. Raises UserError for a tracker whose package isn't
-    installed.
+    `folder` is where W&B writes its runs; by default WANDB_DIR. Raises UserError for an unknown tracker and for one
+    whose package isn't installed.
     """
     known = {"none", "all", *INTEGRATION_TO_CALLBACK}
     for name in args.report_to:
@@ -84,7 +85,8 @@ def _has_key(host: str | None) -> bool:
 
 
 def _answers(url: str) -> bool:
-    """Whether any HTTP answer comes within ANSWER_SECONDS: a server that accepts and then hangs is down, too."""
+    """Whether any HTTP response comes within ANSWER_SECONDS; a server that accepts the connection and hangs counts as
+    down."""
     try:
         urllib.request.urlopen(url, timeout=ANSWER_SECONDS).close()
     except urllib.error.HTTPError:
@@ -95,7 +97,7 @@ def _answers(url: str) -> bool:
 
 
 class Guarded(TrainerCallback):
-    """A tracker's callback that can fail without harm: its first error is printed, and it isn't called again."""
+    """Wraps a tracker's callback: its first exception is printed as a warning, and it isn't called again."""
 
     def __init__(self, callback: TrainerCallback):
         self.callback, self.broken = callback, False
@@ -108,10 +110,8 @@ class Guarded(TrainerCallback):
         except Exception as error:
             self.broken = True
             name = type(self.callback).__name__
-            print(
-                f"warning: {name} failed ({redact(str(error)).strip()[:200]}); training continues without it",
-                flush=True,
-            )
+            reason = redact(str(error)).strip()[:200]
+            print(f"warning: {name} failed ({reason}); training continues without it", flush=True)
             return None
 
 
@@ -124,13 +124,14 @@ for _event in [name for name in dir(TrainerCallback) if name.startswith("on_")]:
 
 
 def continue_wandb_run(identity: str) -> None:
-    """Lets a resumed run continue its W&B curve: each run folder has one id, kept in its run.json."""
+    """Sets W&B's run id to `identity`, from run.json, so that a resumed run continues its curves: one id per run
+    folder."""
     os.environ.setdefault("WANDB_RUN_ID", identity)
     os.environ.setdefault("WANDB_RESUME", "allow")
 
 
 def guard_trackers(trainer) -> None:
-    """Wraps the callbacks of `trainer`'s trackers (not those that the recipe itself needs) in `Guarded`."""
+    """Wraps the callbacks of `trainer`'s trackers, and no others, in `Guarded`."""
     redact_console()  # W&B copies the console from the moment it is imported
     handler = trainer.callback_handler
     trackers = tuple(get_reporting_integration_callbacks(trainer.args.report_to))

@@ -1,9 +1,9 @@
-"""The training loop: transformers' Trainer, overridden only where an invariant of the recipe needs it.
+"""The training loop: transformers' Trainer, overridden only where an invariant requires it.
 
-What differs from the stock loop: a step's loss is the mean over all predicted tokens of its global batch; data comes
-in the order of recipe.data.order and the stages of recipe.train.stages, and a resumed run seeks to its step; evaluation
-keeps sums and not logits; a checkpoint is complete or absent (recipe.train.saving); a non-finite gradient stops the run
-before it touches the weights.
+It differs from the Trainer as follows: a step's loss is the mean over all predicted tokens of its global batch; data
+comes in the order of recipe.data.order and the stages of recipe.train.stages, and a resumed run seeks to its step;
+evaluation stores sums, no logits; checkpoints are committed atomically (recipe.train.saving); a non-finite gradient
+stops the run before it changes the weights.
 """
 
 import math
@@ -29,7 +29,7 @@ from recipe.train.saving import AtomicCheckpoints
 from recipe.train.schedules import TimeBudget
 from recipe.train.stages import Stage, Stages, stages_of
 
-# Dense bf16 rates of the makers' data sheets, TFLOP/s without sparsity, by a part of the device's name.
+# Peak dense bf16 TFLOP/s (without sparsity) from NVIDIA's data sheets, by a part of the device's name.
 PEAK_TFLOPS = {
     "H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "A10G": 70, "A10": 125, "A40": 150, "A30": 165,
     "L40S": 362, "L40": 181, "L4": 121, "RTX 6000 Ada": 364, "RTX A6000": 155, "4090": 165, "3090": 71,
@@ -43,16 +43,17 @@ class NonFiniteError(FloatingPointError):
 
 class _BlockLoader(DataLoader):
     dataset: OrderedBlocks
-    counted_batches: int = 0  # of an evaluation; those after them only keep the ranks in step
+    counted_batches: int = 0  # of an evaluation; later batches only keep the ranks in step
 
 
 class PretrainTrainer(AtomicCheckpoints):
-    """Trains a model that `use_masked_only_head` was applied to on `MaskedSequences`, or the causal pair of the two.
+    """Trains a model with the head of `use_masked_only_head` on `MaskedSequences`, or one with that of
+    `use_next_token_head` on `NextTokens`.
 
-    `args.max_steps` must be set. `stages` say which steps see what; by default the run has one. Stages of another
-    length than the training data's take their sequences from `short_dataset`. Evaluation reports eval_loss (nats
-    per predicted token), eval_perplexity, each of METRICS (eval_masked_accuracy; eval_accuracy of a causal model) and,
-    if a `baseline` is given, loss and accuracy of the unigram guess.
+    `args.max_steps` must be set. `stages` set sequence length and batch size by step; by default there is one stage.
+    Stages of another length than the training data's take their sequences from `short_dataset`. Evaluation reports
+    eval_loss (nats per predicted token), eval_perplexity, each of METRICS (eval_masked_accuracy; eval_accuracy of a
+    causal model) and, if a `baseline` is given, its loss and accuracy.
     """
 
     args: PretrainArguments
@@ -69,7 +70,7 @@ class PretrainTrainer(AtomicCheckpoints):
     ):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the labels of the global batch
-        self._loss_shifts_labels = False  # or it would leave the first ones out for a causal model
+        self._loss_shifts_labels = False  # or it wouldn't count the first label of a causal model's sequences
         self.steps_to_keep = self.args.save_at
         self.baseline = baseline
         self.short_dataset = short_dataset
@@ -79,23 +80,23 @@ class PretrainTrainer(AtomicCheckpoints):
         if budget := self.time_budget:
             self.add_callback(budget)
             self.progress.done, self.progress.unit = (lambda: budget.progress), ""
-        self._flops: dict[int, float] = {}  # per token, by length
+        self._flops: dict[int, float] = {}  # per token, by sequence length
         self.peak_flops = self._peak_flops()
         self.skipped_updates = 0
         self._logged_at: tuple[int, float] | None = None  # (step, clock) of the last training log, or of the start
         self._evaluated: tuple[int | None, dict] = (None, {})  # step and metrics of the last evaluation of all its data
-        self._paused = 0.0  # seconds since then that went to evaluation and saving
+        self._paused = 0.0  # seconds of evaluation and saving since _logged_at
 
     def is_over(self) -> bool:
-        """Whether there is no further step to take."""
+        """Whether the run has taken its last step."""
         out_of_time = self.time_budget is not None and self.time_budget.progress >= 1.0
         return self.state.global_step >= self.args.max_steps or out_of_time
 
     # ---- data (invariants 3 and 4)
 
-    def get_train_dataloader(self) -> "DataLoader | _OneAfterTheOther":
+    def get_train_dataloader(self) -> "DataLoader | _ChainedLoaders":
         loaders = [(stage, self._stage_loader(stage)) for stage in self.stages]
-        return loaders[0][1] if len(loaders) == 1 else _OneAfterTheOther(loaders, start=lambda: self.state.global_step)
+        return loaders[0][1] if len(loaders) == 1 else _ChainedLoaders(loaders, start=lambda: self.state.global_step)
 
     def _stage_loader(self, stage: Stage) -> _BlockLoader:
         sampler = MicroBatches(
@@ -121,7 +122,7 @@ class PretrainTrainer(AtomicCheckpoints):
         size, ranks, rank = self.args.per_device_eval_batch_size, self.args.world_size, self.args.process_index
         starts = range(rank * size, len(dataset), ranks * size)
         ranges = [range(start, min(start + size, len(dataset))) for start in starts]
-        # Every rank makes the same number of forward passes; what it makes in excess is not counted.
+        # Every rank makes the same number of forward passes, as collectives require; surplus ones are not counted.
         rounds = -(-len(dataset) // (size * ranks))
         return self._loader(dataset, ranges + [range(1)] * (rounds - len(ranges)), counted=len(ranges))
 
@@ -129,11 +130,11 @@ class PretrainTrainer(AtomicCheckpoints):
         loader = _BlockLoader(
             dataset,
             batch_sampler=batches,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
             prefetch_factor=self.args.dataloader_prefetch_factor,
-            generator=torch.Generator(),  # one of its own: a loader that is made must not move the dropout's draws
+            generator=torch.Generator(),  # creating a loader must not advance the generator that dropout uses
         )
         loader.counted_batches = counted
         return loader
@@ -142,11 +143,11 @@ class PretrainTrainer(AtomicCheckpoints):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs)
-        # A batch of one block that holds an end token alone has nothing to predict; its sum of losses is 0.
+        # A batch whose only block holds just an end token has no tokens to predict; its sum of losses is 0.
         assert num_items_in_batch is not None, "the Trainer counts the labels of the global batch"
         count = num_items_in_batch
         count = count.clamp(min=1) if isinstance(count, torch.Tensor) else max(count, 1)
-        # Ranks average their gradients, so each one's share is scaled by their number.
+        # DDP averages the gradients of the ranks, so each rank's loss is scaled by their number.
         loss = outputs["loss"] * (self.args.world_size / count)
         return (loss, outputs) if return_outputs else loss
 
@@ -154,7 +155,7 @@ class PretrainTrainer(AtomicCheckpoints):
         if self._logged_at is None:
             self._logged_at, self._paused = (self.state.global_step, time.monotonic()), 0.0
         loss = super().training_step(model, inputs, num_items_in_batch)
-        # A skipped update must not turn every later mean into NaN; what isn't finite shows in the gradient norm.
+        # A skipped update must not make all later means of the loss NaN; the gradient norm shows non-finite values.
         return loss.nan_to_num(0.0, 0.0, 0.0) if self.args.nonfinite == "skip" else loss
 
     @staticmethod
@@ -171,7 +172,7 @@ class PretrainTrainer(AtomicCheckpoints):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def follow_schedule(self, changed: bool) -> None:
-        # A schedule over time ends with other bits when it is asked later, so it is only asked where it must be.
+        # Evaluating a schedule over time again gives other last bits, so it is only done if the budget or peak changed.
         if self.time_budget is None or self.time_budget.resume_from(self.state) or changed:
             super().follow_schedule(changed)
 
@@ -179,7 +180,7 @@ class PretrainTrainer(AtomicCheckpoints):
         return self.flops_per_token(inputs["input_ids"].shape[1]) * inputs["input_ids"].numel()
 
     def flops_per_token(self, length: int) -> float:
-        """Floating-point operations a token of a training step on sequences of `length` tokens."""
+        """Floating-point operations per token of a training step on sequences of `length` tokens."""
         if length not in self._flops:
             predicted = (self.train_dataset or self.eval_dataset).count_predicted(length)
             self._flops[length] = flops_per_token(self.model, length, predicted)
@@ -228,8 +229,8 @@ class PretrainTrainer(AtomicCheckpoints):
         model.eval()
         self.callback_handler.eval_dataloader = dataloader  # pyright: ignore[reportAttributeAccessIssue] (None by its type)
         summed = ("loss", *METRICS)
-        totals = torch.zeros(len(summed) + 1, dtype=torch.float64)  # and the number of predicted tokens
-        guessed = torch.zeros(2, dtype=torch.float64)  # the baseline's loss and correct
+        totals = torch.zeros(len(summed) + 1, dtype=torch.float64)  # the last one is the number of predicted tokens
+        baseline = torch.zeros(2, dtype=torch.float64)  # sum of losses, number of correct predictions
         for number, batch in enumerate(track(dataloader, "evaluating", len(dataloader), "batches")):
             labels = batch["labels"]
             with torch.no_grad():
@@ -238,10 +239,10 @@ class PretrainTrainer(AtomicCheckpoints):
                 counts = [*(outputs[name].item() for name in summed), (labels >= 0).sum().item()]
                 totals += torch.tensor(counts, dtype=torch.float64)
                 if self.baseline:
-                    guessed += torch.tensor(self.baseline.score(labels), dtype=torch.float64)
+                    baseline += torch.tensor(self.baseline.score(labels), dtype=torch.float64)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        sums = self.accelerator.reduce(torch.cat([totals, guessed]).to(self.args.device), "sum").tolist()
-        loss, *scores, count, guessed_loss, guessed_correct = sums
+        sums = self.accelerator.reduce(torch.cat([totals, baseline]).to(self.args.device), "sum").tolist()
+        loss, *scores, count, baseline_loss, baseline_correct = sums
         prefix = dataloader.dataset.metric_prefix
         metrics = {
             "loss": loss / count,
@@ -250,7 +251,7 @@ class PretrainTrainer(AtomicCheckpoints):
             f"{prefix}tokens": int(count),
         }
         if self.baseline:
-            metrics |= {"unigram_loss": guessed_loss / count, "unigram_accuracy": guessed_correct / count}
+            metrics |= {"unigram_loss": baseline_loss / count, "unigram_accuracy": baseline_correct / count}
         prefixed = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         nothing: Any = None  # declared an array, and never read
         return EvalLoopOutput(nothing, label_ids=None, metrics=prefixed, num_samples=len(dataloader.dataset))
@@ -278,7 +279,7 @@ class PretrainTrainer(AtomicCheckpoints):
         super()._save_checkpoint(model, trial)
         self._paused += time.monotonic() - began
 
-    # ---- what is logged
+    # ---- logging
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -309,8 +310,8 @@ class PretrainTrainer(AtomicCheckpoints):
         return known and known * 1e12
 
 
-class _OneAfterTheOther:
-    """The loaders of a run's stages as one; those of stages that are over aren't started."""
+class _ChainedLoaders:
+    """The loaders of a run's stages as one; the workers of stages before the first step aren't started."""
 
     def __init__(self, loaders: list[tuple[Stage, _BlockLoader]], start: Callable[[], int]):
         self.loaders, self.start = loaders, start
@@ -325,7 +326,7 @@ class _OneAfterTheOther:
                 yield from loader
 
 
-def _as_it_is(batch):
+def _identity(batch):
     return batch
 
 

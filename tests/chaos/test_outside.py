@@ -142,7 +142,7 @@ ROWS = {
     "R10": ("NaN and Inf in loss, gradient and weights", "train/test_trainer.py -k finite"),
     "R11": (
         "32x1 = 8x4 = 4x8 = 2 processes, loss and gradient norm to 1e-5",
-        "train/test_trainer.py train/test_distributed.py -k cut or processes",
+        "train/test_trainer.py train/test_distributed.py -k split or processes",
     ),
     "R12": (
         "unusable data is refused, file and line named",

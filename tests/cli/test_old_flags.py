@@ -48,9 +48,9 @@ def test_an_old_name_of_the_same_flag_is_accepted_with_a_warning(tmp_path, capsy
     for name, what in (
         ("evaluation_strategy", "is an old name of --eval_strategy"),
         ("warmup_ratio", "is an old name of --warmup_steps"),
-        ("overwrite_output_dir", "changes nothing: a run continues"),
-        ("torch_dtype", "changes nothing: weights are kept in fp32"),
-        ("half_precision_backend", "changes nothing"),
+        ("overwrite_output_dir", "has no effect: a run continues"),
+        ("torch_dtype", "has no effect: weights are kept in fp32"),
+        ("half_precision_backend", "has no effect"),
     ):
         assert f"--{name} {what}" in output
 

@@ -46,10 +46,10 @@ def test_one_file_can_replace_the_command_line(tmp_path, suffix):
         (["--nonfinite", "maybe"], "expected stop or skip"),
         (
             ["--load_best_model_at_end", "--eval_strategy", "steps"],
-            "load_best_model_at_end True: pre-training ends with its last step",
+            "load_best_model_at_end True: the result of pre-training is the model of its last step",
         ),
         (["--label_smoothing_factor", "0.1"], "plain cross-entropy"),
-        (["--save_only_model"], "cannot be continued"),
+        (["--save_only_model"], "cannot be resumed from a checkpoint without"),
         (["--metric_for_best_model", "loss"], "not its best"),
         (["--fp16"], "use --bf16"),
         (["--push_to_hub", "--hub_strategy", "checkpoint"], "use every_save or end"),

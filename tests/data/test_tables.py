@@ -168,6 +168,6 @@ def test_settings_without_effect_are_reported(tmp_path):
     ):
         about = open_corpus(str(tmp_path / name), **given).about[3:]
         assert {line.split()[1].removeprefix("--") for line in about} == ignored
-        assert all(line.startswith("warning: --") and "changes nothing: there is no " in line for line in about)
+        assert all(line.startswith("warning: --") and "has no effect: there is no " in line for line in about)
         assert len(open_corpus(str(tmp_path / name)).about) == 3
     assert len(open_corpus("docstrings", **given).about) == 6

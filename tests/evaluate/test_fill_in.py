@@ -1,4 +1,4 @@
-"""Blanks filled: by one model, by all checkpoints of a run in order, once or in conversation."""
+"""Predictions for blanks: of one model, of all checkpoints of a run in order of steps, and interactively."""
 
 import io
 
@@ -26,14 +26,14 @@ def save(folder, tokenizer, family="roberta", seed=0):
 
 @pytest.fixture
 def run(tmp_path, bpe):
-    """A run's folder with three checkpoints, and the last model beside them."""
+    """A run folder with three checkpoints and the final model."""
     (tmp_path / "run").mkdir()
     for step in (500, 50_000, 5_000):
         commit(save(tmp_path / "staged", bpe, seed=step), tmp_path / "run" / f"checkpoint-{step}")
     return save(tmp_path / "run", bpe)
 
 
-def test_a_run_means_its_checkpoints_in_the_order_of_steps(run, bpe, tmp_path):
+def test_a_run_stands_for_its_checkpoints_in_order_of_steps(run, bpe, tmp_path):
     warnings = []
     models = models_of([str(run), str(run / "checkpoint-500")], warnings.append)
     filled = list(fill_all(models, [TEXT, "___"], guesses=3))
@@ -48,7 +48,7 @@ def test_a_run_means_its_checkpoints_in_the_order_of_steps(run, bpe, tmp_path):
     assert "checkpoint-5000 is damaged (config.json has 2 bytes" in warnings[0]
 
 
-def test_the_guesses_are_those_of_plain_transformers(run, bpe):
+def test_predictions_equal_those_of_the_fill_mask_pipeline(run, bpe):
     folder = str(run / "checkpoint-500")
     (answer,) = fill_all([folder], ["the ___ sat on a mat"], guesses=4)
     expected = pipeline("fill-mask", model=folder)("the <mask> sat on a mat", top_k=4)
@@ -56,18 +56,18 @@ def test_the_guesses_are_those_of_plain_transformers(run, bpe):
     assert [word for word, _ in answer.blanks[0]] == [bpe.decode([row["token"]]) for row in expected]
 
 
-def test_each_model_gets_its_own_blank(run, wordpiece, tmp_path):
+def test_a_blank_becomes_each_models_own_mask_token(run, wordpiece, tmp_path):
     bert = save(tmp_path / "bert", wordpiece, "bert")
     for text in ("the ___ sat", "the <mask> sat", "the [MASK] sat"):
         filled = list(fill_all([str(run / "checkpoint-500"), str(bert)], [text]))
         assert [(f.step, len(f.blanks)) for f in filled] == [(500, 1), (None, 1)]
 
 
-def test_mistakes(run, bpe, tmp_path):
+def test_mistakes_are_refused(run, bpe, tmp_path):
     model, tokenizer = build_model(AutoConfig.for_model(**config_settings("roberta", len(bpe)))), bpe
     for text, message in (
         ("no blank", "write ___ or <mask> where one is"),
-        ("cat " * 90 + "___", r"the model takes 64"),
+        ("cat " * 90 + "___", r"the model accepts at most 64"),
     ):
         with pytest.raises(UserError, match=message):
             fill(model, tokenizer, text)
@@ -83,7 +83,7 @@ def test_mistakes(run, bpe, tmp_path):
         models_of([str(run)], lambda line: None)
 
 
-def test_a_table_has_a_row_for_each_blank_and_model():
+def test_a_table_has_a_row_per_blank_and_model():
     answers = [
         Filled(f"run/checkpoint-{step}", step, "a [MASK] b ___", [[(" cat", 0.5), ("[red]", 0.25)]] * 2)
         for step in (1, 2)
@@ -105,7 +105,7 @@ def call(monkeypatch, capsys, *argv, typed=None):
     return capsys.readouterr().out
 
 
-def test_the_program_answers_once_or_as_long_as_it_is_asked(run, monkeypatch, capsys):
+def test_the_program_answers_the_command_line_or_prompts_until_an_empty_line(run, monkeypatch, capsys):
     once = call(monkeypatch, capsys, run, TEXT, "the [MASK] sat", "--top_k", 2)
     assert once.count("%") == 2 * 3 * (2 + 1) and "run 50,000" in once and "the [MASK] sat" in once
     typed = f"{TEXT}\nno blank here\nthe ___ sat\n\nthe ___ never asked\n"

@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md: each symptom that it quotes is brought about, and what is printed is compared with the page."""
+"""docs/troubleshooting.md: every quoted symptom is reproduced, and the output is compared with the page."""
 
 import contextlib
 import json
@@ -27,21 +27,21 @@ from recipe.train.trackers import select_trackers
 
 PAGE = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
 QUOTED = re.findall(r"^### (.+?)\n\n```text\n(.+?)\n```", PAGE, flags=re.M | re.S)
-BROUGHT_ABOUT: dict[str, Callable] = {}
+REPRODUCE: dict[str, Callable] = {}
 
 
 def symptom(heading: str):
-    """Registers what brings about the symptom under `heading`; it gets a `Bench`."""
+    """Registers a function that reproduces the symptom under `heading`; it gets a `Bench`."""
 
-    def register(bring_about: Callable) -> Callable:
-        BROUGHT_ABOUT[heading] = bring_about
-        return bring_about
+    def register(reproduce: Callable) -> Callable:
+        REPRODUCE[heading] = reproduce
+        return reproduce
 
     return register
 
 
 class Bench:
-    """Toy runs in runs/NAME of a folder of their own, on the text my_corpus/text.txt."""
+    """Toy runs in FOLDER/runs/NAME, on the text FOLDER/my_corpus/text.txt."""
 
     def __init__(self, run, folder: Path, write_config, monkeypatch):
         self._run, self.folder, self.write_config, self.monkeypatch = run, folder, write_config, monkeypatch
@@ -59,11 +59,11 @@ class Bench:
         return str(self.write_config(**settings).rename(self.folder / "X.json"))
 
     def pretrain(self, *argv) -> int:
-        """run_mlm.py with toy settings and `argv`; prints what it printed and returns its exit code."""
+        """Runs run_mlm.py with toy settings and `argv`; prints its output and returns its exit code."""
         files = {"--train_file": None, "--dataset_name": str(self.text), "--output_dir": str(self.name)}
         given = files | dict(zip(argv[::2], argv[1::2], strict=True))
-        code, said = self._run(*[part for pair in given.items() for part in pair])
-        print(said)
+        code, output = self._run(*[part for pair in given.items() for part in pair])
+        print(output)
         return code
 
 
@@ -89,8 +89,8 @@ def _(bench):
 
 @symptom("There is less text than one block")
 def _(bench):
-    whole, bench.text = bench.text, bench.write("short.txt", "One.\n\nTwo words.\n\nThree more words.")
-    bench.pretrain("--validation_file", str(whole))
+    validation, bench.text = bench.text, bench.write("short.txt", "One.\n\nTwo words.\n\nThree more words.")
+    bench.pretrain("--validation_file", str(validation))
 
 
 @symptom("There is no validation text")
@@ -132,13 +132,13 @@ def _(bench):
     bench.pretrain()
 
 
-@symptom("A setting differs from the run's")
+@symptom("A setting differs from that of the run")
 def _(bench):
     bench.pretrain()
     bench.pretrain("--learning_rate", "1e-3")
 
 
-@symptom("Another program works in the folder")
+@symptom("Another run uses the folder")
 def _(bench):
     bench.name.mkdir(parents=True)
     with FileLock(bench.name / ".lock"):
@@ -181,7 +181,7 @@ def _(bench):
             os.kill(os.getpid(), signal.SIGTERM)
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # after the run: a signal that comes late ends no test
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a signal after the end of the run must not end the test
     thread = threading.Thread(target=stop)
     try:
         thread.start()
@@ -231,15 +231,15 @@ def _(bench):
 def test_a_quoted_symptom_is_what_is_printed(heading, quoted, run, tmp_path, write_config, capsys, monkeypatch):
     mistake = ""
     try:
-        BROUGHT_ABOUT[heading](Bench(run, tmp_path, write_config, monkeypatch))
-    except UserError as error:  # a program prints it so and ends with exit code 2
+        REPRODUCE[heading](Bench(run, tmp_path, write_config, monkeypatch))
+    except UserError as error:  # printed like this by programs, with exit code 2
         mistake = f"error: {error}"
-    said = "\n".join([*capsys.readouterr(), mistake]).replace(f"{tmp_path}/", "")
+    output = "\n".join([*capsys.readouterr(), mistake]).replace(f"{tmp_path}/", "")
     pattern = re.escape(quoted).replace(re.escape("..."), ".*")
-    assert re.search(f"^{pattern}$", said, flags=re.M), f"{quoted}\nis not in\n{said}"
+    assert re.search(f"^{pattern}$", output, flags=re.M), f"{quoted}\nis not in\n{output}"
 
 
-def test_every_section_quotes_a_symptom_that_is_brought_about():
+def test_every_section_quotes_a_symptom_that_is_reproduced():
     headings = re.findall(r"^### (.+)$", PAGE, flags=re.M)
     assert len(headings) >= 15 and headings == [heading for heading, _ in QUOTED]
-    assert sorted(headings) == sorted(BROUGHT_ABOUT)
+    assert sorted(headings) == sorted(REPRODUCE)

@@ -1,7 +1,7 @@
-"""Every file that this project writes and reads back, damaged in a dozen ways: passed over, made again or refused in one
-line with exit code 2; never a traceback, and nothing new on disk where it is refused.
+"""Every file that this project writes and reads back, damaged in a dozen ways: it is skipped, written again or refused in
+one line with exit code 2; there is never a traceback, and a refusal leaves nothing new on disk.
 
-    pytest -s tests/scripts/test_damaged_files.py       prints how many forms were tried of each file, and what became of them
+    pytest -s tests/scripts/test_damaged_files.py       prints the number of forms of damage and the outcomes for each file
 """
 
 import json
@@ -62,18 +62,18 @@ FORMS = {
     "a folder": None,
     "a link to itself": None,
 }
-PASSED, REFUSED = "passed over or made again", "refused in one line"
+SKIPPED, REFUSED = "skipped or written again", "refused in one line"
 TRIED: dict[str, Counter] = {}
 
 
 @pytest.fixture
 def no_pictures(no_curve, monkeypatch):
-    """Drawing takes a second each time."""
+    """Drawing takes a second per picture."""
     monkeypatch.setattr("recipe.report.page.pictures_of", lambda log: [])
 
 
 def put(form, file, good):
-    """Puts a form of damage in the place of `file`, whose content was `good`."""
+    """Replaces `file`, whose content was `good`, by a form of damage."""
     restore(file, None)
     if form == "a folder":
         file.mkdir()
@@ -97,7 +97,7 @@ def restore(file, good):
 
 
 def other_types(good):
-    """JSON whose every value is of another kind, at the top and one below; of what isn't JSON, the bytes backwards."""
+    """JSON whose values, at the first and second level, have other types; for other files, the bytes in reverse order."""
 
     def other(value):
         return [] if isinstance(value, int | float | str | None) else 3
@@ -110,8 +110,8 @@ def other_types(good):
         return good[::-1]
 
 
-def try_all(name, file, read, capsys, expected=(PASSED, REFUSED), after=lambda form: None):
-    """Calls `read()` as a program with each form of damage in the place of `file`."""
+def try_all(name, file, read, capsys, expected=(SKIPPED, REFUSED), after=lambda form: None):
+    """Runs `read()` as a program with each form of damage in place of `file`."""
     good, found = file.read_bytes(), Counter()
     for form in FORMS:
         put(form, file, good)
@@ -121,13 +121,13 @@ def try_all(name, file, read, capsys, expected=(PASSED, REFUSED), after=lambda f
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             run_script(read)
-        said = capsys.readouterr().err.splitlines()
-        outcome = {0: PASSED, 2: REFUSED}.get(ended.value.code)
-        assert outcome in expected, (name, form, said)
+        lines = capsys.readouterr().err.splitlines()
+        outcome = {0: SKIPPED, 2: REFUSED}.get(ended.value.code)
+        assert outcome in expected, (name, form, lines)
         if outcome == REFUSED:
-            assert len(said) == 1 and said[0].startswith("error: ") and len(said[0]) > 30, (name, form, said)
+            assert len(lines) == 1 and lines[0].startswith("error: ") and len(lines[0]) > 30, (name, form, lines)
             assert {path for path in root.rglob("*") if path.suffix != ".lock"} == before, (name, form)
-        assert not any("Traceback" in line for line in said), (name, form, said)
+        assert not any("Traceback" in line for line in lines), (name, form, lines)
         found[outcome] += 1
         restore(file, good)
         after(form)
@@ -145,7 +145,7 @@ def trained(bpe, documents, tmp_path_factory):
 @pytest.mark.parametrize(
     "name", [MANIFEST, STATE, "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"]
 )
-def test_a_damaged_checkpoint_is_passed_over(trained, tmp_path, capsys, name):
+def test_a_damaged_checkpoint_is_skipped(trained, tmp_path, capsys, name):
     run, trainer = shutil.copytree(trained[0], tmp_path / "run"), trained[1]
     newest = run / "checkpoint-6"
 
@@ -157,26 +157,26 @@ def test_a_damaged_checkpoint_is_passed_over(trained, tmp_path, capsys, name):
         assert progress_of(newest)[0] in (6, None) or name == STATE
         time_is_up(newest, 1.0)
 
-    # The manifest is made to match, so that it is not what tells the damage.
-    try_all(name, newest / name, read, capsys, (PASSED,), lambda form: name == MANIFEST or forge(newest))
+    # The manifest is written again, so that the damage isn't detected by its checksums.
+    try_all(name, newest / name, read, capsys, (SKIPPED,), lambda form: name == MANIFEST or forge(newest))
 
 
 @pytest.mark.parametrize("what", ["a link to itself", "a file", "a link to a folder", "a folder"])
-def test_what_bears_a_checkpoints_name_or_that_of_the_staging_folder_is_replaced(tmp_path, what):
-    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "kept").write_text("kept")
+def test_anything_at_the_path_of_a_checkpoint_or_the_staging_folder_is_replaced(tmp_path, what):
+    run, other = tmp_path / "run", tmp_path / "other"
+    other.mkdir()
+    (other / "kept").write_text("kept")
     for number in range(2):
-        for place in (run / "checkpoint-20", run / "_staging", run / "checkpoint-10"):
-            place.parent.mkdir(exist_ok=True)
-            restore(place, None)
+        for path in (run / "checkpoint-20", run / "_staging", run / "checkpoint-10"):
+            path.parent.mkdir(exist_ok=True)
+            restore(path, None)
             if what == "a file":
-                place.write_text("in the way")
+                path.write_text("obstacle")
             elif what == "a folder":
-                place.mkdir()
-                (place / "stray").write_text("in the way")
+                path.mkdir()
+                (path / "stray").write_text("obstacle")
             else:
-                place.symlink_to(place if what == "a link to itself" else elsewhere)
+                path.symlink_to(path if what == "a link to itself" else other)
         with run_lock(run):
             staged = run / "_staging" / "checkpoint-20"
             staged.mkdir(parents=True)
@@ -184,18 +184,18 @@ def test_what_bears_a_checkpoints_name_or_that_of_the_staging_folder_is_replaced
             commit(staged, run / "checkpoint-20")
             rotate(run, 1, newest=run / "checkpoint-20")
         assert (run / "checkpoint-20" / "model.safetensors").read_text() == f"weights {number}"
-        assert not (run / "checkpoint-20").is_symlink() and (elsewhere / "kept").read_text() == "kept"
+        assert not (run / "checkpoint-20").is_symlink() and (other / "kept").read_text() == "kept"
 
 
-MEANING = {"learning_rate": 1e-3, "max_steps": 20, "global_batch_size": 4, "max_seq_length": 16, "model": {}}
+SIGNATURE = {"learning_rate": 1e-3, "max_steps": 20, "global_batch_size": 4, "max_seq_length": 16, "model": {}}
 
 
-def test_a_damaged_run_json_is_refused_and_only_passed_over_by_what_shows_a_run(tmp_path, capsys, no_pictures):
+def test_a_damaged_run_json_is_refused_by_training_and_ignored_by_reports(tmp_path, capsys, no_pictures):
     run = toy_run(tmp_path / "runs" / "toy")
     (run / "run.json").unlink()
-    record_run(run, MEANING, {})
+    record_run(run, SIGNATURE, {})
     (run / "log.jsonl").write_text('{"step": 1, "loss": 3.0, "learning_rate": 0.1}\n')
-    try_all("run.json", run / "run.json", lambda: record_run(run, MEANING, {}) and None, capsys, (REFUSED,))
+    try_all("run.json", run / "run.json", lambda: record_run(run, SIGNATURE, {}) and None, capsys, (REFUSED,))
 
     def show():
         assert read_record(run) == {}
@@ -204,10 +204,10 @@ def test_a_damaged_run_json_is_refused_and_only_passed_over_by_what_shows_a_run(
         assert pretraining_id(run)
         report_of(run, ReportArguments(max_checkpoints=0))
 
-    try_all("run.json, shown", run / "run.json", show, capsys, (PASSED,))
+    try_all("run.json, in a report", run / "run.json", show, capsys, (SKIPPED,))
 
 
-def test_a_damaged_log_is_read_as_far_as_it_goes(tmp_path, capsys, no_pictures):
+def test_the_valid_lines_of_a_damaged_log_are_read(tmp_path, capsys, no_pictures):
     run = toy_run(tmp_path / "runs" / "toy")
     log = run / "log.jsonl"
     log.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": [1]}\n{"step": Infinity}\n{"step": 3, "loss": 2.0}\n')
@@ -223,7 +223,7 @@ def test_a_damaged_log_is_read_as_far_as_it_goes(tmp_path, capsys, no_pictures):
         report_of(run, ReportArguments(max_checkpoints=0))
 
     try_all("log.jsonl", log, resume, capsys)
-    try_all("log.jsonl, shown", log, show, capsys)
+    try_all("log.jsonl, in a report", log, show, capsys)
     log.write_bytes(b'{"step": 1, "loss": 3.0}\n\xff\xfe\n' + b"[" * 100_000 + b'\n{"step": 2, "loss": 2.0}\n')
     assert read_log(log)["loss"].tolist() == [3.0, 2.0]
     resume()
@@ -252,7 +252,7 @@ def test_damaged_prepared_tokens_are_refused(bpe, corpus, tmp_path, capsys, name
     read()
 
 
-def test_ids_beyond_the_vocabulary_are_refused_however_they_came(bpe, corpus, tmp_path):
+def test_ids_beyond_the_vocabulary_are_refused_with_and_without_checksums(bpe, corpus, tmp_path):
     folder = prepare_tokens(corpus, bpe, tmp_path / "data").folder
     good = np.load(folder / "train.npy")
     np.save(folder / "train.npy", np.where(np.arange(len(good)) == 70, len(bpe), good).astype(np.uint16))
@@ -265,7 +265,7 @@ def test_ids_beyond_the_vocabulary_are_refused_however_they_came(bpe, corpus, tm
         load_prepared(folder, bpe)
 
 
-def test_a_preparation_with_a_damaged_note_begins_anew(bpe, documents, tmp_path, capsys, monkeypatch):
+def test_a_preparation_with_a_damaged_progress_file_starts_again(bpe, documents, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("recipe.data.preparation.SECONDS_BETWEEN_PROGRESS", -1)
     monkeypatch.setattr("recipe.data.preparation.BATCH_DOCUMENTS", 20)
     texts = documents[:60]
@@ -283,23 +283,23 @@ def test_a_preparation_with_a_damaged_note_begins_anew(bpe, documents, tmp_path,
     def of(until):
         return Corpus("toy", Source("train", {}, lambda: stream(until)), validation)
 
-    whole = prepare_tokens(of(60), bpe, tmp_path / "whole")
+    uninterrupted = prepare_tokens(of(60), bpe, tmp_path / "uninterrupted")
     data = tmp_path / "data"
 
-    def begin():
+    def interrupted():
         shutil.rmtree(data, ignore_errors=True)
         with pytest.raises(Killed):
             prepare_tokens(of(50), bpe, data)
         return next(data.glob("*.partial")) / "progress.json"
 
     for form in FORMS:
-        notes = begin()
-        put(form, notes, notes.read_bytes())
-        assert prepare_tokens(of(60), bpe, data).splits == whole.splits, form
-        TRIED.setdefault("progress.json", Counter())[PASSED] += 1
+        progress = interrupted()
+        put(form, progress, progress.read_bytes())
+        assert prepare_tokens(of(60), bpe, data).splits == uninterrupted.splits, form
+        TRIED.setdefault("progress.json", Counter())[SKIPPED] += 1
 
 
-def test_a_damaged_result_is_left_out_and_its_job_is_to_be_done_again(tmp_path, capsys, no_pictures):
+def test_a_damaged_result_is_ignored_and_its_job_runs_again(tmp_path, capsys, no_pictures):
     run = toy_run(tmp_path / "toy")
     flags = ["--runs", str(run), "--tasks", "cola", "--seeds", "1", "2", "--glue_data"]
     glue = write_glue(tmp_path / "glue", rows=4, dev=4)
@@ -316,14 +316,14 @@ def test_a_damaged_result_is_left_out_and_its_job_is_to_be_done_again(tmp_path, 
         assert len(found := read_results(run / "glue")) == len(jobs) - 1
         assert "CoLA" in table_of(rows_of(found)) and scores_of(run, SUITES["glue"])[0].table is not None
 
-    try_all("a job's JSON", damaged.result, read, capsys, (PASSED,))
+    try_all("a job's JSON", damaged.result, read, capsys, (SKIPPED,))
     for content in ('{"headline": 3, "metrics": {}}', '{"metrics": {"validation": {}}}'):
         damaged.result.write_text(content)
         read()
         assert "CoLA" in rebuild(run / "glue")
         assert "is not the record of a fine-tuning: left out; run the sweep again" in capsys.readouterr().err
     good = record("cola", 2)
-    for key, value in good.items():  # each of its parts alone
+    for key, value in good.items():  # each of its fields alone
         for other in (None, 3, True, "text", [], {}, {"a": "b"}):
             if type(other) is type(value) and not isinstance(value, dict):
                 continue
@@ -333,28 +333,28 @@ def test_a_damaged_result_is_left_out_and_its_job_is_to_be_done_again(tmp_path, 
             except ValueError:
                 continue
             if found is not None:
-                rows_of([found])  # what is taken can be shown
+                rows_of([found])  # a record that is accepted can be shown
 
 
-def test_what_a_sweep_keeps_beside_results(tmp_path, capsys, monkeypatch):
+def test_damaged_files_of_a_sweep_other_than_results(tmp_path, capsys, monkeypatch):
     run = toy_run(tmp_path / "toy")
     glue = write_glue(tmp_path / "glue", rows=4, dev=4)
     (job,) = planned(["--runs", str(run / "checkpoint-10"), "--tasks", "cola", "--glue_data", str(glue),
                       "--use_cpu", "true", "--max_seq_length", "16"])  # fmt: skip
-    mark = job.work / "job.json"
-    mark.parent.mkdir(parents=True)
-    mark.write_text("{}")
+    file = job.work / "job.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
 
     def resume():
         (job.work / "stray").touch()
         assert resumable_checkpoint(job, None) is None and not (job.work / "stray").exists()
 
-    try_all("job.json", mark, resume, capsys, (PASSED,))
+    try_all("job.json", file, resume, capsys, (SKIPPED,))
     job.error.write_text("why\n")
-    try_all("a job's error", job.error, lambda: job.failed_since(0) and None, capsys, (PASSED,))
+    try_all("a job's error", job.error, lambda: job.failed_since(0) and None, capsys, (SKIPPED,))
     curve = run / "glue" / ".wandb-curve.json"
     write_json(curve, {"toy/checkpoint-10": {"glue/cola": 1.0}})
-    try_all("W&B's curve", curve, lambda: assert_object(read_json(curve)), capsys, (PASSED,))
+    try_all("W&B's curve", curve, lambda: assert_object(read_json(curve)), capsys, (SKIPPED,))
 
 
 def assert_object(content):
@@ -373,10 +373,12 @@ def test_a_damaged_table_or_model_card(tmp_path, capsys, no_pictures):
     try_all("glue.csv", run / "glue" / "glue.csv", lambda: read_and_show(run), capsys)
     card = run / "checkpoint-10" / "README.md"
     tables = {"glue": "- a note"}
-    try_all("README.md", card, lambda: write_cards(frame, cells_of(frame), tables) and None, capsys, (PASSED,))
+    try_all("README.md", card, lambda: write_cards(frame, cells_of(frame), tables) and None, capsys, (SKIPPED,))
     state = run / "checkpoint-10" / STATE
     card.unlink(missing_ok=True)
-    try_all(f"{STATE}, shown", state, lambda: write_cards(frame, cells_of(frame), tables) and None, capsys, (PASSED,))
+    try_all(
+        f"{STATE}, in a report", state, lambda: write_cards(frame, cells_of(frame), tables) and None, capsys, (SKIPPED,)
+    )
 
 
 def read_and_show(run):
@@ -385,7 +387,7 @@ def read_and_show(run):
         cells_of(frame)
 
 
-def test_cached_examples_are_made_again(tmp_path, capsys):
+def test_damaged_cached_examples_are_computed_again(tmp_path, capsys):
     rows = Rows((["a cat sees", "a dog hears a bird"],), [0, 1], "toys")
     first = tokenise(rows, toy_tokenizer(), 16, tmp_path / "cache")
     (file,) = (tmp_path / "cache").glob("*.safetensors")
@@ -394,7 +396,7 @@ def test_cached_examples_are_made_again(tmp_path, capsys):
         again = tokenise(rows, toy_tokenizer(), 16, tmp_path / "cache")
         assert all(np.array_equal(first[name], again[name]) for name in first)
 
-    try_all("cached examples", file, read, capsys, (PASSED,))
+    try_all("cached examples", file, read, capsys, (SKIPPED,))
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
@@ -411,13 +413,13 @@ def test_a_damaged_model_is_refused(tmp_path, capsys, name, manifest):
         config_of(GlueArguments(model_name_or_path=str(model), task_name="cola", max_seq_length=16), toy_tokenizer())
 
     read()
-    beside = "its manifest beside it" if manifest else "no manifest"
-    expected = (PASSED, REFUSED) if name == "tokenizer_config.json" else (REFUSED,)
-    try_all(f"{name}, {beside}", model / name, read, capsys, expected)
+    label = f"{name}, {'with' if manifest else 'without'} manifest"
+    expected = (SKIPPED, REFUSED) if name == "tokenizer_config.json" else (REFUSED,)
+    try_all(label, model / name, read, capsys, expected)
 
 
 @pytest.mark.parametrize("name", ["dataset_dict.json", "train/state.json"])
-def test_a_damaged_dataset_of_others(tmp_path, capsys, name):
+def test_a_damaged_saved_dataset(tmp_path, capsys, name):
     folder = tmp_path / "saved"
     (folder / "train").mkdir(parents=True)
     (folder / "dataset_dict.json").write_text('{"splits": ["train"]}')
@@ -426,7 +428,7 @@ def test_a_damaged_dataset_of_others(tmp_path, capsys, name):
     try_all(name, folder / name, lambda: saved_dataset(folder) and None, capsys)
 
 
-def test_damaged_figures_of_a_run_are_written_anew(trained, tmp_path, capsys):
+def test_damaged_metrics_of_a_run_are_written_again(trained, tmp_path, capsys):
     run, trainer = shutil.copytree(trained[0], tmp_path / "run"), trained[1]
     trainer.args.output_dir = str(run)
     trainer.save_metrics("eval", {"eval_loss": 1.0})
@@ -439,8 +441,8 @@ def test_damaged_figures_of_a_run_are_written_anew(trained, tmp_path, capsys):
     try_all("all_results.json", run / "all_results.json", write, capsys)
 
 
-def test_every_form_was_tried_of_every_file():
-    """Run alone, it has nothing to count."""
+def test_every_form_of_damage_was_tried_on_every_file():
+    """Counts the damage that the tests before it have tried; on its own it has nothing to count."""
     for name, found in TRIED.items():
         assert sum(found.values()) == len(FORMS), name
     print(f"\n{sum(map(Counter.total, TRIED.values()))} damaged files of {len(TRIED)} kinds, no traceback:")

@@ -121,7 +121,7 @@ def test_run_mlm(sample, monkeypatch, capsys):
         assert part.items() <= results.items()
     blocks = results["eval_samples"]
     assert results["train_samples"] == blocks and f"{blocks:,} blocks of 512" in said  # the same file twice
-    assert "warning: --prediction_loss_only changes nothing" in said
+    assert "warning: --prediction_loss_only has no effect" in said
     AutoModelForMaskedLM.from_pretrained(folder)
     AutoTokenizer.from_pretrained(folder)
 

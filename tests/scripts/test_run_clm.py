@@ -1,4 +1,4 @@
-"""run_clm.py: no token sees one after it, the loss is the dense one, invariants 1, 5 and 6, and what a run leaves behind."""
+"""run_clm.py: causality, the loss against the dense reference, invariants 1, 5 and 6, and the files of a run."""
 
 import copy
 import json
@@ -42,21 +42,21 @@ def model(family, write_config):
     return build_model(config)
 
 
-def test_no_position_sees_the_future(model, tokenizer, documents):
-    """Neither in the class's own forward nor in the one that trains: a token changes what comes from it on alone."""
+def test_no_position_depends_on_later_ones(model, tokenizer, documents):
+    """In the forward of the class and in the one for training, a token affects only its own and later positions."""
     batch = next_tokens_of(tokenizer, documents).__getitems__(range(2))
     model.eval()
     embeddings = model.base_model.embeddings.register_forward_hook(lambda _, args, output: output.requires_grad_())
     seen = []
     hook = model.base_model.embeddings.register_forward_hook(lambda _, args, output: seen.append(output))
     sparse = use_next_token_head(model)
-    for place in (0, 7, 30, 31):
-        alone = torch.full_like(batch["labels"], -100)
-        alone[:, place] = batch["labels"][:, place]
+    for position in (0, 7, 30, 31):
+        labels = torch.full_like(batch["labels"], -100)
+        labels[:, position] = batch["labels"][:, position]
         seen.clear()
-        (gradient,) = torch.autograd.grad(sparse(batch["input_ids"], alone)["loss"], seen)
-        moved = gradient.abs().sum(-1) > 0
-        assert moved[:, : place + 1].all() and not moved[:, place + 1 :].any()
+        (gradient,) = torch.autograd.grad(sparse(batch["input_ids"], labels)["loss"], seen)
+        nonzero = gradient.abs().sum(-1) > 0
+        assert nonzero[:, : position + 1].all() and not nonzero[:, position + 1 :].any()
     embeddings.remove(), hook.remove()
 
     with torch.no_grad():
@@ -75,7 +75,7 @@ def test_the_loss_and_every_gradient_are_those_of_the_dense_reference(model, tok
     labels = rows.masked_fill(rows == tokenizer.pad_token_id, -100)
     assert (labels == -100).any() == (which == "short")
     dense = copy.deepcopy(model)
-    # transformers' own loss shifts the labels itself; its logits of the last token are of no use to it.
+    # The loss of transformers shifts the labels itself and ignores the logits of the last token.
     reference = dense(rows, labels=labels, use_cache=False).loss * (labels[:, 1:] != -100).sum()
     reference.backward()
     sparse = use_next_token_head(model)
@@ -86,7 +86,7 @@ def test_the_loss_and_every_gradient_are_those_of_the_dense_reference(model, tok
         torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def test_every_token_is_predicted_once_an_epoch_from_those_before_it(tokenizer, documents):
+def test_every_token_is_predicted_once_per_epoch_from_those_before_it(tokenizer, documents):
     tokens, data = flat_tokens(tokenizer, documents), next_tokens_of(tokenizer, documents)
     seen = []
     for n in range(len(data)):
@@ -99,14 +99,14 @@ def test_every_token_is_predicted_once_an_epoch_from_those_before_it(tokenizer, 
     assert [label for _, labels in sorted(seen) for label in labels] == tokens.tolist()
 
 
-def test_a_step_is_the_same_however_its_batch_is_cut(tmp_path, bpe, documents):
-    whole = losses_and_norms(tmp_path / "a", bpe, documents, micro=32, causal=True)
-    assert len(whole) == 6 and whole[0][0] == pytest.approx(math.log(320), abs=0.3)
+def test_a_step_is_the_same_however_its_batch_is_split(tmp_path, bpe, documents):
+    single = losses_and_norms(tmp_path / "a", bpe, documents, micro=32, causal=True)
+    assert len(single) == 6 and single[0][0] == pytest.approx(math.log(320), abs=0.3)
     for micro, accumulation in ((8, 4), (4, 8)):
         cut = losses_and_norms(
             tmp_path / f"{micro}", bpe, documents, micro=micro, accumulation=accumulation, causal=True
         )
-        assert cut == [pytest.approx(pair, abs=1e-5) for pair in whole]
+        assert cut == [pytest.approx(pair, abs=1e-5) for pair in single]
 
 
 def test_the_first_loss_is_the_mean_over_the_tokens_of_the_step(tmp_path, bpe, documents):
@@ -119,39 +119,41 @@ def test_the_first_loss_is_the_mean_over_the_tokens_of_the_step(tmp_path, bpe, d
 
 
 @pytest.mark.parametrize("more", [{}, CHANGES | {"optim": "muon"}])
-def test_killed_and_resumed_it_ends_with_the_same_bits(tmp_path, bpe, documents, more):
+def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, bpe, documents, more):
     options = {"micro": 16, "accumulation": 2, "steps": 8, "dropout": 0.1, "causal": True, **more}
-    make_trainer(tmp_path / "whole", bpe, documents, **options).train()
+    make_trainer(tmp_path / "uninterrupted", bpe, documents, **options).train()
     train_and_kill(tmp_path / "killed", bpe, documents, (3, 7), **options)
-    ends = [weights_and_optimizer(tmp_path / run / "checkpoint-8") for run in ("whole", "killed")]
+    ends = [weights_and_optimizer(tmp_path / run / "checkpoint-8") for run in ("uninterrupted", "killed")]
     assert ends[0] == ends[1]
 
 
-def test_a_run_leaves_a_plain_causal_model_that_goes_on_with_a_text(run, tmp_path, family):
+def test_a_run_leaves_a_plain_causal_model_that_generates_text(run, tmp_path, family):
     code, printed = run("--max_seq_length", None, "--block_size", "24", program=run_clm, family=family)
     assert code == 0
     folder = tmp_path / "run"
     results = json.loads((folder / "all_results.json").read_text())
     assert results["eval_perplexity"] == pytest.approx(math.exp(results["eval_loss"]))
     assert 0 < results["eval_accuracy"] < 1
-    assert results["eval_unigram_accuracy"] < results["eval_unigram_loss"] < math.log(300)  # ends of documents count
+    assert (
+        results["eval_unigram_accuracy"] < results["eval_unigram_loss"] < math.log(300)
+    )  # end tokens of documents are predicted, too
     (prepared,) = (json.loads(file.read_text()) for file in (tmp_path / "data").glob("*/prepared.json"))
-    assert results["eval_tokens"] == prepared["splits"]["validation"]["tokens"]  # each predicted, and once
+    assert results["eval_tokens"] == prepared["splits"]["validation"]["tokens"]  # each is predicted once
     assert "perplexity" in printed and printed.count(" |") == 3 and "unigram baseline" in printed
-    assert ("position_ids that begin with 2" in printed) == (family == "roberta")
+    assert ("position_ids that start at 2" in printed) == (family == "roberta")
     assert "blocks of 24" in printed and "accuracy" in printed and "masked accuracy" not in printed
     for checkpoint in (*checkpoints(folder), folder):
         model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
         assert type(model).__name__ == {"roberta": "RobertaForCausalLM", "bert": "BertLMHeadModel"}[family]
         assert AutoConfig.from_pretrained(checkpoint).is_decoder
-    # What it writes is what it ranks first, token by token, with or without the cache of transformers' generation.
+    # Greedy decoding returns the most probable token at each position, with or without the key-value cache.
     ids = torch.tensor([tokenizer.cls_token_id, 9, 12, 30])
-    written = continue_text(model, tokenizer, ids, 8, seed=None)
-    for token in written:
+    generated = continue_text(model, tokenizer, ids, 8, seed=None)
+    for token in generated:
         with torch.no_grad():
             assert token == model(ids[None]).logits[0, -1].argmax()
         ids = torch.cat([ids, token[None]])
-    assert len(written) and torch.equal(
+    assert len(generated) and torch.equal(
         continue_text(model, tokenizer, ids, 4), continue_text(model, tokenizer, ids, 4)
     )
     assert "is done: 4 steps" in run("--max_seq_length", None, "--block_size", "24", program=run_clm, family=family)[1]
@@ -206,7 +208,7 @@ def test_line_breaks_are_kept_or_become_spaces(run, tmp_path):
         (("--train_file", "none.txt"), "found no text at none.txt"),
     ],
 )
-def test_mistakes_are_named_before_anything_is_written(run, tmp_path, argv, message):
+def test_mistakes_are_reported_before_anything_is_written(run, tmp_path, argv, message):
     with pytest.raises(UserError, match=message):
         run(*argv, program=run_clm)
     assert not (tmp_path / "run" / "log.jsonl").exists()

@@ -1,4 +1,4 @@
-"""run_mlm.py from the command line to the folder it leaves behind, in this process."""
+"""run_mlm.py from the command line to the files of its run folder, in this process."""
 
 import json
 import math
@@ -35,7 +35,7 @@ def test_a_run_leaves_what_users_of_transformers_expect(run, tmp_path, family):
     assert {"eval_masked_accuracy", "eval_unigram_loss", "train_loss"} <= set(results)
     for text in ("unigram baseline", "masked accuracy", "bash finetune_glue.sh", "8 sequences x 1 accumulations"):
         assert text in printed
-    assert not list(folder.rglob("*.bin"))  # safetensors alone
+    assert not list(folder.rglob("*.bin"))  # safetensors only
 
     for checkpoint in (*checkpoints(folder), folder):
         model, tokenizer = AutoModelForMaskedLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
@@ -49,7 +49,7 @@ def test_a_run_leaves_what_users_of_transformers_expect(run, tmp_path, family):
         assert torch.equal(last(ids).logits, model(ids).logits)
 
 
-def test_again_it_is_done_and_with_other_settings_it_is_refused(run):
+def test_a_finished_run_is_reported_as_done_and_other_settings_are_refused(run):
     run()
     code, printed = run()
     assert code == 0 and "is done: 4 steps" in printed
@@ -72,7 +72,7 @@ EVERYTHING = (
 )  # fmt: skip
 
 
-def test_every_objective_and_schedule_at_once_and_none_may_change_on_the_way(run, tmp_path):
+def test_all_objectives_and_schedules_together_and_none_may_change_on_resume(run, tmp_path):
     code, printed = run(*EVERYTHING)
     assert code == 0
     stages = [line for line in printed.splitlines() if line.startswith("stage")]
@@ -85,12 +85,12 @@ def test_every_objective_and_schedule_at_once_and_none_may_change_on_the_way(run
     logs = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open() if '"loss"' in line]
     assert [log["learning_rate"] for log in logs] == pytest.approx([1e-2, 1e-2, 1e-2, 5e-3])
     assert [log["tokens_seen"] for log in logs] == [64, 64 + 128, 64 + 128 + 256, 64 + 128 + 2 * 256]
-    meaning = json.loads((tmp_path / "run" / "run.json").read_text())["meaning"]
+    signature = json.loads((tmp_path / "run" / "run.json").read_text())["meaning"]
     for name, value in zip(EVERYTHING[::2], EVERYTHING[1::2], strict=True):
         name = name.removeprefix("--")
         if name in ("dropout", "lr_scheduler_kwargs", "lr_scheduler_type"):
             continue
-        assert str(meaning[name]).lower() == value
+        assert str(signature[name]).lower() == value
         other = {"true": "false", "muon": "adamw_torch"}.get(value, "1" if name == "batch_warmup_start" else "0.05")
         other = {"short_seq_length": "8", "batch_warmup_steps": "1", "mlm_probability": "0.2"}.get(name, other)
         changed = [*EVERYTHING]
@@ -100,7 +100,7 @@ def test_every_objective_and_schedule_at_once_and_none_may_change_on_the_way(run
     assert "is done: 4 steps" in run(*EVERYTHING)[1]
 
 
-def test_another_seed_hides_other_tokens_and_evaluation_the_same(run, monkeypatch):
+def test_another_seed_masks_other_tokens_in_training_and_the_same_in_evaluation(run, monkeypatch):
     runs = {}
     monkeypatch.setattr(run_mlm, "pretrain", lambda *parts: runs.update({parts[4].seed: parts[3]}) or 0)
     for seed in ("1", "2"):
@@ -112,7 +112,7 @@ def test_another_seed_hides_other_tokens_and_evaluation_the_same(run, monkeypatc
         assert torch.equal(*masks) == same, part
 
 
-def test_training_and_evaluation_see_the_tokens_of_their_own_split(run, monkeypatch, tmp_path):
+def test_training_and_evaluation_use_their_own_splits(run, monkeypatch, tmp_path):
     runs = []
     monkeypatch.setattr(run_mlm, "pretrain", lambda *parts: runs.append(parts[3]) or 0)
     run()
@@ -121,7 +121,7 @@ def test_training_and_evaluation_see_the_tokens_of_their_own_split(run, monkeypa
         assert np.array_equal(sequences.blocks.tokens[:], np.load(prepared.parent / f"{split}.npy")), split
 
 
-def test_a_run_that_diverges_ends_with_3(run, tmp_path, capsys):
+def test_a_diverged_run_exits_with_3(run, tmp_path, capsys):
     run()
     weights = load_file(tmp_path / "run" / "model.safetensors")
     weights["lm_head.dense.weight"][0, 0] = math.nan
@@ -131,12 +131,12 @@ def test_a_run_that_diverges_ends_with_3(run, tmp_path, capsys):
     assert not checkpoints(tmp_path / "more")
 
 
-def test_steps_to_save_at_are_saved_and_stay(run, tmp_path):
+def test_checkpoints_of_save_at_are_saved_and_kept(run, tmp_path):
     assert run("--save_at", ("1", "3"), "--save_steps", "2", "--save_total_limit", "1")[0] == 0
     assert [step_of(folder) for folder in checkpoints(tmp_path / "run")] == [1, 3, 4]
 
 
-def test_a_run_of_some_hours_ends_and_says_that_it_is_done(run, tmp_path):
+def test_a_run_with_max_hours_ends_and_is_reported_as_done(run, tmp_path):
     budget = ("--max_steps", "-1", "--max_hours", "0.0003", "--save_steps", "1000")
     code, printed = run(*budget)
     assert code == 0 and "time       0.0003 hours" in printed and "step      1  loss" in printed
@@ -152,10 +152,10 @@ def test_a_run_of_some_hours_ends_and_says_that_it_is_done(run, tmp_path):
     logs = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open() if '"learning_rate"' in line]
     (first,) = [log for log in logs if log["step"] == state["global_step"] + 1]
     spent = state["stateful_callbacks"]["TimeBudget"]["attributes"]["seconds"]
-    assert first["learning_rate"] == pytest.approx(1e-2 * (1 - spent / 3.6))  # of the new time
+    assert first["learning_rate"] == pytest.approx(1e-2 * (1 - spent / 3.6))  # of the new budget
 
 
-def test_a_signal_saves_stops_with_75_and_the_next_run_goes_on(run, tmp_path, monkeypatch):
+def test_a_signal_saves_a_checkpoint_exits_with_75_and_the_next_run_resumes(run, tmp_path, monkeypatch):
     class Killer(TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):
             if state.global_step == 2:
@@ -179,7 +179,7 @@ def test_a_signal_saves_stops_with_75_and_the_next_run_goes_on(run, tmp_path, mo
             signal.signal(number, handler)
 
 
-def test_continuing_from_a_checkpoint_of_another_run(run, tmp_path):
+def test_training_continues_from_the_weights_of_another_run(run, tmp_path):
     run()
     code, _ = run(
         "--config_name", None, "--tokenizer_name", None,
@@ -190,7 +190,7 @@ def test_continuing_from_a_checkpoint_of_another_run(run, tmp_path):
     assert last["eval_loss"] < first["eval_loss"]
 
 
-def test_killed_in_the_last_evaluation_it_is_evaluated_the_next_time(run, tmp_path, monkeypatch):
+def test_a_run_killed_in_its_last_evaluation_is_evaluated_by_the_next_call(run, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
@@ -218,7 +218,7 @@ def test_evaluation_alone_evaluates_the_checkpoint_and_not_fresh_weights(run, tm
         run("--output_dir", str(tmp_path / "empty"), do_train=False)
 
 
-def test_a_checkpoint_is_continued_with_its_own_tokenizer_or_not_at_all(run, tmp_path, bpe):
+def test_a_checkpoint_is_refused_with_another_tokenizer(run, tmp_path, bpe):
     run()
     bpe.save_pretrained(tmp_path / "other")
     more = ("--config_name", None, "--model_name_or_path", str(tmp_path / "run" / "checkpoint-4"))
@@ -230,9 +230,9 @@ def test_a_checkpoint_is_continued_with_its_own_tokenizer_or_not_at_all(run, tmp
             run(*more, "--output_dir", str(tmp_path / "more"), "--tokenizer_name", tokenizer)
 
 
-def test_flags_that_change_nothing_say_so(run):
+def test_flags_without_effect_are_warned_about(run):
     _, printed = run("--streaming", "true", "--pad_to_max_length", "true")
-    assert "warning: --streaming changes nothing" in printed and "--pad_to_max_length changes nothing" in printed
+    assert "warning: --streaming has no effect" in printed and "--pad_to_max_length has no effect" in printed
 
 
 EACH_EPOCH = tuple(part for what in ("eval", "save", "logging") for part in (f"--{what}_strategy", "epoch"))
@@ -243,7 +243,7 @@ def at_steps(folder, name) -> list[int]:
     return [entry["step"] for entry in map(json.loads, (folder / "log.jsonl").open()) if name in entry]
 
 
-def test_what_is_asked_for_each_epoch_is_done_at_the_end_of_each(run, tmp_path):
+def test_actions_per_epoch_happen_at_the_end_of_each_epoch(run, tmp_path):
     """20 blocks in batches of 8: three epochs end with steps 3, 5 and 8."""
     epochs = (*EACH_EPOCH, "--max_train_samples", "20", "--num_train_epochs", "3", "--max_steps", "-1")
     assert run(*epochs)[0] == 0
@@ -263,13 +263,13 @@ def test_what_is_asked_for_each_epoch_is_done_at_the_end_of_each(run, tmp_path):
     more = ("--output_dir", str(tmp_path / "steps"), "--max_steps", "4", "--eval_delay", "2", "--save_at", ("1",))
     assert run(*epochs[:-4], *more)[0] == 0
     assert [step_of(checkpoint) for checkpoint in checkpoints(tmp_path / "steps")] == [1, 3, 4]
-    assert at_steps(tmp_path / "steps", "eval_loss") == [4]  # do_eval's: both epochs end before the second is over
+    assert at_steps(tmp_path / "steps", "eval_loss") == [4]  # do_eval's: the run ends before its second epoch does
     staged = ("--output_dir", str(tmp_path / "staged"), "--short_seq_length", "16", "--short_seq_share", "0.5")
     assert run(*epochs, *staged)[0] == 0
     assert [step_of(checkpoint) for checkpoint in checkpoints(tmp_path / "staged")] == [3, 5, 8]
 
 
-def test_a_resume_from_another_run_is_compared_with_it(run, tmp_path):
+def test_resuming_from_another_run_compares_the_resume_signatures(run, tmp_path):
     run()
     named = ("--output_dir", str(tmp_path / "more"), "--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-4"))
     with pytest.raises(UserError, match=r"/run was begun with max_steps 4, now it is 8: use the former or --allow_ch"):
@@ -287,7 +287,7 @@ def test_a_resume_from_another_run_is_compared_with_it(run, tmp_path):
     assert "warning: there is no run.json beside" in run(*named, *longer)[1]
 
 
-def test_what_fails_before_the_first_step_leaves_nothing(run, tmp_path, monkeypatch):
+def test_a_failure_before_the_first_step_leaves_nothing(run, tmp_path, monkeypatch):
     def fails(*args, **kwargs):
         raise RuntimeError("no memory")
 
@@ -301,11 +301,11 @@ def test_what_fails_before_the_first_step_leaves_nothing(run, tmp_path, monkeypa
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_when_no_checkpoint_is_whole_it_says_so_and_does_not_begin_anew(run, tmp_path):
+def test_a_run_without_a_complete_checkpoint_is_refused_and_not_restarted(run, tmp_path):
     run()
     for checkpoint in checkpoints(tmp_path / "run"):
         (checkpoint / "manifest.json").unlink()
-    with pytest.raises(UserError, match=r"none of the checkpoints in .* is whole"):
+    with pytest.raises(UserError, match=r"none of the checkpoints in .* is complete"):
         run()
 
 
@@ -350,7 +350,7 @@ def test_when_no_checkpoint_is_whole_it_says_so_and_does_not_begin_anew(run, tmp
         (("--lr_scheduler_kwargs", "{num"), "."),
     ],
 )
-def test_mistakes_are_named_before_anything_is_written(run, tmp_path, argv, message):
+def test_mistakes_are_reported_before_anything_is_written(run, tmp_path, argv, message):
     with pytest.raises(UserError, match=message):
         run(*argv)
     assert not (tmp_path / "run").exists()

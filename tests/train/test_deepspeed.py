@@ -1,5 +1,5 @@
-"""DeepSpeed's ZeRO with the repository's own ds_config/, for real, on one and two CPU ranks: invariant 1 at every stage, exact
-resume, plain fp32 checkpoints, and a run that goes on on another number of ranks."""
+"""DeepSpeed ZeRO with the files of ds_config/ on one and two CPU ranks: invariant 1 at every stage, exact resume, plain
+fp32 checkpoints, and resuming on another number of ranks."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def ds_config(name: str, bf16: bool = True) -> dict:
 
 @pytest.fixture
 def train(bpe, documents, tmp_path):
-    """train(folder, ranks, config, resume): a run of 32 sequences per step in folder/run; what rank 0 saw of it."""
+    """train(folder, ranks, config, resume) trains in folder/run with 32 sequences per step; returns rank 0's logs."""
 
     def make(folder, ranks=1, config=DEFAULT, bf16=True, resume=None, **more):
         def work(rank):
@@ -82,7 +82,7 @@ def alone(bpe, documents, tmp_path):
 
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_invariant_1_in_fp32(train, alone, tmp_path, config, ranks):
+def test_loss_and_gradient_norm_equal_those_without_deepspeed_in_fp32(train, alone, tmp_path, config, ranks):
     found = train(tmp_path / "zero", ranks, config, bf16=False)
     assert len(found) == STEPS
     for one, other in zip(alone, found, strict=True):
@@ -90,7 +90,7 @@ def test_invariant_1_in_fp32(train, alone, tmp_path, config, ranks):
 
 
 def digest(checkpoint: Path) -> str:
-    """Of weights, master weights and moments: everything of a ZeRO checkpoint that has tensors."""
+    """sha256 of the weights, master weights and moments of a ZeRO checkpoint."""
     found = hashlib.sha256((checkpoint / "model.safetensors").read_bytes())
 
     def take(value):
@@ -109,13 +109,15 @@ def digest(checkpoint: Path) -> str:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_zero2_bf16_resumes_as_if_it_had_not_stopped(train, alone, tmp_path, ranks):
-    whole = train(tmp_path / "zero", ranks, dropout=0.1)
-    assert [rate for *_, rate in whole] == pytest.approx([0, 0.0025, 0.005, 0.0075, 0.01, 0.005])  # linear warm-up
+def test_zero2_bf16_resumes_to_the_same_bits(train, alone, tmp_path, ranks):
+    uninterrupted = train(tmp_path / "zero", ranks, dropout=0.1)
+    assert [rate for *_, rate in uninterrupted] == pytest.approx(
+        [0, 0.0025, 0.005, 0.0075, 0.01, 0.005]
+    )  # linear warm-up
     run = tmp_path / "zero" / "run"
     before = digest(run / "checkpoint-6")
     assert [damage(checkpoint) for checkpoint in checkpoints(run)] == [None] * 3
-    assert train(tmp_path / "zero", ranks, resume=run / "checkpoint-4", dropout=0.1) == whole[4:]
+    assert train(tmp_path / "zero", ranks, resume=run / "checkpoint-4", dropout=0.1) == uninterrupted[4:]
     assert digest(run / "checkpoint-6") == before
 
 
@@ -123,7 +125,7 @@ def test_zero2_bf16_resumes_as_if_it_had_not_stopped(train, alone, tmp_path, ran
 def test_a_checkpoint_holds_the_fp32_master_weights(train, alone, tmp_path, config):
     found = train(tmp_path / "zero", 2, config)
     for one, other in zip(alone, found, strict=True):
-        assert other[1] == pytest.approx(one[1], abs=0.02)  # what bf16 leaves of invariant 1
+        assert other[1] == pytest.approx(one[1], abs=0.02)  # bf16 rounding
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     saved = tmp_path / "zero" / "run" / "checkpoint-6"
@@ -140,7 +142,7 @@ def test_a_checkpoint_holds_the_fp32_master_weights(train, alone, tmp_path, conf
 
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
-def test_goes_on_on_another_number_of_ranks(train, alone, tmp_path, config, before, after):
+def test_resumes_on_another_number_of_ranks(train, alone, tmp_path, config, before, after):
     first = train(tmp_path / "zero", before, config, bf16=False)
     checkpoint = tmp_path / "zero" / "run" / "checkpoint-4"
     found = train(tmp_path / "zero", after, config, bf16=False, resume=checkpoint)
@@ -149,15 +151,15 @@ def test_goes_on_on_another_number_of_ranks(train, alone, tmp_path, config, befo
         assert other == pytest.approx(one, abs=1e-5)
 
 
-def test_a_gradient_that_is_not_finite_stops_every_rank_before_a_save(tmp_path, bpe, documents):
+def test_a_non_finite_gradient_stops_every_rank_before_a_save(tmp_path, bpe, documents):
     def work(rank):
         trainer = make_trainer(
             tmp_path / "run", bpe, documents, micro=8, accumulation=2, bf16=True, deepspeed=ds_config(DEFAULT)
         )
-        whole = trainer.training_step
+        training_step = trainer.training_step
 
         def poisoned(model, inputs, num_items_in_batch=None):
-            loss = whole(model, inputs, num_items_in_batch)
+            loss = training_step(model, inputs, num_items_in_batch)
             if trainer.state.global_step == 3 and rank == 1:
                 next(trainer.model.parameters()).data.fill_(float("nan"))
             return loss

@@ -1,4 +1,4 @@
-"""The JSON of --deepspeed against the flags, before DeepSpeed itself sees it."""
+"""Validation of the JSON of --deepspeed against the flags."""
 
 import json
 
@@ -13,7 +13,7 @@ FILES = sorted((REPOSITORY / "ds_config").glob("*.json"))
 
 
 def checked(tmp_path, config, **settings):
-    """check_deepspeed of 4 sequences x 2 on 2 devices, with `config` as the text of a file, or as what it holds."""
+    """check_deepspeed for 4 sequences x 2 accumulations on 2 devices; `config` is the text or the content of a file."""
     flags = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "do_train": True} | settings
     args = PretrainArguments(output_dir=str(tmp_path / "run"), use_cpu=True, **flags)
     file = tmp_path / "ds.json"
@@ -26,7 +26,7 @@ def checked(tmp_path, config, **settings):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_the_recipes_own_files_want_bf16_and_agree_with_any_flags(tmp_path, file):
+def test_the_files_of_ds_config_need_bf16_and_contradict_no_other_flag(tmp_path, file):
     checked(tmp_path, file.read_text(), bf16=True)
     with pytest.raises(UserError, match=r"ds.json has bf16 on and the flags don't: pass --bf16, or switch it off in"):
         checked(tmp_path, file.read_text())
@@ -52,7 +52,7 @@ def test_the_recipes_own_files_want_bf16_and_agree_with_any_flags(tmp_path, file
         ({"scheduler": {"params": {"total_num_steps": 5}}}, "total_num_steps is 5 in the file, 9 in the flags"),
     ],
 )
-def test_what_contradicts_the_flags_is_listed_in_one_line(tmp_path, config, message):
+def test_contradictions_with_the_flags_are_a_one_line_error(tmp_path, config, message):
     with pytest.raises(UserError, match=message) as error:
         checked(tmp_path, config, max_steps=9)
     assert "\n" not in str(error.value)
@@ -65,7 +65,7 @@ def test_bf16_switched_off_in_the_file_contradicts_the_flag(tmp_path):
     checked(tmp_path, {}, bf16=True)  # accelerate switches it on
 
 
-def test_values_that_agree_or_say_auto_are_fine(tmp_path):
+def test_matching_values_and_auto_are_accepted(tmp_path):
     checked(
         tmp_path,
         {

@@ -1,4 +1,4 @@
-"""Invariant 1 across processes: two of them compute what one computes; and they refuse to be two different programs."""
+"""Invariant 1 across processes: two compute the same as one; ranks whose code, data or settings differ are refused."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from recipe.train.run_record import require_identical_ranks
 
 
 class DropoutDraws(TrainerCallback):
-    """What each rank's generator would draw next, gathered."""
+    """The next random number of each rank's generator, gathered."""
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == 1:
@@ -31,7 +31,7 @@ def steps_of(recorder):
     return [(log["loss"], log["grad_norm"]) for log in recorder.logs if "loss" in log]
 
 
-def test_two_processes_take_the_steps_of_one(tmp_path, bpe, documents):
+def test_two_processes_compute_the_same_steps_as_one(tmp_path, bpe, documents):
     recorder = Recorder()
     alone = make_trainer(tmp_path / "one", bpe, documents, micro=32, callbacks=[recorder])
     alone.train()
@@ -61,12 +61,12 @@ def test_two_processes_take_the_steps_of_one(tmp_path, bpe, documents):
         assert loss == pytest.approx(one_loss, abs=1e-5)
         assert norm == pytest.approx(one_norm, abs=1e-5)
     assert found["eval_loss"] == pytest.approx(metrics["eval_loss"], abs=1e-5)
-    assert found["eval_masked_tokens"] == metrics["eval_masked_tokens"]  # no block twice, none left out
+    assert found["eval_masked_tokens"] == metrics["eval_masked_tokens"]  # no block twice, none missing
     assert len(set(found["draws"])) == 2  # dropout differs between ranks
     assert [damage(checkpoint) for checkpoint in checkpoints(folder)] == [None, None, None]
     assert [json.loads((saved / MANIFEST).read_text())["ranks"] for saved in checkpoints(folder)] == [2, 2, 2]
 
-    # One process goes on from what two saved: the same data, the same schedule (dropout is off).
+    # One process resumes from the checkpoint of two: the same data, the same schedule (dropout is off).
     recorder = Recorder()
     resumed = make_trainer(folder, bpe, documents, micro=16, accumulation=2, callbacks=[recorder])
     resumed.train(resume_from_checkpoint=str(folder / "checkpoint-4"))
@@ -74,7 +74,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path, bpe, documents):
 
 
 @pytest.mark.slow
-def test_muon_and_stages_on_two_processes_are_those_of_one_and_resume_to_the_same_bits(tmp_path, bpe, documents):
+def test_muon_and_stages_match_on_one_and_two_processes_and_resume_to_the_same_bits(tmp_path, bpe, documents):
     more = CHANGES | {"optim": "muon"}
     recorder = Recorder()
     make_trainer(tmp_path / "one", bpe, documents, micro=32, callbacks=[recorder], **more).train()
@@ -90,7 +90,7 @@ def test_muon_and_stages_on_two_processes_are_those_of_one_and_resume_to_the_sam
         return run_ranks(2, work, folder.with_name(f"{folder.name}-ranks"))[0]
 
     found = two(tmp_path / "two")
-    # Muon's arithmetic is bf16, which shows a difference in the last bit of a sum.
+    # Muon computes in bf16, which amplifies a difference in the last bit of a sum.
     assert found == [pytest.approx(pair, abs=1e-3) for pair in expected] and len(found) == 6
     assert found[0] == pytest.approx(expected[0], abs=1e-5)
 
@@ -105,9 +105,9 @@ def test_ranks_that_differ_are_refused(tmp_path, monkeypatch):
         torch.distributed.init_process_group("gloo")
         require_identical_ranks({"seed": 1, "data": "a"})
         messages = []
-        for meaning in ({"seed": 1, "data": "ab"[rank]}, {"seed": 1} | ({"data": "a"} if rank else {})):
+        for signature in ({"seed": 1, "data": "ab"[rank]}, {"seed": 1} | ({"data": "a"} if rank else {})):
             try:
-                require_identical_ranks(meaning)
+                require_identical_ranks(signature)
             except UserError as error:
                 messages.append(str(error))
         monkeypatch.setattr("recipe.train.run_record._code_fingerprint", lambda: f"code {rank}")

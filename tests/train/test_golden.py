@@ -1,6 +1,7 @@
-"""Twenty steps of a toy run against the losses committed here: what changes them changes every run, so only on purpose.
+"""The losses of twenty steps of a toy run equal those in golden.json: a change of them is a change of every run.
 
-Computed in float64, so that processors agree. To renew: PYTHONPATH=.:tests/helpers python tests/train/test_golden.py
+They are computed in float64, so that processors agree. To renew the file:
+PYTHONPATH=.:tests/helpers python tests/train/test_golden.py
 """
 
 import json
@@ -28,7 +29,7 @@ def losses(folder: Path) -> list[float]:
     return [log["loss"] for log in recorder.logs if "loss" in log]
 
 
-def test_the_losses_are_those_committed(tmp_path):
+def test_losses_equal_the_committed_ones(tmp_path):
     assert losses(tmp_path) == pytest.approx(json.loads(GOLDEN.read_text()), abs=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Whether there is anything to mask, asked before the first step."""
+"""Checks before step 1 that the text has tokens to mask and that whole-word masking reaches its rate."""
 
 import numpy as np
 import pytest
@@ -36,11 +36,11 @@ def test_a_split_of_special_and_unknown_tokens_is_refused(wordpiece, documents):
 
 
 @pytest.mark.parametrize("spans", [None, Spans()])
-def test_whole_words_that_fit_no_block_are_refused(bpe, documents, spans):
+def test_words_longer_than_the_masked_tokens_of_a_block_are_refused(bpe, documents, spans):
     words = word_boundaries(bpe)
     text = sequences_of(bpe, documents, length=64, words=words, spans=spans)
-    hidden, asked = masking_rates(text)
-    assert 0.9 * asked < hidden <= 1.05 * asked and asked == pytest.approx(0.15)
+    masked, requested = masking_rates(text)
+    assert 0.9 * requested < masked <= 1.05 * requested and requested == pytest.approx(0.15)
     require_maskable(Sequences(None, text, None, text))
     endless = sequences_of(
         bpe, ["".join(toy_documents(40)).replace(" ", "")[:2000]], length=64, words=words, spans=spans
@@ -53,18 +53,20 @@ def test_whole_words_that_fit_no_block_are_refused(bpe, documents, spans):
         ):
             require_maskable(Sequences(None, *split))
     assert masking_rates(endless)[0] > 0  # punctuation
-    require_maskable(Sequences(None, sequences_of(bpe, ["ACGT" * 500], spans=spans), None, text))  # tokens always fit
+    require_maskable(
+        Sequences(None, sequences_of(bpe, ["ACGT" * 500], spans=spans), None, text)
+    )  # single tokens always fit
 
 
-def test_what_is_asked_for_falls_with_the_rate(bpe, documents):
-    falling = sequences_of(bpe, documents, words=word_boundaries(bpe), rate_of=lambda n: 0.15 - 0.1 * (n > 50))
-    hidden, asked = masking_rates(falling)
-    assert 0.05 < asked < 0.15 and hidden > 0.7 * asked
+def test_the_requested_rate_follows_a_decaying_masking_rate(bpe, documents):
+    decaying = sequences_of(bpe, documents, words=word_boundaries(bpe), rate_of=lambda n: 0.15 - 0.1 * (n > 50))
+    masked, requested = masking_rates(decaying)
+    assert 0.05 < requested < 0.15 and masked > 0.7 * requested
 
 
 @pytest.mark.parametrize("family", ["roberta"])
-def test_a_batch_with_nothing_to_predict_is_no_reason_to_stop(family, request, tmp_path):
-    """Its loss is 0 and its gradient, too: one block of one sequence that holds an end token alone."""
+def test_a_batch_with_nothing_to_predict_has_a_loss_of_zero(family, request, tmp_path):
+    """The batch is one block that holds only an end token."""
     tokenizer = request.getfixturevalue(TOKENIZERS[family])
     trainer = make_trainer(tmp_path, tokenizer, toy_documents(20), steps=1, save_strategy="no")
     batch = {

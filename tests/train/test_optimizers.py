@@ -1,4 +1,4 @@
-"""Muon and AdamW as one: who gets which weights, the arithmetic, and a state that survives saving."""
+"""Muon and AdamW as one optimizer: the weights of each, the arithmetic, and saving and loading of its state."""
 
 import copy
 
@@ -25,17 +25,17 @@ def arguments(folder, **more):
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_muon_gets_the_encoders_matrices_and_adamw_everything_else_once(tmp_path, family):
+def test_muon_gets_the_matrices_of_the_encoder_and_adamw_all_other_weights(tmp_path, family):
     model = toy(family)
     optimizer = MuonFactory()(model, args=arguments(tmp_path))
     names = {p: name for name, p in model.named_parameters()}
     muon, decayed, plain = ([names[p] for p in group["params"]] for group in optimizer.param_groups)
     assert sorted([*muon, *decayed, *plain]) == sorted(names.values())
-    matrices = {"modernbert": 4}.get(family, 6)  # a layer
+    matrices = {"modernbert": 4}.get(family, 6)  # per layer
     assert len(muon) == 2 * matrices and len(hidden_matrices(model)) == len(muon)
     assert all(name.endswith(".weight") and "emb" not in name for name in muon)
     assert any("embeddings" in name for name in decayed) and not any("bias" in name for name in decayed)
-    # Decay is where the Trainer puts it.
+    # Weight decay applies to the same weights as in the Trainer.
     expected = set(Trainer.get_decay_parameter_names(None, model)) & set(names.values())
     assert {*muon, *decayed} == expected
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.1, 0.0]
@@ -47,13 +47,13 @@ def steps(model, optimizer, count, first=0):
         ids = torch.randint(5, 300, (2, 16), generator=generator)
         torch.nn.functional.cross_entropy(model(ids).logits.flatten(0, 1), ids.flatten()).backward()
         for group in optimizer.param_groups:
-            group["lr"] = 1e-2 / (number + 1)  # what a schedule does
+            group["lr"] = 1e-2 / (number + 1)  # as a schedule does
         optimizer.step()
         optimizer.zero_grad()
     return [p.detach().clone() for p in model.parameters()]
 
 
-def test_together_they_compute_what_each_would_alone(tmp_path):
+def test_the_combined_optimizer_equals_its_parts_run_separately(tmp_path):
     args = arguments(tmp_path)
     together = steps(model := toy(), MuonFactory()(model, args=args), 3)
     alone = toy()
@@ -80,12 +80,12 @@ def test_together_they_compute_what_each_would_alone(tmp_path):
 
 
 def fused_weights(model):
-    """(number of matrices in it, weight) of each weight of a ModernBERT that holds several."""
+    """[(number of matrices, weight), ...] for the weights of a ModernBERT that hold several matrices."""
     return [(parts, weight) for weight, parts in hidden_matrices(model).items() if parts > 1]
 
 
-def test_each_matrix_of_a_fused_weight_is_orthogonalised_by_itself(tmp_path):
-    """The same bits as plain Muon on separate matrices; all of them move alike, whatever the sizes of their gradients."""
+def test_each_matrix_of_a_fused_weight_is_orthogonalised_separately(tmp_path):
+    """Same bits as plain Muon on separate matrices; their updates have the same size, whatever that of the gradients."""
     model = toy("modernbert")
     optimizer = MuonFactory()(model, args=arguments(tmp_path, weight_decay=0.1))
     found = fused_weights(model)
@@ -110,28 +110,26 @@ def test_each_matrix_of_a_fused_weight_is_orthogonalised_by_itself(tmp_path):
         assert optimizer.state[weight]["momentum_buffer"].shape == weight.shape  # as a checkpoint has it
         moved = weight.detach() - old * (1 - 1e-2 * 0.1)
         sizes = [part.square().mean().sqrt().item() / 1e-2 for part in moved.chunk(parts)]
-        assert sizes == pytest.approx([0.2] * parts, rel=0.2)  # of AdamW's; as one matrix the last would hardly move
+        assert sizes == pytest.approx([0.2] * parts, rel=0.2)  # of AdamW's; as one matrix the last would hardly change
 
 
-def test_the_parts_of_a_fused_weight_are_what_the_model_takes_them_for():
+def test_the_parts_of_a_fused_weight_are_in_the_models_order():
     attention = toy("modernbert").base_model.layers[0].attn
-    for place, matters in (
-        (0, False),
-        (2, True),
-    ):  # without queries tokens are looked at alike; without values, at nothing
+    # With zero queries attention is uniform; with zero values its output is zero.
+    for part, zero_output in ((0, False), (2, True)):
         broken = copy.deepcopy(attention)
         with torch.no_grad():
-            broken.Wqkv.weight.chunk(3)[place].zero_()
+            broken.Wqkv.weight.chunk(3)[part].zero_()
         rows = torch.randn(1, 4, 16, generator=torch.Generator().manual_seed(0))
         angles = (torch.ones(1, 4, 8), torch.zeros(1, 4, 8))
         out = broken(rows, position_embeddings=angles)[0]
-        assert torch.count_nonzero(out).item() == (0 if matters else out.numel())
+        assert torch.count_nonzero(out).item() == (0 if zero_output else out.numel())
 
 
 @pytest.mark.parametrize("family", ["roberta", "modernbert"])
-def test_its_state_goes_through_a_file_and_on(tmp_path, family):
+def test_the_state_survives_saving_and_loading(tmp_path, family):
     args = arguments(tmp_path)
-    whole = steps(model := toy(family), MuonFactory()(model, args=args), 5)
+    uninterrupted = steps(model := toy(family), MuonFactory()(model, args=args), 5)
     model = toy(family)
     optimizer = MuonFactory()(model, args=args)
     steps(model, optimizer, 3)
@@ -139,7 +137,7 @@ def test_its_state_goes_through_a_file_and_on(tmp_path, family):
     resumed = copy.deepcopy(model)
     fresh = MuonFactory()(resumed, args=args)
     fresh.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
-    for a, b in zip(whole, steps(resumed, fresh, 2, first=3), strict=True):
+    for a, b in zip(uninterrupted, steps(resumed, fresh, 2, first=3), strict=True):
         assert torch.equal(a, b)
 
 
@@ -156,7 +154,7 @@ def test_its_state_goes_through_a_file_and_on(tmp_path, family):
         ({"deepspeed": "ds_config/zero2_bf16.json", "do_train": True}, "--optim muon beside --deepspeed"),
     ],
 )
-def test_settings_that_make_no_sense(tmp_path, settings, message):
+def test_invalid_settings_are_refused(tmp_path, settings, message):
     with pytest.raises(UserError, match=message):
         arguments(tmp_path, **settings)
 

@@ -1,4 +1,4 @@
-"""A checkpoint whose manifest was made to match is resumed only if it holds what a resume needs; else the one before."""
+"""A checkpoint that verifies is resumed only if it holds what resuming needs; otherwise the previous one is."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from recipe.train.resume import newest_evaluable, newest_resumable, require_resu
 
 @pytest.fixture(scope="module")
 def trained(bpe, documents, tmp_path_factory):
-    """(a run with the checkpoints 2, 4 and 6, its trainer)."""
+    """(the folder of a run with checkpoints 2, 4 and 6, its trainer)."""
     folder = tmp_path_factory.mktemp("run")
     trainer = make_trainer(folder, bpe, documents)
     trainer.train()
@@ -50,7 +50,7 @@ def ranks(*numbers):
 
 
 DENSE = "roberta.encoder.layer.1.output.dense.weight"
-# What is done to a checkpoint, the reason, and whether it can still be evaluated.
+# {kind of damage: (function that causes it, reason in the message, whether the checkpoint can still be evaluated)}
 HARMS = {
     "a tensor missing": (weights(lambda t: t.pop(DENSE)), "no weights for encoder layer 1", False),
     "a tensor too many": (weights(lambda t: t.update(more=t[DENSE].clone())), "has weights for more, which", False),
@@ -85,7 +85,7 @@ HARMS = {
 
 
 @pytest.mark.parametrize("kind", HARMS)
-def test_the_checkpoint_before_is_resumed(trained, tmp_path, kind):
+def test_the_previous_checkpoint_is_resumed(trained, tmp_path, kind):
     harm, reason, can_be_evaluated = HARMS[kind]
     run, trainer = shutil.copytree(trained[0], tmp_path / "run"), trained[1]
     newest, warnings = run / "checkpoint-6", []
@@ -101,21 +101,21 @@ def test_the_checkpoint_before_is_resumed(trained, tmp_path, kind):
     assert evaluated == (newest if can_be_evaluated else run / "checkpoint-4")
 
 
-def test_whole_ones_of_one_rank_or_several_are_resumed(trained, tmp_path):
-    run, trainer, said = shutil.copytree(trained[0], tmp_path / "run"), trained[1], []
+def test_complete_checkpoints_of_one_or_several_ranks_are_resumed(trained, tmp_path):
+    run, trainer, messages = shutil.copytree(trained[0], tmp_path / "run"), trained[1], []
     assert newest_resumable(run, trainer.model, False, pytest.fail) == run / "checkpoint-6"
     assert "ranks" not in json.loads((run / "checkpoint-6" / MANIFEST).read_text())
     ranks(0, 1, 2)(run / "checkpoint-6")
-    forge(run / "checkpoint-6")  # as checkpoints were written before manifests said how many ranks there were
+    forge(run / "checkpoint-6")  # as earlier versions wrote it, whose manifests had no number of ranks
     assert newest_resumable(run, trainer.model, False, pytest.fail) == run / "checkpoint-6"
     forge(run / "checkpoint-6", ranks=3)
-    assert require_resumable(str(run / "checkpoint-6"), trainer.model, False, said.append) == run / "checkpoint-6"
+    assert require_resumable(str(run / "checkpoint-6"), trainer.model, False, messages.append) == run / "checkpoint-6"
     forge(run / "checkpoint-6", ranks=4)
     with pytest.raises(UserError, match=r"it has no rng_state_3\.pth"):
-        require_resumable(str(run / "checkpoint-6"), trainer.model, False, said.append)
+        require_resumable(str(run / "checkpoint-6"), trainer.model, False, messages.append)
 
 
-def test_an_optimizer_of_other_weights_is_one_line(trained, bpe, documents, tmp_path):
+def test_an_optimizer_of_another_model_is_a_one_line_error(trained, bpe, documents, tmp_path):
     run = shutil.copytree(trained[0], tmp_path / "run")
     optimizer = torch.load(run / "checkpoint-6" / "optimizer.pt", weights_only=True)
     optimizer["param_groups"][0]["params"].pop()
@@ -132,7 +132,7 @@ def test_an_optimizer_of_other_weights_is_one_line(trained, bpe, documents, tmp_
         (["global_step5/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"], False, "saved with DeepSpeed, now it is off"),
     ],
 )
-def test_deepspeed_on_the_one_side_alone_is_refused(tmp_path, files, zero, message):
+def test_resuming_with_and_without_deepspeed_do_not_mix(tmp_path, files, zero, message):
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -1,4 +1,4 @@
-"""run.json: what a run was, and what may not change when it is resumed."""
+"""The record of a run, run.json: its content, and the resume signature, which may not change when a run is resumed."""
 
 import json
 
@@ -8,7 +8,7 @@ from recipe.system.errors import UserError
 from recipe.train.run_record import record_run
 
 
-def test_the_same_settings_pass_and_others_are_refused_with_both_values(tmp_path):
+def test_a_changed_signature_is_refused_with_both_values_and_other_settings_may_change(tmp_path):
     first = record_run(tmp_path, {"seed": 1, "model": {"hidden_size": 16}}, {"logging_steps": 5})
     again = record_run(tmp_path, {"seed": 1, "model": {"hidden_size": 16}}, {"logging_steps": 9})
     assert first["wandb_run_id"] == again["wandb_run_id"]  # one curve, whatever the number of resumes
@@ -17,7 +17,7 @@ def test_the_same_settings_pass_and_others_are_refused_with_both_values(tmp_path
     assert json.loads((tmp_path / "run.json").read_text())["meaning"]["seed"] == 1
 
 
-def test_a_change_that_is_allowed_is_written_down(tmp_path):
+def test_an_allowed_change_is_recorded(tmp_path):
     record_run(tmp_path, {"seed": 1}, {})
     record_run(tmp_path, {"seed": 2}, {}, allow_changed="seed")
     record = json.loads((tmp_path / "run.json").read_text())
@@ -26,7 +26,7 @@ def test_a_change_that_is_allowed_is_written_down(tmp_path):
         record_run(tmp_path, {"seed": 2}, {}, allow_changed="sed")
 
 
-def test_versions_and_command_are_there_and_secrets_are_not(tmp_path, monkeypatch):
+def test_the_record_has_versions_and_command_and_no_secrets(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["run_mlm.py", "--token", "hf_secret", "--hub_token=hf_other", "--seed", "1"])
     record_run(tmp_path, {"seed": 1}, {})
     text = (tmp_path / "run.json").read_text()

@@ -1,4 +1,4 @@
-"""The learning rate's schedule: what transformers would find too late, and a budget of time under a clock of our own."""
+"""Learning rate schedules: settings that are validated before step 1, time budgets, and registered schedules."""
 
 import pytest
 import torch
@@ -63,7 +63,7 @@ def test_warmup_stable_decay_is_reachable_from_the_command_line(tmp_path, decay)
         ),
     ],
 )
-def test_schedules_that_make_no_sense(tmp_path, settings, message):
+def test_invalid_schedules_are_refused(tmp_path, settings, message):
     args = arguments(tmp_path, **settings)
     with pytest.raises(UserError, match=message) as error:
         resolve_schedule(args, args.max_hours)
@@ -71,7 +71,7 @@ def test_schedules_that_make_no_sense(tmp_path, settings, message):
 
 
 class Drive:
-    """Takes steps under a budget as the Trainer does, each of `seconds`; notes the learning rates."""
+    """Takes steps of `seconds` each under a time budget, as the Trainer does, and records the learning rates."""
 
     def __init__(self, args, seconds, saved=None):
         self.now, self.seconds, self.rates = 1000.0 * seconds, seconds, []
@@ -86,7 +86,7 @@ class Drive:
             self.optimizer.load_state_dict(saved["optimizer"])
         self.budget.on_train_begin(args, self.state, self.control)
 
-    def go(self, steps=10**6):
+    def run(self, steps=10**6):
         while not self.control.should_training_stop and steps:
             self.rates.append(self.optimizer.param_groups[0]["lr"])
             self.now += self.seconds
@@ -105,53 +105,53 @@ class Drive:
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine", "warmup_stable_decay"])
-def test_the_schedule_ends_at_zero_when_time_is_up_whatever_the_speed(tmp_path, kind):
+def test_the_schedule_reaches_zero_at_the_end_of_the_time_whatever_the_speed(tmp_path, kind):
     kwargs = {"num_decay_steps": 0.25} if kind == "warmup_stable_decay" else None
     args = arguments(
         tmp_path, max_steps=-1, max_hours=1, lr_scheduler_type=kind, lr_scheduler_kwargs=kwargs, warmup_steps=0.1
     )
     assert epochs_to_steps(args, blocks=1) == UNLIMITED_STEPS
     resolve_schedule(args, args.max_hours)
-    fast, slow = Drive(args, 9).go(), Drive(args, 36).go()
+    fast, slow = Drive(args, 9).run(), Drive(args, 36).run()
     assert (len(fast), len(slow)) == (400, 100)
     assert fast[::4] == pytest.approx(slow)
     assert fast[0] == 0 and max(fast) == pytest.approx(1.0) and 0 < fast[-1] < 0.01
-    assert fast[40] == pytest.approx(1.0) and fast[20] == pytest.approx(0.5)  # a tenth of the time is warm-up
+    assert fast[40] == pytest.approx(1.0) and fast[20] == pytest.approx(0.5)  # warm-up takes a tenth of the time
 
 
-def test_a_warm_up_in_steps_stays_one_of_steps(tmp_path):
+def test_a_warmup_in_steps_is_counted_in_steps_under_a_time_budget(tmp_path):
     args = arguments(tmp_path, max_steps=-1, max_hours=1, warmup_steps=10)
-    found = Drive(args, 9).go()
+    found = Drive(args, 9).run()
     assert found[:10] == pytest.approx([n / 10 * (1 - n / 400) for n in range(10)])
     assert found[10:] == pytest.approx([1 - n / 400 for n in range(10, 400)])
 
 
-def test_steps_may_end_it_first(tmp_path):
+def test_max_steps_may_end_a_run_before_its_time_budget(tmp_path):
     args = arguments(tmp_path, max_steps=50, max_hours=1, warmup_steps=0)
-    found = Drive(args, 9).go()
+    found = Drive(args, 9).run()
     assert found == pytest.approx([1 - n / 50 for n in range(50)])
 
 
-def test_resumed_it_adds_the_time_already_spent(tmp_path):
+def test_a_resumed_run_adds_the_time_already_spent(tmp_path):
     args = arguments(tmp_path, max_steps=-1, max_hours=1)
-    whole = Drive(args, 9).go()
+    uninterrupted = Drive(args, 9).run()
     drive, found = Drive(args, 9), []
     for steps in (7, 150, 10**6):
-        found += drive.go(steps)
+        found += drive.run(steps)
         saved = drive.saved()
         drive = Drive(args, 9, saved)
-        drive.now += 12345.0  # what passes between two processes isn't training
+        drive.now += 12345.0  # the time between two processes doesn't count
         drive.budget.began += 12345.0
-    assert found == whole
+    assert found == uninterrupted
 
 
 @pytest.mark.parametrize("hours", [0, -1, float("nan"), float("inf")])
-def test_hours_that_make_no_sense(tmp_path, hours):
+def test_invalid_hours_are_refused(tmp_path, hours):
     with pytest.raises(UserError, match="max_hours"):
         arguments(tmp_path, max_hours=hours)
 
 
-def test_a_warm_up_longer_than_the_run_is_refused(run, tmp_path):
+def test_a_warmup_longer_than_the_run_is_refused(run, tmp_path):
     with pytest.raises(
         UserError, match="found --warmup_steps 5, expected at most the 4 steps of the run: shorten it, or"
     ):
@@ -161,12 +161,12 @@ def test_a_warm_up_longer_than_the_run_is_refused(run, tmp_path):
 
 
 def square(share, floor=0.0):
-    """The last share of the way counts least: (1 - share)^2, down to `floor`."""
+    """(1 - share)^2, scaled to end at `floor`."""
     return floor + (1 - floor) * (1 - share) ** 2
 
 
 @pytest.mark.parametrize("program", [PretrainArguments, FineTuneArguments])
-def test_a_schedule_of_our_own_is_a_name_like_any_other(tmp_path, monkeypatch, program):
+def test_a_registered_schedule_is_selected_by_name(tmp_path, monkeypatch, program):
     monkeypatch.setitem(schedules.SCHEDULES, "square", square)
     argv = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--max_steps", "100", "--learning_rate", "1"]
     argv += ["--warmup_steps", "10", "--lr_scheduler_type", "square", "--lr_scheduler_kwargs", '{"floor": 0.1}']
@@ -183,9 +183,9 @@ def test_a_schedule_of_our_own_is_a_name_like_any_other(tmp_path, monkeypatch, p
         parse((program,), [*argv, "--lr_scheduler_type", "squared"])
 
 
-def test_a_schedule_of_our_own_follows_a_budget_of_time(tmp_path, monkeypatch):
+def test_a_registered_schedule_follows_a_time_budget(tmp_path, monkeypatch):
     monkeypatch.setitem(schedules.SCHEDULES, "square", square)
     args = arguments(tmp_path, max_steps=-1, max_hours=1, lr_scheduler_type="square", warmup_steps=0.1)
     resolve_schedule(args, args.max_hours)
-    found = Drive(args, 9).go()
+    found = Drive(args, 9).run()
     assert found[40:] == pytest.approx([(1 - n / 360) ** 2 for n in range(360)])

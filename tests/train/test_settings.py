@@ -1,4 +1,4 @@
-"""Each field of transformers' TrainingArguments is honoured, said to change nothing, or refused; packages are there."""
+"""Each field of transformers' TrainingArguments is honoured, warned about or refused; missing packages are reported."""
 
 from dataclasses import fields
 
@@ -20,7 +20,7 @@ from recipe.train.trackers import PACKAGES
 MLM = (ModelArguments, DataArguments, ObjectiveArguments, PretrainArguments)
 GLUE = (GlueArguments, FineTuneArguments)
 NEEDED = {MLM: (), GLUE: ("--model_name_or_path", "m", "--task_name", "rte")}
-# A value for each field that is refused or without effect, where it isn't simply the other boolean.
+# A value other than the default for each field that is refused or without effect and isn't boolean.
 OTHER = {
     "eval_accumulation_steps": "4",
     "include_for_metrics": "inputs",
@@ -54,15 +54,15 @@ def tables(kind: str) -> list[set[str]]:
 
 
 @pytest.mark.parametrize("kind", ["pretraining", "fine-tuning"])
-def test_every_field_of_the_installed_transformers_is_decided_on_once(kind):
+def test_every_field_of_the_installed_transformers_is_classified_once(kind):
     known = {field.name for field in fields(TrainingArguments)}
-    decided = tables(kind)
-    assert set.union(*decided) == known  # a new field: honour it, say that it changes nothing, or refuse it
-    assert sum(map(len, decided)) == len(known)
+    classified = tables(kind)
+    assert set.union(*classified) == known  # a new field: honour it, warn that it has no effect, or refuse it
+    assert sum(map(len, classified)) == len(known)
 
 
 @pytest.mark.parametrize(("dataclasses", "kind"), [(MLM, "pretraining"), (GLUE, "fine-tuning")])
-def test_each_is_said_or_refused(dataclasses, kind, monkeypatch, tmp_path):
+def test_each_unsupported_field_is_warned_about_or_refused(dataclasses, kind, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     _, unused, refused = tables(kind)
     defaults = {field.name: field.default for group in dataclasses for field in fields(group)}
@@ -72,8 +72,8 @@ def test_each_is_said_or_refused(dataclasses, kind, monkeypatch, tmp_path):
             with pytest.raises(UserError, match=rf"found --{name} .*: .*; leave it out$"):
                 parsed(dataclasses, f"--{name}", value)
         else:
-            (sentence,) = parsed(dataclasses, f"--{name}", value).unused
-            assert sentence.startswith(f"--{name} changes nothing: "), name
+            (warning,) = parsed(dataclasses, f"--{name}", value).unused
+            assert warning.startswith(f"--{name} has no effect: "), name
     assert parsed(dataclasses).unused == []
     assert not list(tmp_path.iterdir())
 
@@ -98,33 +98,36 @@ def test_each_is_said_or_refused(dataclasses, kind, monkeypatch, tmp_path):
         (["--ddp_backend", "nope"], "--ddp_backend.*invalid choice: .nope. .choose from"),
     ],
 )
-def test_what_cannot_work_gets_one_line(dataclasses, argv, message):
+def test_invalid_settings_are_one_line_errors(dataclasses, argv, message):
     with pytest.raises(UserError, match=message) as error:
         parsed(dataclasses, *argv)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "expected"),
     [
-        (["--eval_steps", "2"], "--eval_steps changes nothing without --eval_strategy steps"),
+        (["--eval_steps", "2"], "--eval_steps has no effect without --eval_strategy steps"),
         (["--eval_steps", "2", "--eval_strategy", "steps"], None),
         (
             ["--save_steps", "7", "--save_strategy", "epoch"],
-            "--save_steps changes nothing without --save_strategy steps",
+            "--save_steps has no effect without --save_strategy steps",
         ),
-        (["--optim_args", "a=1"], "--optim_args changes nothing: adamw_torch_fused takes none"),
+        (["--optim_args", "a=1"], "--optim_args has no effect: adamw_torch_fused takes none"),
         (["--optim_args", "momentum=0.9", "--optim", "sgd"], None),
-        (["--optim_target_modules", "all-linear"], "--optim_target_modules changes nothing: GaLore and APOLLO alone"),
+        (
+            ["--optim_target_modules", "all-linear"],
+            "--optim_target_modules has no effect: only GaLore and APOLLO use it",
+        ),
     ],
 )
-def test_a_setting_that_nothing_reads_is_said(argv, said):
-    sentences = parsed(MLM, *argv).unused
-    assert sentences == [] if said is None else sentences[0].startswith(said)
+def test_a_setting_without_effect_is_warned_about(argv, expected):
+    warnings = parsed(MLM, *argv).unused
+    assert warnings == [] if expected is None else warnings[0].startswith(expected)
 
 
-def test_every_optimizer_and_tracker_that_needs_a_package_is_known():
-    alone = {"adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"}
+def test_every_optimizer_and_tracker_has_a_package_entry():
+    without_package = {"adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"}
     parts = [part for part, _, _ in settings.OPTIMIZER_PACKAGES]
-    assert {o.value for o in OptimizerNames if not any(part in o.value for part in parts)} == alone
+    assert {o.value for o in OptimizerNames if not any(part in o.value for part in parts)} == without_package
     assert set(PACKAGES) == set(INTEGRATION_TO_CALLBACK)

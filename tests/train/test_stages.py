@@ -1,4 +1,4 @@
-"""Invariant 4 where lengths and batches change during a run: lengths, batches and mask rates by step, and what can't be divided."""
+"""Stages of a run (invariant 4): sequence length, batch size and masking rate by step, and values that don't divide."""
 
 import numpy as np
 import pytest
@@ -11,34 +11,34 @@ def shapes(stages):
     return [(stage.first, stage.last, stage.length, stage.batch, stage.start) for stage in stages]
 
 
-def test_a_run_without_more_is_one_stage_and_its_sequences_a_line():
+def test_a_plain_run_has_one_stage_of_consecutive_sequences():
     stages = stages_of(10, 512, 32)
     assert shapes(stages) == [(0, 10, 512, 32, 0)]
     assert [stages.sequences(step) for step in (0, 7)] == [range(32), range(224, 256)]
     assert stages.tokens_before(10) == 10 * 32 * 512
 
 
-def test_short_sequences_first_and_as_many_tokens_a_step():
+def test_short_sequences_come_first_with_the_same_tokens_per_step():
     stages = stages_of(20, 512, 8, short_length=128, short_share=0.9)
     assert shapes(stages) == [(0, 18, 128, 32, 0), (18, 20, 512, 8, 18 * 8)]
     assert [stages.tokens_before(step) for step in range(21)] == [step * 8 * 512 for step in range(21)]
 
 
-def test_where_the_length_changes_a_step_sees_what_it_would_in_a_run_of_that_length_alone():
+def test_a_step_sees_the_same_sequences_as_in_a_run_with_its_length_throughout():
     stages = stages_of(20, 512, 8, short_length=128)
     for step in range(20):
         alone = stages_of(20, 128, 32) if step < 18 else stages_of(20, 512, 8)
         assert stages.sequences(step) == alone.sequences(step)
 
 
-def test_the_batch_doubles_in_equal_intervals_and_leaves_no_sequence_out():
+def test_the_batch_doubles_in_equal_intervals_and_skips_no_sequence():
     stages = stages_of(12, 64, 32, warmup_start=4, warmup_steps=6)
     assert [len(stages.sequences(step)) for step in range(12)] == [4, 4, 8, 8, 16, 16, *[32] * 6]
-    line = [n for step in range(12) for n in stages.sequences(step)]
-    assert line == list(range(len(line)))
+    numbers = [n for step in range(12) for n in stages.sequences(step)]
+    assert numbers == list(range(len(numbers)))
 
 
-def test_both_together():
+def test_short_sequences_and_batch_warmup_together():
     stages = stages_of(20, 64, 8, short_length=16, short_share=0.5, warmup_start=4, warmup_steps=4)
     assert shapes(stages) == [(0, 4, 16, 16, 0), (4, 10, 16, 32, 64), (10, 20, 64, 8, 64)]
     assert stages.tokens_before(20) == (4 * 4 + 16 * 8) * 64
@@ -63,7 +63,7 @@ def test_steps_for_an_epoch_with_a_growing_batch(sequences):
     assert steps_for(sequences, 32) == -(-sequences // 32)
 
 
-def test_the_mask_rate_falls_from_the_first_step_to_the_last():
+def test_the_masking_rate_decays_from_the_first_step_to_the_last():
     stages = stages_of(11, 64, 4, warmup_start=2, warmup_steps=2)
     rate = MaskingRateDecay(0.3, 0.1, stages, 64)
     by_step = [rate(np.array(stages.sequences(step))) for step in range(11)]
@@ -74,13 +74,16 @@ def test_the_mask_rate_falls_from_the_first_step_to_the_last():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"short_length": 48}, "short_seq_length 48 beside --max_seq_length 64, expected a part of it that divides"),
-        ({"short_length": 64}, "expected a part of it"),
+        (
+            {"short_length": 48},
+            "short_seq_length 48 beside --max_seq_length 64, expected a smaller divisor of it, such as 16",
+        ),
+        ({"short_length": 64}, "expected a smaller divisor of it"),
         ({"warmup_start": 3, "warmup_steps": 5}, r"batch_warmup_start 3, expected the global batch of 8 .*: 4, 2, 1"),
         ({"warmup_start": 8, "warmup_steps": 5}, "batch_warmup_start 8"),
         ({"warmup_start": 0, "warmup_steps": 5}, "batch_warmup_start 0"),
     ],
 )
-def test_what_does_not_divide_is_refused(settings, message):
+def test_lengths_and_batches_that_do_not_divide_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         stages_of(20, 64, 8, **settings)

@@ -1,4 +1,4 @@
-"""Trackers are checked before training and cannot stop it."""
+"""Trackers are configured before training and cannot stop it."""
 
 import socket
 import threading
@@ -23,36 +23,37 @@ def wandb_environment(monkeypatch, tmp_path):
     return monkeypatch
 
 
-def select():
+def select_wandb():
+    """(WANDB_MODE, messages) after select_trackers."""
     import os
 
-    said = []
-    select_trackers(SimpleNamespace(report_to=["wandb"]), said.append)
-    return os.environ.get("WANDB_MODE"), said
+    messages = []
+    select_trackers(SimpleNamespace(report_to=["wandb"]), messages.append)
+    return os.environ.get("WANDB_MODE"), messages
 
 
-def test_without_a_key_wandb_goes_offline_and_says_so(wandb_environment):
-    mode, (said,) = select()
-    assert mode == "offline" and "no API key" in said and "wandb sync wandb/offline-run-*" in said
+def test_without_an_api_key_wandb_is_offline_with_a_message(wandb_environment):
+    mode, (message,) = select_wandb()
+    assert mode == "offline" and "no API key" in message and "wandb sync wandb/offline-run-*" in message
 
 
 def test_the_hint_names_the_folder_that_wandb_writes_to(wandb_environment, tmp_path):
     wandb_environment.setenv("WANDB_DIR", str(tmp_path))
-    assert f"wandb sync {tmp_path}/wandb/offline-run-*" in select()[1][0]
+    assert f"wandb sync {tmp_path}/wandb/offline-run-*" in select_wandb()[1][0]
     wandb_environment.delenv("WANDB_MODE")
-    said = []
-    select_trackers(SimpleNamespace(report_to=["wandb"]), said.append, tmp_path / "run" / "glue")
-    assert f"wandb sync {tmp_path}/run/glue/wandb/offline-run-*" in said[0]
+    messages = []
+    select_trackers(SimpleNamespace(report_to=["wandb"]), messages.append, tmp_path / "run" / "glue")
+    assert f"wandb sync {tmp_path}/run/glue/wandb/offline-run-*" in messages[0]
 
 
-def test_a_server_that_is_gone_or_hangs_is_not_waited_for(wandb_environment):
+def test_a_server_that_is_down_or_hangs_means_offline(wandb_environment):
     wandb_environment.setenv("WANDB_API_KEY", "0" * 40)
     with socket.create_server(("127.0.0.1", 0)) as hanging:  # accepts in its backlog, never answers
         wandb_environment.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{hanging.getsockname()[1]}")
-        assert select()[0] == "offline"
+        assert select_wandb()[0] == "offline"
     wandb_environment.delenv("WANDB_MODE")
-    mode, (said,) = select()
-    assert mode == "offline" and "does not answer" in said
+    mode, (message,) = select_wandb()
+    assert mode == "offline" and "does not answer" in message
 
 
 def test_a_server_that_answers_is_used(wandb_environment):
@@ -69,21 +70,21 @@ def test_a_server_that_answers_is_used(wandb_environment):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     wandb_environment.setenv("WANDB_API_KEY", "0" * 40)
     wandb_environment.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
-    assert select() == (None, [])
+    assert select_wandb() == (None, [])
     server.shutdown()
 
 
-def test_a_mode_that_was_chosen_stays(wandb_environment):
+def test_a_mode_that_the_user_set_is_kept(wandb_environment):
     wandb_environment.setenv("WANDB_MODE", "disabled")
-    assert select() == ("disabled", [])
+    assert select_wandb() == ("disabled", [])
 
 
-def test_a_tracker_that_is_not_installed_is_refused_before_the_run():
+def test_a_tracker_that_is_not_installed_is_refused():
     with pytest.raises(UserError, match="pip install mlflow"):
         select_trackers(SimpleNamespace(report_to=["mlflow"]), print)
 
 
-def test_a_tracker_that_fails_is_left_alone(tmp_path, bpe, documents, capsys):
+def test_a_tracker_that_fails_is_not_called_again(tmp_path, bpe, documents, capsys):
     class Failing(TrainerCallback):
         calls = 0
 

@@ -1,4 +1,4 @@
-"""Invariants 1, 4, 6 and 8 on the training loop itself: one process, toy model, every cut and every interruption."""
+"""Invariants 1, 4, 6, 7 and 8 of the training loop: one process, a toy model, every split of a batch and interruption."""
 
 import json
 import math
@@ -37,16 +37,16 @@ from recipe.train.trainer import NonFiniteError, PretrainTrainer
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_a_step_is_the_same_however_its_batch_is_cut(tmp_path, documents, family, request):
+def test_a_step_is_the_same_however_its_batch_is_split(tmp_path, documents, family, request):
     tokenizer = request.getfixturevalue(TOKENIZERS[family])
     # 200 documents make 189 blocks of 32 BPE tokens: step 6 of 32 sequences holds the padded last block.
-    whole = losses_and_norms(tmp_path / "a", tokenizer, documents, micro=32, family=family)
-    assert len(whole) == 6 and whole[0][0] == pytest.approx(math.log(320), abs=0.3)
+    single = losses_and_norms(tmp_path / "a", tokenizer, documents, micro=32, family=family)
+    assert len(single) == 6 and single[0][0] == pytest.approx(math.log(320), abs=0.3)
     for micro, accumulation in ((8, 4), (4, 8)):
         cut = losses_and_norms(
             tmp_path / f"b{micro}", tokenizer, documents, micro=micro, accumulation=accumulation, family=family
         )
-        for (loss, norm), (cut_loss, cut_norm) in zip(whole, cut, strict=True):
+        for (loss, norm), (cut_loss, cut_norm) in zip(single, cut, strict=True):
             assert cut_loss == pytest.approx(loss, abs=1e-5)
             assert cut_norm == pytest.approx(norm, abs=1e-5)
 
@@ -72,27 +72,27 @@ def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, bpe, documents, fa
         "family": family,
         "micro": 16,
         "accumulation": accumulation,
-        "steps": 9,  # two epochs and more at 32 sequences per step
+        "steps": 9,  # more than two epochs at 32 sequences per step
         "dropout": 0.1,
         "dataloader_num_workers": workers,
         "eval_strategy": "steps",
         "eval_steps": 3,
         "logging_steps": 4,  # a kill between two logs must not change their mean
     }
-    make_trainer(tmp_path / "whole", bpe, documents, **options).train()
-    expected = weights_and_optimizer(tmp_path / "whole" / "checkpoint-9")
+    make_trainer(tmp_path / "uninterrupted", bpe, documents, **options).train()
+    expected = weights_and_optimizer(tmp_path / "uninterrupted" / "checkpoint-9")
 
     folder = tmp_path / "killed"
     train_and_kill(folder, bpe, documents, (1, 3, 4, 7), **options)
     assert weights_and_optimizer(folder / "checkpoint-9") == expected
-    logs = [[json.loads(line) for line in (tmp_path / run / "log.jsonl").open()] for run in ("whole", "killed")]
+    logs = [[json.loads(line) for line in (tmp_path / run / "log.jsonl").open()] for run in ("uninterrupted", "killed")]
     for kind in ("loss", "eval_loss"):
         curves = [[(log["step"], log[kind], log["epoch"]) for log in lines if kind in log] for lines in logs]
         assert curves[0] == curves[1]
 
 
-# What a run may do beyond the plain one: its arguments, and how its blocks are masked.
-OBJECTIVES = {
+# {option: (its arguments, its masking)}
+OPTIONS = {
     "lengths": ({"short_seq_length": 16, "short_seq_share": 0.6}, {}),
     "batches": ({"batch_warmup_start": 8, "batch_warmup_steps": 3}, {}),
     "lengths, batches, workers": (CHANGES | {"dataloader_num_workers": 2}, {}),
@@ -103,22 +103,22 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_whatever_the_objective_a_killed_run_ends_with_the_same_bits(tmp_path, bpe, documents, name):
-    arguments, masking = OBJECTIVES[name]
+@pytest.mark.parametrize("name", OPTIONS)
+def test_killed_and_resumed_ends_with_the_same_bits_for_each_option(tmp_path, bpe, documents, name):
+    arguments, masking = OPTIONS[name]
     options = {"micro": 16, "accumulation": 2, "steps": 8, "dropout": 0.1, "masking": masking, **arguments}
-    make_trainer(tmp_path / "whole", bpe, documents, **options).train()
-    expected = weights_and_optimizer(tmp_path / "whole" / "checkpoint-8")
+    make_trainer(tmp_path / "uninterrupted", bpe, documents, **options).train()
+    expected = weights_and_optimizer(tmp_path / "uninterrupted" / "checkpoint-8")
     folder = tmp_path / "killed"
     train_and_kill(folder, bpe, documents, (3, 7), **options)
     assert weights_and_optimizer(folder / "checkpoint-8") == expected
-    logs = [[json.loads(line) for line in (tmp_path / run / "log.jsonl").open()] for run in ("whole", "killed")]
+    logs = [[json.loads(line) for line in (tmp_path / run / "log.jsonl").open()] for run in ("uninterrupted", "killed")]
     curves = [[(log["loss"], log["tokens_seen"], log["epoch"]) for log in lines if "loss" in log] for lines in logs]
     assert curves[0] == curves[1] and len(curves[0]) == 8
 
 
 class Clock(TrainerCallback):
-    """A clock that ticks with the steps, so that two runs can be compared."""
+    """A clock that advances by 500 s per step, so that two runs can be compared."""
 
     now = 0.0
 
@@ -129,7 +129,7 @@ class Clock(TrainerCallback):
         self.now += 500.0
 
 
-def test_under_a_budget_of_time_a_killed_run_ends_with_the_same_bits(tmp_path, bpe, documents):
+def test_killed_and_resumed_ends_with_the_same_bits_under_a_time_budget(tmp_path, bpe, documents):
     def run(folder, *callbacks):
         options = {"steps": UNLIMITED_STEPS, "max_hours": 1, "dropout": 0.1}
         trainer = make_trainer(folder, bpe, documents, callbacks=[clock := Clock(), *callbacks], **options)
@@ -137,21 +137,21 @@ def test_under_a_budget_of_time_a_killed_run_ends_with_the_same_bits(tmp_path, b
         trainer.train(resume_from_checkpoint=resume_point(folder))
         return trainer
 
-    whole = run(tmp_path / "whole")
-    assert whole.is_over() and whole.state.global_step == 8  # eight times 500 s are more than an hour
-    assert whole._get_learning_rate() == 0
-    checkpoints = [tmp_path / "whole" / f"checkpoint-{step}" for step in (6, 8)]
+    uninterrupted = run(tmp_path / "uninterrupted")
+    assert uninterrupted.is_over() and uninterrupted.state.global_step == 8  # 8 x 500 s is more than an hour
+    assert uninterrupted._get_learning_rate() == 0
+    checkpoints = [tmp_path / "uninterrupted" / f"checkpoint-{step}" for step in (6, 8)]
     assert [time_is_up(checkpoint, 1) for checkpoint in checkpoints] == [False, True]
 
     for at_step in (3, 7):
         with pytest.raises(Killed):
             run(tmp_path / "killed", Recorder(at_step, kill))
     assert run(tmp_path / "killed").state.global_step == 8
-    ends = [weights_and_optimizer(tmp_path / folder / "checkpoint-8") for folder in ("whole", "killed")]
+    ends = [weights_and_optimizer(tmp_path / folder / "checkpoint-8") for folder in ("uninterrupted", "killed")]
     assert ends[0] == ends[1]
 
 
-def test_a_step_is_the_same_however_it_is_cut_in_every_stage(tmp_path, bpe, documents):
+def test_a_step_of_every_stage_is_the_same_however_its_batch_is_split(tmp_path, bpe, documents):
     cuts = {}
     for micro, accumulation in ((32, 1), (8, 4), (16, 2)):
         recorder = Recorder()
@@ -177,10 +177,10 @@ def test_every_stage_sees_its_own_sequences(tmp_path, bpe, documents):
         assert torch.equal(torch.cat([batch["input_ids"] for batch in batches[2 * step : 2 * step + 2]]), expected)
 
 
-def test_a_resumed_run_sees_the_blocks_and_masks_it_would_have_seen(tmp_path, bpe, documents):
+def test_a_resumed_run_sees_the_blocks_and_masks_of_an_uninterrupted_one(tmp_path, bpe, documents):
     seen = []
 
-    class Watching(PretrainTrainer):
+    class RecordingTrainer(PretrainTrainer):
         def training_step(self, model, inputs, num_items_in_batch=None):
             seen.append((self.state.global_step, inputs["input_ids"].clone(), inputs["masked_positions"].clone()))
             return super().training_step(model, inputs, num_items_in_batch)
@@ -188,7 +188,7 @@ def test_a_resumed_run_sees_the_blocks_and_masks_it_would_have_seen(tmp_path, bp
     def run(folder, micro, resume=None, at_step=None):
         recorder = Recorder(at_step, kill)
         trainer = make_trainer(folder, bpe, documents, micro=micro, accumulation=8 // micro, callbacks=[recorder])
-        trainer.__class__ = Watching
+        trainer.__class__ = RecordingTrainer
         trainer.train(resume_from_checkpoint=resume)
 
     def steps():
@@ -198,21 +198,21 @@ def test_a_resumed_run_sees_the_blocks_and_masks_it_would_have_seen(tmp_path, bp
         seen.clear()
         return {step: torch.cat(parts) for step, parts in by_step.items()}
 
-    run(tmp_path / "whole", 8)
-    whole = steps()
+    run(tmp_path / "uninterrupted", 8)
+    uninterrupted = steps()
     with pytest.raises(Killed):
         run(tmp_path / "killed", 4, at_step=5)
     seen.clear()
-    run(tmp_path / "killed", 2, resume=resume_point(tmp_path / "killed"))  # with other micro-batches, too
+    run(tmp_path / "killed", 2, resume=resume_point(tmp_path / "killed"))  # other micro-batches as well
     resumed = steps()
-    assert sorted(resumed) == [4, 5] and sorted(whole) == list(range(6))
-    assert all(torch.equal(resumed[step], whole[step]) for step in resumed)
+    assert sorted(resumed) == [4, 5] and sorted(uninterrupted) == list(range(6))
+    assert all(torch.equal(resumed[step], uninterrupted[step]) for step in resumed)
 
 
 # ---- invariants 7 and 8
 
 
-def test_checkpoints_are_whole_plain_and_rotated(tmp_path, bpe, documents):
+def test_checkpoints_are_complete_plain_and_rotated(tmp_path, bpe, documents):
     make_trainer(tmp_path, bpe, documents, save_total_limit=2).train()
     found = checkpoints(tmp_path)
     assert [f.name for f in found] == ["checkpoint-4", "checkpoint-6"]
@@ -225,8 +225,8 @@ def test_checkpoints_are_whole_plain_and_rotated(tmp_path, bpe, documents):
 
 
 @pytest.mark.parametrize("file", ["optimizer.pt", "rng_state.pth"])
-def test_a_full_disk_is_one_line_and_the_checkpoints_before_stay(tmp_path, bpe, documents, monkeypatch, file):
-    make_trainer(tmp_path / "whole", bpe, documents).train()
+def test_a_full_disk_is_a_one_line_error_and_earlier_checkpoints_stay(tmp_path, bpe, documents, monkeypatch, file):
+    make_trainer(tmp_path / "uninterrupted", bpe, documents).train()
     save = torch.save
 
     def full(content, target, *args, **kwargs):
@@ -241,18 +241,18 @@ def test_a_full_disk_is_one_line_and_the_checkpoints_before_stay(tmp_path, bpe, 
     assert not (tmp_path / "run" / "_staging").exists()
     monkeypatch.undo()
     make_trainer(tmp_path / "run", bpe, documents).train(resume_from_checkpoint=resume_point(tmp_path / "run"))
-    whole, run = (weights_and_optimizer(tmp_path / name / "checkpoint-6") for name in ("whole", "run"))
-    assert run == whole
+    uninterrupted, run = (weights_and_optimizer(tmp_path / name / "checkpoint-6") for name in ("uninterrupted", "run"))
+    assert run == uninterrupted
 
 
-def test_another_error_while_saving_keeps_its_own_words(tmp_path, bpe, documents, monkeypatch):
+def test_other_errors_while_saving_are_raised_unchanged(tmp_path, bpe, documents, monkeypatch):
     monkeypatch.setattr(torch, "save", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make_trainer(tmp_path, bpe, documents).train()
 
 
 @pytest.mark.parametrize("function", ["commit", "rotate"])
-def test_killed_around_a_save_one_whole_checkpoint_is_left(tmp_path, bpe, documents, monkeypatch, function):
+def test_killed_during_a_save_one_complete_checkpoint_is_left(tmp_path, bpe, documents, monkeypatch, function):
     trainer = make_trainer(tmp_path, bpe, documents, save_steps=1, save_total_limit=1)
     original = getattr(recipe.train.saving, function)
 
@@ -268,7 +268,7 @@ def test_killed_around_a_save_one_whole_checkpoint_is_left(tmp_path, bpe, docume
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient", "weights"])
-def test_what_is_not_finite_stops_the_run_within_the_step_and_is_never_saved(tmp_path, bpe, documents, where):
+def test_a_non_finite_value_stops_the_run_within_the_step_and_is_never_saved(tmp_path, bpe, documents, where):
     trainer = make_trainer(tmp_path, bpe, documents, save_steps=1)
     compute_loss = trainer.compute_loss
 
@@ -293,7 +293,7 @@ def test_what_is_not_finite_stops_the_run_within_the_step_and_is_never_saved(tmp
     assert [f.name for f in checkpoints(tmp_path)] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
 
 
-def test_a_skipped_update_changes_nothing_and_is_counted(tmp_path, bpe, documents):
+def test_a_skipped_update_leaves_the_weights_unchanged_and_is_counted(tmp_path, bpe, documents):
     trainer = make_trainer(tmp_path, bpe, documents, steps=4, save_steps=1, nonfinite="skip")
     compute_loss = trainer.compute_loss
     trainer.compute_loss = lambda *args, **kwargs: (
@@ -310,7 +310,7 @@ def test_a_skipped_update_changes_nothing_and_is_counted(tmp_path, bpe, document
 # ---- evaluation
 
 
-def test_evaluation_is_exact_repeatable_and_does_not_depend_on_its_batch(tmp_path, bpe, documents):
+def test_evaluation_is_exact_and_independent_of_its_batch_size(tmp_path, bpe, documents):
     results = []
     for size in (1, 7, 64):
         trainer = make_trainer(tmp_path, bpe, documents, per_device_eval_batch_size=size)
@@ -332,7 +332,7 @@ def test_evaluation_is_exact_repeatable_and_does_not_depend_on_its_batch(tmp_pat
         assert 0 < result["eval_unigram_accuracy"] < result["eval_unigram_loss"] < math.log(len(bpe))
 
 
-def test_logs_say_how_fast_and_how_far(tmp_path, bpe, documents):
+def test_logs_have_speed_and_progress(tmp_path, bpe, documents):
     make_trainer(tmp_path, bpe, documents, micro=4, accumulation=2, peak_tflops=1.0).train()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").open()]
     last = [line for line in lines if "loss" in line][-1]
@@ -341,8 +341,8 @@ def test_logs_say_how_fast_and_how_far(tmp_path, bpe, documents):
     assert {"learning_rate", "grad_norm", "epoch"} <= set(last)
 
 
-def test_speed_leaves_evaluation_and_saving_out(tmp_path, bpe, documents, monkeypatch):
-    """By a clock that a step moves on by one second, an evaluation and a save by a hundred each."""
+def test_speed_excludes_evaluation_and_saving(tmp_path, bpe, documents, monkeypatch):
+    """By a clock that advances by one second per step and by a hundred per evaluation and save."""
     clock = [0.0]
     monkeypatch.setattr("recipe.train.trainer.time", SimpleNamespace(monotonic=lambda: clock[0]))
     trainer = make_trainer(tmp_path, bpe, documents, steps=4, save_steps=2, eval_strategy="steps", eval_steps=1)
@@ -372,8 +372,8 @@ def test_speed_after_a_resume_counts_the_steps_since_it(tmp_path, bpe, documents
     assert counted_from == [2, 3]
 
 
-class Rates(TrainerCallback):
-    """What the optimizer goes by in each step."""
+class GroupSettings(TrainerCallback):
+    """Records (learning rate, weight decay, betas) of each parameter group at each step."""
 
     def __init__(self):
         self.seen = []
@@ -382,13 +382,13 @@ class Rates(TrainerCallback):
         self.seen.append([(group["lr"], group["weight_decay"], group["betas"]) for group in optimizer.param_groups])
 
 
-def test_a_resumed_run_goes_by_its_own_settings_from_its_first_step_on(tmp_path, bpe, documents):
+def test_a_resumed_run_uses_its_own_settings_from_its_first_step_on(tmp_path, bpe, documents):
     first = make_trainer(tmp_path, bpe, documents, steps=4, save_steps=4)
     first.train()
-    rates = Rates()
+    recorder = GroupSettings()
     changed = {"steps": 8, "learning_rate": 4e-2, "weight_decay": 0.1, "adam_beta2": 0.9, "save_steps": 3}
-    again = make_trainer(tmp_path, bpe, documents, callbacks=[rates], **changed)
+    again = make_trainer(tmp_path, bpe, documents, callbacks=[recorder], **changed)
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
-    assert [step[0][0] for step in rates.seen] == pytest.approx([2e-2, 1.5e-2, 1e-2, 0.5e-2])
-    assert all([group[1:] for group in step] == [(0.1, (0.9, 0.9)), (0.0, (0.9, 0.9))] for step in rates.seen)
+    assert [step[0][0] for step in recorder.seen] == pytest.approx([2e-2, 1.5e-2, 1e-2, 0.5e-2])
+    assert all([group[1:] for group in step] == [(0.1, (0.9, 0.9)), (0.0, (0.9, 0.9))] for step in recorder.seen)
     assert [step_of(folder) for folder in checkpoints(tmp_path)] == [4, 6, 8]
