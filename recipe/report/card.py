@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 from huggingface_hub import EvalResult, HfApi, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 
 from recipe.finetune.suite import Suite
 from recipe.finetune.suites import SUITES
@@ -96,6 +97,26 @@ def _value(cell: pd.Series) -> str:
     return f"{cell['mean']:.1f}{spread}"
 
 
+def _local_checkpoints(frame: pd.DataFrame) -> list[Path]:
+    """The checkpoint folders in `frame`, each once; hub ids and random models have none."""
+    folders = map(Path, dict.fromkeys(frame["path"]))
+    return [folder for folder in folders if (folder / "config.json").is_file()]
+
+
+def push_listing(frame: pd.DataFrame, hub_model_id: str) -> str:
+    """What `push` would upload: each checkpoint's branch and files with their sizes in bytes, and the files that it
+    leaves out. Reads the folders' entries only: it needs no network and writes nothing."""
+    lines = []
+    for folder in _local_checkpoints(frame):
+        sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+        kept = list(filter_repo_objects(sizes, ignore_patterns=NOT_FOR_INFERENCE + DEFAULT_IGNORE_PATTERNS))
+        total = sum(sizes[name] for name in kept)
+        lines.append(f"{folder} -> {hub_model_id}, branch {folder.name}: {len(kept)} files, {total:,} bytes")
+        lines += [f"  {sizes[name]:>15,}  {name}" for name in kept]
+        lines += [f"  {sizes[name]:>15,}  {name} (left out)" for name in sizes if name not in kept]
+    return "\n".join(lines) or "no local checkpoint to push"
+
+
 def push(frame: pd.DataFrame, hub_model_id: str) -> None:
     """Uploads each local checkpoint, without optimizer and generator states, as a branch of `hub_model_id`.
 
@@ -105,12 +126,10 @@ def push(frame: pd.DataFrame, hub_model_id: str) -> None:
     api = HfApi()
     try:
         api.create_repo(hub_model_id, exist_ok=True)
-        for path in dict.fromkeys(frame["path"]):
-            folder = Path(path)
-            if (folder / "config.json").is_file():
-                api.create_branch(hub_model_id, branch=folder.name, exist_ok=True)
-                api.upload_folder(
-                    repo_id=hub_model_id, folder_path=folder, revision=folder.name, ignore_patterns=NOT_FOR_INFERENCE
-                )
+        for folder in _local_checkpoints(frame):
+            api.create_branch(hub_model_id, branch=folder.name, exist_ok=True)
+            api.upload_folder(
+                repo_id=hub_model_id, folder_path=folder, revision=folder.name, ignore_patterns=NOT_FOR_INFERENCE
+            )
     except (HfHubHTTPError, OSError) as error:
         raise UserError(f"cannot push to {hub_model_id}: {str(error).splitlines()[0]}: see hf auth login") from error

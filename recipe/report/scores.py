@@ -20,7 +20,7 @@ from recipe.cli.parser import parse
 from recipe.cli.program import run_script
 from recipe.finetune.results import RESULTS, read_results
 from recipe.finetune.suites import SUITES, suite_of
-from recipe.report.card import write_cards
+from recipe.report.card import push, push_listing, write_cards
 from recipe.report.score_curves import draw
 from recipe.report.score_frames import best_of_grid, cells_of, rows_of
 from recipe.report.table import MISSING, score_table, table_of
@@ -44,10 +44,15 @@ class ScoresArguments:
     hub_model_id: str | None = field(
         default=None, metadata={"help": "Repository to push to, user/name; each checkpoint becomes a branch."}
     )
+    dry_run: bool = field(
+        default=False, metadata={"help": "With --push_to_hub: list the files to upload, and write and upload nothing."}
+    )
 
     def __post_init__(self):
         if self.push_to_hub and not self.hub_model_id:
             raise UserError("found --push_to_hub without --hub_model_id: pass user/name")
+        if self.dry_run and not self.push_to_hub:
+            raise UserError("found --dry_run without --push_to_hub: add --push_to_hub, or leave --dry_run out")
 
 
 def rebuild(sweep: Path, tracker: bool = False) -> str:
@@ -122,11 +127,12 @@ def main() -> int:
     sweeps = beside if beside and not (folder / RESULTS).is_dir() else [folder]
     if not read_results(sweeps[0]):
         raise UserError(f"found no results under {folder}: expected the folder of a sweep, see finetune_glue.sh")
+    if args.dry_run:
+        print(push_listing(rows_of([r for sweep in sweeps for r in read_results(sweep)]), args.hub_model_id))
+        return 0
     tables = [rebuild(sweep, tracker=args.report_to == "wandb") for sweep in sweeps]
     print(tables[0] if len(tables) == 1 else (folder / JOINED).read_text(encoding="utf-8"))
     if args.push_to_hub:
-        from recipe.report.card import push
-
         push(rows_of([r for sweep in sweeps for r in read_results(sweep)]), args.hub_model_id)
     return 0
 

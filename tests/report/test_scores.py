@@ -195,6 +195,23 @@ def test_push_needs_a_name(swept, monkeypatch):
         scores.main()
 
 
+def test_dry_run_of_a_push_lists_the_files_and_touches_nothing(swept, monkeypatch, capsys):
+    folder = swept.parent / "checkpoint-20"
+    (folder / "optimizer.pt").write_bytes(b"12345")
+    before = {path: path.stat().st_mtime_ns for path in swept.parent.rglob("*")}
+    argv = ["recipe.report.scores", str(swept), "--push_to_hub", "--hub_model_id", "user/name", "--dry_run"]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert scores.main() == 0
+    assert {path: path.stat().st_mtime_ns for path in swept.parent.rglob("*")} == before
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(f"{folder} -> user/name, branch checkpoint-20: ") for line in lines)
+    assert f"  {(folder / 'config.json').stat().st_size:>15,}  config.json" in lines
+    assert "                5  optimizer.pt (left out)" in lines
+    monkeypatch.setattr(sys, "argv", ["recipe.report.scores", str(swept), "--dry_run"])
+    with pytest.raises(UserError, match="without --push_to_hub"):
+        scores.main()
+
+
 # ---- W&B, read back from its files
 
 
