@@ -126,7 +126,7 @@ fi
 capability=${gpus%%.*} # of the oldest GPU: 8 is Ampere, the first with bf16
 precision=()
 ((count > 0 && ${capability:-0} >= 8)) && precision=(--bf16)
-((cores > 0)) && grep -qE '^flags.* (avx512_bf16|amx_bf16)( |$)' /proc/cpuinfo 2>/dev/null && precision=(--bf16)
+((cores > 0)) && grep -qE '^flags.* (avx512_bf16|amx_bf16)( |$)' /proc/cpuinfo 2>/dev/null && precision=(--bf16 --use_cpu)
 DS_CONFIG=${DS_CONFIG-$( ((count > 0 && ${#precision[@]} > 0)) && echo ds_config/zero2_bf16.json || true)} # empty: plain DDP
 [[ -z $DS_CONFIG ]] || require_name DS_CONFIG
 [[ -z ${DATASET_CONFIG:-} ]] || require_name DATASET_CONFIG

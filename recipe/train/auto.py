@@ -227,7 +227,7 @@ def measure_model(config: PreTrainedConfig, length: int, processes: int, folder:
         measured = calibrated(model, data, conditions, folder, CALIBRATION_SECONDS)
     finally:
         torch.set_num_threads(threads)
-    seconds = measured.sequence_seconds + measured.update_seconds / measured.micro_batch
+    seconds = measured.sequence_seconds + measured.update_seconds / micro
     shared = SHARED_SPEED if processes > 1 else 1.0
     return model.num_parameters() - embedding_parameters(model), processes * shared * length / seconds
 

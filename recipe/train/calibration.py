@@ -6,11 +6,13 @@ import json
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -22,7 +24,10 @@ from recipe.train.arguments import PretrainArguments
 
 SECONDS = 10.0  # that a calibration may take; a step that takes longer is measured on fewer sequences
 FILE = "calibration.json"
-UPDATES = 3  # optimizer updates that are timed
+RUNS = 5  # of each part of a step that are timed, where there is time for them
+TRAINING = 0.75  # share of a calibration's time for forward and backward passes
+SHORT = 0.1  # and for each other part of a step
+LEAST_SLOPE = 0.7  # less is noise
 
 
 @dataclass(frozen=True)
@@ -60,17 +65,17 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Seconds and bytes that one process measured. `micro_batch` is the number of sequences that were timed together:
-    that of the run, or as many as the time allowed."""
+    """Seconds and bytes that one process measured, for the micro-batch of the run. `micro_batch` is the number of
+    sequences that were timed together: those of the run, or as many as the time allowed."""
 
     micro_batch: int
-    sequence_seconds: float  # forward and backward, per sequence
-    fastest: float  # share of sequence_seconds that the fastest of the timed micro-batches took
+    sequence_seconds: float  # forward and backward of a micro-batch of the run, per sequence
+    fastest: float  # quartiles of the timed micro-batches, as shares of their median, sequence_seconds
     slowest: float
     evaluation_seconds: float  # forward alone, per sequence
     update_seconds: float  # clipping and optimizer, per step
     reduce_seconds: float  # reducing the gradients of all ranks, per step
-    activation_bytes: int  # kept for the backward pass, per sequence
+    activation_bytes: float  # kept for the backward pass, per micro-batch
 
 
 def calibrated(
@@ -110,10 +115,11 @@ def _kept(file: Path, key: str) -> Calibration | None:
 def measure(
     model: PreTrainedModel, data: OrderedBlocks, conditions: Conditions, seconds: float = SECONDS
 ) -> Calibration:
-    """Times training steps on a copy of `model` for about `seconds`: real sequences, precision and micro-batch, and
-    AdamW's update. Every rank measures at the same time, as all of them will train; the figures are those of the
-    slowest."""
-    device, began = conditions.device, time.monotonic()
+    """Times the parts of a training step on a copy of `model` for about `seconds`: real sequences, precision and
+    micro-batch, and AdamW's update. Where a whole micro-batch would take too long, one sequence and as many as there is
+    time for are extrapolated to it. Every rank measures at the same time, as all of them will train; the figures are
+    those of the slowest."""
+    device, over = conditions.device, time.monotonic() + seconds
     # A training forward holds its model's head: the copy needs one of its own.
     with_own_head = use_next_token_head if is_causal(model.config) else use_masked_only_head
     trained: Any = with_own_head(copy.deepcopy(model))
@@ -121,39 +127,84 @@ def measure(
     optimizer = torch.optim.AdamW(trained.parameters(), lr=0.0, fused=device.type in ("cpu", "cuda"))
     cpu_state = torch.get_rng_state()
     gpu_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    try:
+
+    kept = {}
+
+    def train(sequences: int) -> None:
         with (saved := _SavedBytes(trained)):
-            first = _timed(device, lambda: _forward(trained, data, 1, conditions, backward=True))
-        over = began + seconds
-        warm = first
-        if first <= seconds / 4:
-            warm = _timed(device, lambda: _forward(trained, data, 1, conditions, backward=True))
-        left = over - time.monotonic()
-        size = max(1, min(conditions.micro_batch, len(data), int(left / 4 / max(warm, 1e-4))))
-        times = [warm] if size == 1 else []
-        while not times or (len(times) < 5 and time.monotonic() < over - seconds / 2):
-            times.append(_timed(device, lambda: _forward(trained, data, size, conditions, backward=True)) / size)
-        usual = sorted(times)[len(times) // 2]
-        updates = [_timed(device, lambda: _update(trained, optimizer, conditions))]
-        while len(updates) < UPDATES and time.monotonic() < over - seconds / 2:
-            updates.append(_timed(device, lambda: _update(trained, optimizer, conditions)))
-        evaluation = usual / 3  # a forward pass has a third of a training step's FLOPs
-        if conditions.evaluates and time.monotonic() < over - seconds / 4:
-            trained.eval()
-            evaluation = _timed(device, lambda: _forward(trained, data, size, conditions, backward=False)) / size
-        reduce = 0.0
+            _forward(trained, data, sequences, conditions, backward=True)
+        kept[sequences] = saved.bytes
+
+    try:
+        one = _times(lambda: train(1), conditions, SHORT * seconds)
+        left = TRAINING * (over - time.monotonic())
+        size = max(1, _least(round(min(conditions.micro_batch, len(data), left / 2 / min(one))), conditions))
+        several = _times(lambda: train(size), conditions, left) if size > 1 else one
+        updates = _times(lambda: _update(trained, optimizer, conditions), conditions, SHORT * seconds)
+        reduced = [0.0]
         if conditions.in_group:
-            reduce = _timed(device, lambda: torch.distributed.all_reduce(_gradients(trained)))
+            gradients = _gradients(trained)
+            reduced = _times(lambda: torch.distributed.all_reduce(gradients), conditions, SHORT * seconds)
+        forward = [np.median(several) / 3]  # a forward pass has a third of a training step's FLOPs
+        if conditions.evaluates and _least(int(time.monotonic() + np.median(several) < over), conditions):
+            trained.eval()
+            forward = _times(lambda: _forward(trained, data, size, conditions, False), conditions, SHORT * seconds)
     finally:
         torch.set_rng_state(cpu_state)
         if gpu_state is not None:
             torch.cuda.set_rng_state(gpu_state, device)
-    figures = [usual, min(times) / usual, max(times) / usual, evaluation, min(updates), reduce]
-    if conditions.in_group:
-        slowest = torch.tensor(figures, dtype=torch.float64, device=device)
-        torch.distributed.all_reduce(slowest, op=torch.distributed.ReduceOp.MAX)
-        figures = slowest.tolist()
-    return Calibration(size, *figures, activation_bytes=saved.bytes)
+    low, middle, high = np.quantile(several, (0.25, 0.5, 0.75))
+    medians = [float(np.median(times)) for times in (one, several, forward, updates, reduced)]
+    single, several, forward, update, reduce = _most(medians, conditions)
+    return Calibration(
+        micro_batch=size,
+        sequence_seconds=_extrapolated(single, several, size, conditions.micro_batch) / conditions.micro_batch,
+        fastest=float(low / middle),
+        slowest=float(high / middle),
+        evaluation_seconds=forward / size,
+        update_seconds=update,
+        reduce_seconds=reduce,
+        activation_bytes=_extrapolated(kept[1], kept[size], size, conditions.micro_batch),
+    )
+
+
+def _extrapolated(single: float, several: float, size: int, micro_batch: int) -> float:
+    """What `micro_batch` sequences take if one takes `single` and `size` take `several`: each further one takes the
+    same, and at least LEAST_SLOPE of the mean."""
+    mean = several / size
+    each = mean if size == 1 else min(mean, max(LEAST_SLOPE * mean, (several - single) / (size - 1)))
+    return several + each * (micro_batch - size)
+
+
+def _times(action: Callable[[], object], conditions: Conditions, seconds: float) -> list[float]:
+    """Seconds of each run of `action`, at least one and at most RUNS in about `seconds`, after one that isn't counted:
+    it allocates memory. All ranks run it equally often, and begin each run together."""
+    first = _timed(conditions.device, action)
+    runs = _least(max(1, min(RUNS, int((seconds - first) / max(first, 1e-6)))), conditions)
+    times = []
+    for _ in range(runs):
+        if conditions.in_group:
+            torch.distributed.barrier()
+        times.append(_timed(conditions.device, action))
+    return times
+
+
+def _least(number: int, conditions: Conditions) -> int:
+    """The least of the ranks' numbers: they take collective steps equally often."""
+    if not conditions.in_group:
+        return number
+    least = torch.tensor(number, device=conditions.device)
+    torch.distributed.all_reduce(least, op=torch.distributed.ReduceOp.MIN)
+    return int(least)
+
+
+def _most(figures: list[float], conditions: Conditions) -> list[float]:
+    """Each of the figures of the rank where it is largest."""
+    if not conditions.in_group:
+        return figures
+    most = torch.tensor(figures, dtype=torch.float64, device=conditions.device)
+    torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+    return most.tolist()
 
 
 def _forward(model, data: OrderedBlocks, size: int, conditions: Conditions, backward: bool) -> None:

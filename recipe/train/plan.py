@@ -91,7 +91,7 @@ def plan_of(
     flops = {s.length: flops_per_token(model, s.length, data.count_predicted(s.length)) for s in stages}
     time = _Time(sequences, flops, args, measured, checkpoint)
     steps = min(args.max_steps, time.steps_within(args.max_hours * 3600)) if args.max_hours else args.max_steps
-    saves = _times(args.save_strategy, args.save_steps, steps)
+    saves = _occasions(args.save_strategy, args.save_steps, 0, steps)
     memory, available = _memory(model, sequences, args, measured, resident)
     return Plan(
         parameters=parameters,
@@ -118,11 +118,13 @@ def embedding_parameters(model: PreTrainedModel) -> int:
     return table.weight.numel()
 
 
-def _times(strategy, interval: float, steps: int) -> int:
-    """How often something is done every `interval` steps, or every share of them below 1."""
+def _occasions(strategy, interval: float, first: int, last: int) -> int:
+    """How often something is done after step `first` up to step `last`, every `interval` steps, or every share of them
+    below 1."""
     if str(getattr(strategy, "value", strategy)) != "steps":
         return 0
-    return int(steps // (interval if interval >= 1 else max(1, round(interval * steps))))
+    every = int(interval) if interval >= 1 else max(1, round(interval * last))
+    return last // every - first // every
 
 
 @dataclass
@@ -144,9 +146,11 @@ class _Time:
         )
         evaluations = 0
         if args.do_eval:
-            evaluations = _times(args.eval_strategy, args.eval_steps or args.logging_steps, last - first) + 1
+            every = args.eval_steps or args.logging_steps
+            evaluations = _occasions(args.eval_strategy, every, first, last)
+            evaluations += not _occasions(args.eval_strategy, every, last - 1, last)  # the last step's counts as final
         rest = evaluations * len(self.sequences.evaluation) / args.world_size * measured.evaluation_seconds
-        saves = _times(args.save_strategy, args.save_steps, last - first)
+        saves = _occasions(args.save_strategy, args.save_steps, first, last)
         rest += saves * self.checkpoint / DISK_BYTES_PER_SECOND
         return (
             (1 - MARGIN) * (training * measured.fastest + rest),
@@ -181,19 +185,21 @@ def peak_bytes(args: PretrainArguments) -> int:
 def _memory(
     model: PreTrainedModel, sequences: Sequences, args: PretrainArguments, measured: Calibration, resident: int
 ) -> tuple[float, float]:
-    """(the peak of memory per process, what there is for it): weights, gradients and optimizer state, and either what
-    the forward pass of a micro-batch keeps for the backward pass, or the logits of an evaluation batch."""
+    """(the peak of memory per process, what there is for it): weights, gradients and optimizer state; either what the
+    forward pass of a micro-batch keeps for the backward pass, or the logits of an evaluation batch; on a CPU also the
+    copies of the gradients that DistributedDataParallel reduces and of the weights that are being saved."""
     zero = args.hf_deepspeed_config.config["zero_optimization"]["stage"] if args.deepspeed else 0
-    state = state_bytes(model.num_parameters(), zero, args.world_size, args.bf16)
-    kept = measured.activation_bytes * args.per_device_train_batch_size
+    # The bf16 copy of the weights is among the activations, as they were measured.
+    state = state_bytes(model.num_parameters(), zero, args.world_size, args.bf16 and zero > 0)
     predicted = sequences.evaluation.count_predicted(sequences.evaluation.length) * args.per_device_eval_batch_size
     logits = 2 * 4 * predicted * model.config.vocab_size if args.do_eval else 0  # and their log-softmax, in fp32
-    activations = max(kept, logits)
+    activations = max(measured.activation_bytes, logits)
     if args.device.type == "cuda":
         return state + activations, torch.cuda.get_device_properties(args.device).total_memory
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     weights = 4 * model.num_parameters()  # held already
-    peak = max(peak_bytes(args), resident + state - weights + activations)
+    copies = weights if args.world_size == 1 else 2 * weights
+    peak = max(peak_bytes(args), resident + state - weights + activations + copies)
     return peak, psutil.virtual_memory().total / processes
 
 

@@ -94,5 +94,5 @@ def pretrain_command(folder: Path, run: str, *flags, **settings) -> tuple[list[s
         "GLOBAL_BATCH_SIZE": 16, "MICRO_BATCH_SIZE": 4, "WARMUP_STEPS": 4, "EVAL_STEPS": 20, "LOGGING_STEPS": 1,
         "OUTPUT_DIR": folder / run, "OMP_NUM_THREADS": 1,
     } | settings  # fmt: skip
-    command = ["bash", REPOSITORY / "pretrain.sh", "--prepared_dir", folder / "data", "--use_cpu", "true", *flags]
+    command = ["bash", REPOSITORY / "pretrain.sh", "--prepared_dir", folder / "data", *flags]
     return list(map(str, command)), os.environ | {name: str(value) for name, value in settings.items()}

@@ -20,6 +20,7 @@ from recipe.model.config import load_config
 from recipe.model.families import FAMILIES
 from recipe.objective.arguments import ObjectiveArguments
 from recipe.system.errors import UserError
+from recipe.system.runtime import has_fast_bf16
 from recipe.train.arguments import PretrainArguments
 from run_clm import CausalArguments
 
@@ -54,8 +55,9 @@ def test_by_default_pretrain_runs_the_demonstration(tmp_path):
     flags = flags_of(done.stdout)
     assert flags["--dataset_name"] == "docstrings" and flags["--tokenizer_name"] == "train"
     assert flags["--config_name"] == "configs/roberta_tiny.json" and flags["--max_seq_length"] == "128"
-    assert "--bf16" not in flags and "--deepspeed" not in flags
-    parse((ModelArguments, DataArguments, ObjectiveArguments, PretrainArguments), [*words[2:], "--use_cpu", "true"])
+    assert "--deepspeed" not in flags
+    parsed = parse((ModelArguments, DataArguments, ObjectiveArguments, PretrainArguments), words[2:])
+    assert ("--bf16" in flags) == parsed[3].bf16 == has_fast_bf16(parsed[3].device)
     causal = shlex.split(pretrain(OBJECTIVE="clm").stdout)
     assert "run_clm.py" in causal and "runs/clm-roberta_tiny-docstrings-L128-B32-lr3e-3-seed42" in causal
     differ = ("run_clm.py", "run_mlm.py", "runs/", "roberta_tiny-docs")
@@ -64,7 +66,7 @@ def test_by_default_pretrain_runs_the_demonstration(tmp_path):
         w for w in words if not any(d in w for d in differ)
     ]
     flags = causal[causal.index("run_clm.py") + 1 :]
-    parse((ModelArguments, DataArguments, CausalArguments, PretrainArguments), [*flags, "--use_cpu", "true"])
+    parse((ModelArguments, DataArguments, CausalArguments, PretrainArguments), flags)
 
 
 def test_another_corpus_gets_the_known_recipe_and_a_global_batch_means_the_same_on_many_devices():
