@@ -10,6 +10,9 @@ A blank is ___, <mask> or [MASK]. Of several blanks each is predicted with the o
     python fill_mask.py runs/my_run/checkpoint-500 runs/other roberta-base
 """
 
+if __name__ == "__main__":
+    import recipe.cli.ctrl_c  # noqa: F401  Ctrl-C during the imports below is one line
+
 import contextlib
 import sys
 from dataclasses import dataclass

@@ -17,6 +17,9 @@ are copied to a URL, which is then the dataset of every run.
     DATASET=s3://bucket/rows-0123456789abcdef bash pretrain.sh
 """
 
+if __name__ == "__main__":
+    import recipe.cli.ctrl_c  # noqa: F401  Ctrl-C during the imports below is one line
+
 from dataclasses import dataclass
 
 from recipe.cli.parser import option, parse

@@ -2,6 +2,7 @@
 # Pre-trains an encoder: text in, checkpoints out. Run it again and it continues, or says that it is done.
 #
 #   bash pretrain.sh                                    the demonstration: five minutes on two cores
+#   MAX_STEPS=100 bash pretrain.sh                      a short try
 #   MODEL=configs/bert_tiny.json bash pretrain.sh       another model: bert, roberta or modernbert (or edit the lines below)
 #   DATASET=my_text/ HOURS=2 bash pretrain.sh           your text: a model and settings that fit it and two hours of training
 #   DATASET=my.txt RECIPE=demo bash pretrain.sh         your text, by the demonstration's settings
@@ -59,15 +60,17 @@ case $RECIPE in
         ;;
     demo) #   5 M tokens, a laptop: 32 sequences x 128 tokens = 4,096 tokens per step
         : "${SEQ_LENGTH:=128}" "${GLOBAL_BATCH_SIZE:=32}"
-        : "${MAX_STEPS:=1200}" "${WARMUP_STEPS:=200}" "${PEAK_LR:=3e-3}"
+        : "${MAX_STEPS:=1200}" "${PEAK_LR:=3e-3}"
         : "${SAVE_STEPS:=150}" "${EVAL_STEPS:=150}" "${LOGGING_STEPS:=25}" "${EVAL_BLOCKS:=400}"
         : "${DROPOUT:=0}" # a pass or two over the text cannot be learned by heart
+        warmup=(200 1200) # steps of warm-up, of a run of so many steps; a shorter run has the same share
         ;;
     roberta) # 126 G tokens, a node of GPUs: 8,192 sequences x 512 tokens = 4.2 M tokens per step
         : "${SEQ_LENGTH:=512}" "${GLOBAL_BATCH_SIZE:=8192}"
-        : "${MAX_STEPS:=30000}" "${WARMUP_STEPS:=1800}" "${PEAK_LR:=1e-3}"
+        : "${MAX_STEPS:=30000}" "${PEAK_LR:=1e-3}"
         : "${SAVE_STEPS:=500}" "${EVAL_STEPS:=500}" "${LOGGING_STEPS:=10}" "${EVAL_BLOCKS:=8192}"
         : "${DROPOUT:=}" # the config's, 0.1
+        warmup=(1800 30000)
         ;;
     *) require_one_of RECIPE auto demo roberta ;;
 esac
@@ -96,6 +99,8 @@ export WANDB_NAME WANDB_PROJECT
 require_name MODEL TOKENIZER DATASET PREPARED_DIR RUN_NAME OUTPUT_DIR WANDB_NAME REPORT_TO
 require_whole 1 SEQ_LENGTH GLOBAL_BATCH_SIZE MAX_STEPS EVAL_BLOCKS VOCAB_SIZE
 require_whole 0 SEED
+((MAX_STEPS < ${warmup[1]:-0})) && share=$((MAX_STEPS * warmup[0] / warmup[1])) || share=${warmup[0]:-}
+WARMUP_STEPS=${WARMUP_STEPS:-$share}
 require_number WARMUP_STEPS SAVE_STEPS EVAL_STEPS LOGGING_STEPS
 require_number PEAK_LR ADAM_BETA1 ADAM_BETA2 ADAM_EPSILON WEIGHT_DECAY
 [[ -z $DROPOUT ]] || require_number DROPOUT

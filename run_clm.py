@@ -16,6 +16,9 @@ Every token is predicted from those before it in its block, exactly once per epo
 document ends with </s> or [SEP], which is predicted, too. eval_perplexity is exp(eval_loss).
 """
 
+if __name__ == "__main__":
+    import recipe.cli.ctrl_c  # noqa: F401  Ctrl-C during the imports below is one line
+
 from dataclasses import dataclass
 
 from recipe.cli.parser import option, parse

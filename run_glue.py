@@ -14,6 +14,9 @@ file with them. Batch size, learning rate and epochs default to the task's row i
         --num_train_epochs 3 --output_dir runs/my-classifier
 """
 
+if __name__ == "__main__":
+    import recipe.cli.ctrl_c  # noqa: F401  Ctrl-C during the imports below is one line
+
 import sys
 from contextlib import nullcontext
 from pathlib import Path

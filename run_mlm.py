@@ -13,6 +13,9 @@ file with them. The same command again resumes from the newest complete checkpoi
         --output_dir runs/roberta-base-my
 """
 
+if __name__ == "__main__":
+    import recipe.cli.ctrl_c  # noqa: F401  Ctrl-C during the imports below is one line
+
 from dataclasses import asdict
 
 from recipe.cli.parser import parse

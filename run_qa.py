@@ -14,6 +14,9 @@ file with them. After a kill, the same command resumes from the newest checkpoin
         --output_dir runs/squad_v2
 """
 
+if __name__ == "__main__":
+    import recipe.cli.ctrl_c  # noqa: F401  Ctrl-C during the imports below is one line
+
 import sys
 from contextlib import nullcontext
 from pathlib import Path

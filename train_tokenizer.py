@@ -13,6 +13,9 @@ per token and unknown tokens.
         --model wordpiece --lowercase --compare bert-base-uncased
 """
 
+if __name__ == "__main__":
+    import recipe.cli.ctrl_c  # noqa: F401  Ctrl-C during the imports below is one line
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +38,7 @@ from recipe.data.tokenizer import (
 )
 from recipe.model.arguments import HubArguments
 from recipe.system.errors import UserError
-from recipe.system.hub import require_hub
+from recipe.system.hub import require_hub_for_pushing
 from recipe.system.progress import Progress
 
 MIN_FREQUENCY = 2
@@ -46,6 +49,7 @@ class TokenizerArguments:
     """Which kind of tokenizer to train, on how much text, and where to write it."""
 
     output_dir: str = option("", "Folder of the new tokenizer. Required.")
+    overwrite_output_dir: bool = option(False, "Replace a tokenizer that --output_dir has already.")
     model: str = option("bpe", f"Algorithm: {', '.join(KINDS)}.")
     vocab_size: int = option(8192, "Number of tokens, special tokens included; at most 2,097,152.")
     min_frequency: int = option(MIN_FREQUENCY, "Occurrences that a merge needs; not used by unigram.")
@@ -64,12 +68,16 @@ class TokenizerArguments:
             raise UserError(f"found --model {self.model}, expected one of {', '.join(KINDS)}")
         if not self.output_dir:
             raise UserError("found no --output_dir: name a folder for the tokenizer")
+        if not self.overwrite_output_dir and (Path(self.output_dir).expanduser() / "tokenizer.json").exists():
+            raise UserError(
+                f"found a tokenizer in {self.output_dir}: name another --output_dir, or add --overwrite_output_dir"
+            )
 
 
 def main() -> None:
     options, data, hub = parse((TokenizerArguments, DataArguments, HubArguments), description=__doc__)
     if options.push_to_hub:
-        require_hub(f"repository {options.push_to_hub}", "no --push_to_hub, and push the folder later")
+        require_hub_for_pushing()
     others = {name: load_tokenizer(name, needs=(), **hub.hub_options()) for name in options.compare}
     if options.model == "unigram" and options.min_frequency != MIN_FREQUENCY:
         print("warning: --min_frequency has no effect: unigram prunes by likelihood")

@@ -171,7 +171,7 @@ def table(options, found: dict[str, list[dict]], link: float) -> str:
         f"torch {torch.__version__}, {options.rounds} rounds, medians; a "
         f"process that only reduces gradients sends {link / 1e6:,.0f} MB/s",
         "",
-        "| | tokens/s | predicted | against DDP, each round | peak MB a process | sent, MB a process and step "
+        "| | tokens/s | predicted | against DDP, each round | peak MB per process | sent, MB per process and step "
         "| predicted |",
         "|---|---|---|---|---|---|---|",
     ]

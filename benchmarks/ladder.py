@@ -28,7 +28,7 @@ from measuring import ROOT, markdown, publish
 
 sys.path.insert(0, str(ROOT))
 
-from recipe.model.checkpoints import newest_whole, step_of
+from recipe.model.checkpoints import newest_complete, step_of
 
 BASE = {
     "--config_name": "configs/roberta_tiny.json",
@@ -148,7 +148,7 @@ def climbed(options, rung: str, seed: int) -> dict:
     tokens_a_step = flags["--per_device_train_batch_size"] * flags["--max_seq_length"]
     timed = folder / "speed.json"
     if not timed.exists():
-        begun = newest_whole(folder)  # by a call that was stopped
+        begun = newest_complete(folder)  # by a call that was stopped
         if begun and step_of(begun) == flags["--max_steps"]:  # just before it wrote down the time
             shutil.rmtree(folder)
             begun = None

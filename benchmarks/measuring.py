@@ -51,7 +51,7 @@ def _version(name: str) -> str | None:
 
 
 def matrix_rate(dtype: torch.dtype, size: int | None = None) -> float:
-    """FLOP a second of a square matrix product on the device at hand: the best of a few tries, as a limit should be."""
+    """FLOP per second of a square matrix product on the device at hand: the best of a few tries."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = size or SIDE[device]
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Peak memory and time of train_tokenizer.py against the size of the corpus, one process a row.
+"""Peak memory and time of train_tokenizer.py against the size of the corpus, one process per row.
 
     python benchmarks/tokenizer.py --dataset_name path/to/wiki_books
     python benchmarks/tokenizer.py --dataset_name my_corpus/ --models bpe --millions 10 100 --vocab_size 30000

@@ -36,4 +36,5 @@ def report(metrics: dict, model, tokenizer, eval_data: OrderedBlocks, run: Path)
     for blank in blanks_from(model, tokenizer, rows):
         guesses = ", ".join(f"{word.strip() or word!r} {probability:.0%}" for word, probability in blank.guesses)
         print(f"  ... {blank.text} ...\n      {guesses}   (it was {blank.target})\n")
-    print(f"The model is in {run}. Next:  RUN={run} bash finetune_glue.sh")
+    print(f"The model is in {run}. Next, its GLUE scores beside those of fresh weights:")
+    print(f'  RUN="{run} random:{run}" bash finetune_glue.sh')

@@ -13,7 +13,7 @@ from recipe.launch.world import announced_world, require_world, select_device
 from recipe.model.arguments import HubArguments
 from recipe.model.checkpoints import require_disk_space
 from recipe.system.errors import UserError
-from recipe.system.hub import require_hub
+from recipe.system.hub import require_hub_for_pushing
 from recipe.train.deepspeed_config import check_deepspeed
 from recipe.train.flag_help import flag_help
 from recipe.train.schedules import SCHEDULE_NAMES, own_schedules_allowed
@@ -142,4 +142,4 @@ def check_start(data: StartArguments, args: FineTuneArguments, sweep: str) -> No
     if args.do_train and Path(args.output_dir).expanduser().resolve() == Path(data.weights).expanduser().resolve():
         raise UserError(f"found --output_dir {args.output_dir}, which is the checkpoint's own folder: choose another")
     if args.push_to_hub:
-        require_hub("the repository to push to", "no --push_to_hub, and push the folder later")
+        require_hub_for_pushing()

@@ -2,8 +2,8 @@
 
 RAY_ADDRESS=http://HOST:8265 submits the command as a job, which runs it on the cluster. There pre-training is a Ray
 Train run in which each worker is a torchrun node: it runs `bash pretrain.sh`, as a SLURM node does. When a worker dies,
-Ray stops the group and restarts it, and the run continues from the newest whole checkpoint in OUTPUT_DIR; Ray keeps no
-checkpoints itself. The jobs of a sweep are Ray tasks (recipe/sweep/executors.py).
+Ray stops the group and restarts it, and the run continues from the newest complete checkpoint in OUTPUT_DIR; Ray keeps
+no checkpoints itself. The jobs of a sweep are Ray tasks (recipe/sweep/executors.py).
 """
 
 import asyncio

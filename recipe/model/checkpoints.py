@@ -51,7 +51,7 @@ def commit(staged: Path, final: Path, ranks: int = 1) -> None:
     remove(replaced)
 
 
-def newest_whole(run: Path, warn=print) -> Path | None:
+def newest_complete(run: Path, warn=print) -> Path | None:
     """The newest checkpoint of `run` that verifies; reports the damage of newer ones through `warn`."""
     for folder in reversed(checkpoints(run)):
         reason = damage(folder)
@@ -86,12 +86,16 @@ def require_disk_space(run: Path, needed: int = 0) -> None:
     checks the nearest folder that exists."""
     existing = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"cannot write to {run}: {existing} is not a writable folder: choose another OUTPUT_DIR")
+        raise UserError(
+            f"cannot write to {run}: {existing} is not a writable folder: choose another RUN_NAME or OUTPUT_DIR"
+        )
     for name in RUN_FILES:
         if os.path.lexists(run / name) and not (run / name).is_file():
-            raise UserError(f"found {run / name}, which is not a file: move it away or choose another OUTPUT_DIR")
+            raise UserError(
+                f"found {run / name}, which is not a file: move it away or choose another RUN_NAME or OUTPUT_DIR"
+            )
     if (free := shutil.disk_usage(existing).free) < needed:
         raise UserError(
             f"{run} has {free / 1e9:.1f} GB free, one checkpoint takes {needed / 1e9:.1f} GB: free some space or "
-            "choose another OUTPUT_DIR"
+            "choose another RUN_NAME or OUTPUT_DIR"
         )

@@ -37,7 +37,7 @@ def load_model(
     if drawn and not (new_head and headless):
         what = "no language-model head" if headless else f"no weights for {describe_weights(drawn)}"
         raise UserError(
-            f"{name} has {what}, which would be drawn at random: expected a whole checkpoint of a language model"
+            f"{name} has {what}, which would be drawn at random: expected a complete checkpoint of a language model"
         )
     if drawn:
         log(f"warning: {name} has no language-model head: {describe_weights(drawn)} are drawn at random from --seed")

@@ -7,6 +7,9 @@ half of that for a reduce-scatter or all-gather (Patarasuk and Yuan, 2009). Assu
     python -m recipe.model.scale configs/bert_base.json configs/bert_large.json
 """
 
+if __name__ == "__main__":
+    import recipe.cli.ctrl_c  # noqa: F401  Ctrl-C during the imports below is one line
+
 import sys
 from dataclasses import dataclass
 

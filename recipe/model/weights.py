@@ -56,7 +56,7 @@ def load_weights(
     if missing := sorted(name for name in needed if _is_in_encoder(name, model)):
         raise UserError(
             f"{source} has no weights for {describe_weights(missing)} of a {config.model_type} model, which would be "
-            "drawn at random: expected a whole checkpoint of this architecture"
+            "drawn at random: expected a complete checkpoint of this architecture"
         )
     if more := [name for name in left_over if _is_in_encoder(name, model)]:
         raise UserError(

@@ -10,7 +10,7 @@ from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 from recipe.finetune.suite import Suite
 from recipe.finetune.suites import SUITES
 from recipe.system.errors import UserError
-from recipe.system.hub import require_hub
+from recipe.system.hub import require_hub_for_pushing
 from recipe.train.model_card import CARD, MARK, may_overwrite, pretraining_section, write_card
 
 NOT_FOR_INFERENCE = ["optimizer*", "scheduler*", "rng_state*", "manifest.json", "training_args.bin"]
@@ -122,7 +122,7 @@ def push(frame: pd.DataFrame, hub_model_id: str) -> None:
 
     Raises UserError without a way to the hub.
     """
-    require_hub(f"model {hub_model_id}", "nothing, and leave --push_to_hub out")
+    require_hub_for_pushing()
     api = HfApi()
     try:
         api.create_repo(hub_model_id, exist_ok=True)

@@ -18,11 +18,11 @@ _PARTS = ("--max_train_samples", "--max_eval_samples")
 
 
 def of_training(run: Path, log: pd.DataFrame, record: dict) -> list[str]:
-    """Of a pre-training: its log (a row a line of log.jsonl) and its run.json, {} where there is none."""
+    """Of a pre-training: its log (one row per line of log.jsonl) and its run.json, {} where there is none."""
     found = []
     meaning, train, evals = record.get("meaning", {}), rows_with(log, "loss"), rows_with(log, "eval_loss")
     if not record:
-        found.append("There is no whole run.json: what the run was told isn't known.")
+        found.append("There is no readable run.json: the settings of the run are not known.")
     if not len(train):
         found.append("Nothing of the training is logged yet.")
     last, planned = int(log["step"].max()) if len(log) else 0, meaning.get("max_steps")
@@ -57,7 +57,7 @@ def of_training(run: Path, log: pd.DataFrame, record: dict) -> list[str]:
 
 
 def of_scores(run: Path, sweep: Path, suite: Suite, frame: pd.DataFrame) -> list[str]:
-    """Of one suite's scores, a row a job in `frame`, from the folder `sweep`."""
+    """Of one suite's scores, one row per job in `frame`, from the folder `sweep`."""
     title = suite.title
     best, _ = best_of_grid(frame)
     cells = cells_of(best)

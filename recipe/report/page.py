@@ -88,7 +88,7 @@ class Scores:
 
 
 def read_log(file: Path) -> pd.DataFrame:
-    """One row a line of log.jsonl; a line that a kill cut short, or that isn't a log's, is left out."""
+    """One row per line of log.jsonl; a line that a kill cut short, or that isn't a log's, is left out."""
     lines = []
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -203,14 +203,14 @@ def command_line(words: list[str]) -> str:
 
 
 def settings_of(record: dict) -> dict[str, dict[str, str]]:
-    """Tables of settings: what decides the run, its model, everything else, and where it ran."""
+    """Tables of settings: what decides the run, its model, the rest, and where it ran."""
     meaning = record.get("meaning", {})
-    told = {name: value for name, value in meaning.items() if name != "model"}
+    decisive = {name: value for name, value in meaning.items() if name != "model"}
     where = {name: record.get(name) for name in ("python", "machine", "git_commit")} | record.get("packages", {})
     tables = {
-        "What decides the run": told,
+        "What decides the run": decisive,
         "Model": meaning.get("model", {}),
-        "Everything else it was told": record.get("settings", {}),
+        "Other settings": record.get("settings", {}),
         "Where it ran": {name: value for name, value in where.items() if value is not None},
     }
     return {
@@ -243,7 +243,7 @@ def report_of(run: Path, args: ReportArguments) -> str:
     if not run.is_dir():
         raise UserError(f"found no folder {run}: expected that of a run, which has a {LOG}")
     if not (run / LOG).is_file():
-        raise UserError(f"found no {LOG} in {run}: expected the folder of a run, its OUTPUT_DIR")
+        raise UserError(f"found no {LOG} in {run}: expected a run's folder, such as runs/NAME")
     log, record = read_log(run / LOG), redact_all(read_record(run))
     samples, without = samples_of(run, args)
     caveats = of_training(run, log, record)

@@ -8,6 +8,9 @@ folder, and secrets that older versions recorded are removed. Existing files are
     python -m recipe.report results/first
 """
 
+if __name__ == "__main__":
+    import recipe.cli.ctrl_c  # noqa: F401  Ctrl-C during the imports below is one line
+
 import json
 from pathlib import Path
 
@@ -35,7 +38,7 @@ def publish(run: Path, folder: Path) -> list[Path]:
     """Writes the evidence of `run` and its curves into `folder`; returns the files, relative to it. Raises UserError
     where `run` is none or the two are one."""
     if not (run / LOG).is_file():
-        raise UserError(f"found no {LOG} in {run}: expected the folder of a run, its OUTPUT_DIR")
+        raise UserError(f"found no {LOG} in {run}: expected a run's folder, such as runs/NAME")
     if run.resolve() == folder.resolve():
         raise UserError(f"found {folder} as the run and as where its results go: name another folder")
     here = f"{Path.cwd()}/".encode()
@@ -68,7 +71,8 @@ def main() -> None:
     except OSError as error:
         raise UserError(f"cannot publish to {folder}: {error.filename}: {error.strerror}: name another") from error
     size = sum((folder / file).stat().st_size for file in files)
-    print(f"{folder}: {', '.join(map(str, files))} ({size / 1e6:.1f} MB); python -m recipe.report {folder}")
+    print(f"{folder}: {', '.join(map(str, files))} ({size / 1e6:.1f} MB)")
+    print(f"Its page:  python -m recipe.report {folder}")
 
 
 if __name__ == "__main__":

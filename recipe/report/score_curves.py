@@ -37,8 +37,8 @@ class Panel:
 def draw(
     frame: pd.DataFrame, cells: pd.DataFrame, file: BinaryIO, format: str = "png", columns: int = COLUMNS_A_ROW
 ) -> None:
-    """Writes a PNG (or an SVG, by `format`) to `file`, with `columns` panels side by side. `frame` holds one row a job,
-    `cells` its means, as in recipe.report.scores.
+    """Writes a PNG (or an SVG, by `format`) to `file`, with `columns` panels side by side. `frame` holds one row per
+    job, `cells` its means, as in recipe.report.scores.
 
     Each run (the part of a checkpoint's name before /) is a line over its checkpoints; a model without a step, and one
     at step 0, is a horizontal dashed line. The band is the range of the seeds. The first panel is the mean over the

@@ -8,6 +8,9 @@ averaged over (invariant 10).
     python -m recipe.report.scores runs/first/glue
 """
 
+if __name__ == "__main__":
+    import recipe.cli.ctrl_c  # noqa: F401  Ctrl-C during the imports below is one line
+
 import io
 import sys
 from dataclasses import dataclass, field

@@ -13,7 +13,7 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """A table as it is shown: `rows` of text, one a checkpoint; `notes`, what every number is; `caveats`, what makes
+    """A table as it is shown: `rows` of text, one per checkpoint; `notes`, what every number is; `caveats`, what makes
     some of them worth less."""
 
     rows: pd.DataFrame

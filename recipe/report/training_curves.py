@@ -1,4 +1,4 @@
-"""The pictures of a pre-training: loss, learning rate and tokens a second, against steps and tokens."""
+"""The pictures of a pre-training: loss, learning rate and tokens per second, against steps and tokens."""
 
 import io
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Picture:
 
 
 def pictures_of(log: pd.DataFrame) -> list[Picture]:
-    """The pictures that a run's log, one row a line of log.jsonl, has something for."""
+    """The pictures that a run's log, one row per line of log.jsonl, has something for."""
     train, evals = rows_with(log, "loss"), rows_with(log, "eval_loss")
     pictures = []
     if len(train) or len(evals):
@@ -41,9 +41,8 @@ def pictures_of(log: pd.DataFrame) -> list[Picture]:
         pictures.append(_picture("Learning rate", lambda axis: _learning_rate(axis, rates), train, words))
     if len(speeds):
         values = speeds["tokens_per_second"]
-        words = (
-            f"Tokens a second against steps: {values.min():,.0f} to {values.max():,.0f}, median {values.median():,.0f}."
-        )
+        span = f"{values.min():,.0f} to {values.max():,.0f}, median {values.median():,.0f}"
+        words = f"Tokens per second against steps: {span}."
         pictures.append(_picture("Speed", lambda axis: _speed(axis, speeds), train, words))
     return pictures
 
@@ -93,7 +92,7 @@ def _loss(axis: Axes, train: pd.DataFrame, evals: pd.DataFrame) -> None:
     if len(unigram):
         baseline = unigram["eval_unigram_loss"].iloc[-1]
         axis.axhline(baseline, color=GREY, linestyle="--", linewidth=1.4, label=f"unigram baseline {baseline:.2f}")
-    axis.set_ylabel("nats a predicted token")
+    axis.set_ylabel("nats per predicted token")
     axis.legend(frameon=False)
 
 
@@ -134,7 +133,7 @@ def _speed(axis: Axes, rows: pd.DataFrame) -> None:
         axis.set_ylim(top=limit)
         said, box = f"cut off: up to {values.max():,.0f}", {"color": "white", "pad": 2}
         axis.text(0.02, 0.96, said, transform=axis.transAxes, va="top", color=RED, bbox=box)
-    axis.set_ylabel("tokens a second")
+    axis.set_ylabel("tokens per second")
     axis.yaxis.set_major_formatter(EngFormatter(sep=""))
 
 

@@ -1,5 +1,8 @@
 """python -m recipe.sweep: see recipe/sweep/sweep.py."""
 
+if __name__ == "__main__":
+    import recipe.cli.ctrl_c  # noqa: F401  Ctrl-C during the imports below is one line
+
 from recipe.cli.program import run_script
 from recipe.sweep.sweep import main
 

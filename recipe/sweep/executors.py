@@ -47,7 +47,7 @@ class Processes:
     def jobs(self) -> list[Job]:
         return [job for _, job in self.running.values()]
 
-    def room(self) -> bool:
+    def has_capacity(self) -> bool:
         return len(self.running) < len(self.slots)
 
     def submit(self, job: Job, since: float) -> None:
@@ -98,7 +98,7 @@ class RayTasks:
     def jobs(self) -> list[Job]:
         return list(self.running.values())
 
-    def room(self) -> bool:
+    def has_capacity(self) -> bool:
         return len(self.running) < 2 * self.width  # some in its queue, so that no device waits for us
 
     def submit(self, job: Job, since: float) -> None:

@@ -131,7 +131,7 @@ def is_awaited(run: str) -> bool:
     folder = Path(run).expanduser()
     if run.startswith(RANDOM) or folder.exists():
         return False
-    return is_local(run) or ("/" in run and (folder.parts[0] == "runs" or folder.parent.is_dir()))
+    return is_local(run) or ("/" in run and folder.parent.is_dir())
 
 
 def candidates(runs: list[str], newest: bool = False) -> tuple[list[Candidate], dict[str, str]]:

@@ -46,7 +46,7 @@ REMIND_SECONDS = 300.0  # between two lines that say what is waited for
 
 
 class Board:
-    """What is done, running and failed, and the time left: a live line on a terminal, a line a job in any case."""
+    """What is done, running and failed, and the time left: a live line on a terminal, and one line per job."""
 
     def __init__(self, workers: int):
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -114,7 +114,7 @@ class Sweep:
     def turn(self) -> bool:
         """Gives work to who is free and takes in what is finished. False when nothing is left."""
         for _ in range(len(self.waiting)):
-            if not self.engine.room():
+            if not self.engine.has_capacity():
                 break
             not_before, job = self.waiting.popleft()
             if job.needs and not job.needs.is_done():
@@ -250,7 +250,7 @@ class Reminder:
 
 
 def ready(sweep: SweepArguments) -> list[str]:
-    """The runs that can be evaluated: while watching, without folders that have no whole checkpoint yet."""
+    """The runs that can be evaluated: while watching, without folders that have no complete checkpoint yet."""
     return [run for run in sweep.runs if _is_ready(run)] if sweep.watch else sweep.runs
 
 
@@ -269,7 +269,7 @@ def _has_not_begun(run: str) -> bool:
 
 
 def wait_for_first_checkpoint(runs: list[str], say) -> None:
-    """Until one of `runs` that is being trained, or is yet to be begun, has a whole checkpoint."""
+    """Until one of `runs` that is being trained, or is yet to be begun, has a complete checkpoint."""
     reminder = Reminder(say)
     while not any(_is_ready(run) for run in runs if not run.startswith(RANDOM)):
         folders = [run for run in runs if not run.startswith(RANDOM)]

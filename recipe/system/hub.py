@@ -55,8 +55,10 @@ def go_offline_unless_reachable() -> bool:
 
 
 def is_local(name: str) -> bool:
-    """Whether the name of a model or tokenizer is a path and no hub id."""
-    return path_exists(name) or name.startswith((".", "/", "~")) or name.endswith(".json")
+    """Whether the name of a model, tokenizer or dataset is a path and no hub id, which has at most one slash."""
+    if path_exists(name) or name.startswith((".", "/", "~", "runs/")) or name.endswith((".json", "/")):
+        return True
+    return name.count("/") > 1
 
 
 def require_local_path(name: str, what: str) -> None:
@@ -66,10 +68,20 @@ def require_local_path(name: str, what: str) -> None:
 
 
 def require_hub(what: str, instead: str) -> None:
-    """Prepares for loading `what` from the hub. Raises UserError, which says what to pass `instead`, where the hub is
-    unreachable and this machine has no hub cache."""
+    """Prepares for loading `what`, which is not on this machine, from the hub. Raises UserError, which says what to
+    pass `instead`, where the hub is unreachable and this machine has no hub cache."""
     if go_offline_unless_reachable():
         return
     cache_folder = importlib.import_module("huggingface_hub.constants").HF_HUB_CACHE
     if not Path(cache_folder).exists():
-        raise UserError(f"{what} is on the Hugging Face hub, which cannot be reached from here: pass {instead}")
+        raise UserError(
+            f"found no {what} on this machine, and the Hugging Face hub cannot be reached from here: pass {instead}"
+        )
+
+
+def require_hub_for_pushing() -> None:
+    """Raises UserError for --push_to_hub where the hub is unreachable."""
+    if not go_offline_unless_reachable():
+        raise UserError(
+            "found --push_to_hub, and the Hugging Face hub cannot be reached from here: leave it out, and push later"
+        )

@@ -98,7 +98,8 @@ class Progress:
     def _speed(self, rate: float) -> str:
         if self.unit == BYTES:
             return f"{_amount(rate, BYTES)}/s"
-        return f"{rate:,.1f}/s" if rate >= 1 else f"{duration(1 / rate)} per {self.unit.removesuffix('s')}"
+        one = self.unit.removesuffix("es" if self.unit.endswith("ches") else "s")
+        return f"{rate:,.1f}/s" if rate >= 1 else f"{duration(1 / rate)} per {one}"
 
 
 def track(items: Iterable[T], what: str, total: float, unit: str) -> Iterator[T]:

@@ -108,7 +108,7 @@ class PretrainArguments(TrainingArguments):
         if self.deepspeed and not self.do_train:
             self.deepspeed = None  # ZeRO shards the optimizer, and there is none; a checkpoint holds whole weights
             if os.environ.get("RANK", "0") == "0":
-                print("warning: --deepspeed changes nothing without --do_train")
+                print("warning: --deepspeed has no effect without --do_train")
         if self.nonfinite == "skip" and self.deepspeed:
             raise UserError(
                 "found --nonfinite skip beside --deepspeed, which updates weights without a check: use stop"

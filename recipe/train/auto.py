@@ -15,6 +15,9 @@ The rule, fitted on results/ladder and on published findings; docs/data.md expla
 prints the settings as shell assignments, and why on stderr.
 """
 
+if __name__ == "__main__":
+    import recipe.cli.ctrl_c  # noqa: F401  Ctrl-C during the imports below is one line
+
 import os
 import shlex
 import sys

@@ -40,7 +40,8 @@ def describe(
     line("", f"{blocks:,} blocks of {length}")
     line(
         "batch",
-        f"{micro} sequences x {accumulation} accumulations x {devices} devices = {batch:,} sequences",
+        f"{micro} sequences x {accumulation} accumulation{'s' * (accumulation != 1)} x {devices} "
+        f"{'processes' if devices != 1 else 'process'} = {batch:,} sequences",
         f"= {batch * length:,} tokens per step",
     )
     for stage in stages.stages if len(stages.stages) > 1 else ():

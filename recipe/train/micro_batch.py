@@ -5,6 +5,9 @@
 prints the sequences of 512 tokens that a GPU takes at a time where its share of the global batch is 1,024.
 """
 
+if __name__ == "__main__":
+    import recipe.cli.ctrl_c  # noqa: F401  Ctrl-C during the imports below is one line
+
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,6 +1,7 @@
 """One pre-training run: its record, training, evaluation and the files it leaves."""
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -40,7 +41,8 @@ def pretrain(
     say: Callable[..., None],
     fresh: bool,
 ) -> int:
-    """Trains and evaluates in args.output_dir, from the newest whole checkpoint if there is one; returns the exit code.
+    """Trains and evaluates in args.output_dir, from the newest complete checkpoint if there is one; returns the exit
+    code.
 
     `signature` is the resume signature. `report(metrics, model, tokenizer, evaluation data, run)` prints the results.
     `fresh` says that the model's weights were just initialised: they alone are not worth an evaluation.
@@ -61,7 +63,10 @@ def pretrain(
         if main_process and "wandb" in (args.report_to or ()):
             continue_wandb_run(record["wandb_run_id"])
         if args.do_train and checkpoint and is_done(run, checkpoint, args):
-            say(f"{run} is done: {step_of(checkpoint)} steps, {checkpoint}. For another run choose another OUTPUT_DIR.")
+            say(
+                f"{run} is done: {step_of(checkpoint)} steps, {checkpoint}. For another run, choose another RUN_NAME "
+                "or OUTPUT_DIR."
+            )
             return 0
         done = step_of(checkpoint) if checkpoint else 0
         plan = plan_run(model, prepared, sequences, args, done) if args.do_train else None
@@ -84,7 +89,8 @@ def pretrain(
                 return NONFINITE_EXIT_CODE
             if stop.received and not trainer.is_over():
                 step = trainer.state.global_step
-                say(f"stopped by {stop.received.name} after step {step}, saved in {run}/checkpoint-{step}: run again")
+                by = "Ctrl-C" if stop.received is signal.SIGINT else stop.received.name
+                say(f"stopped by {by} after step {step}, saved in {run}/checkpoint-{step}: the same command continues")
                 return INTERRUPTED_EXIT_CODE
             (run / "eval_results.json").unlink(missing_ok=True)  # from an earlier run with fewer steps
             trainer.save_model()

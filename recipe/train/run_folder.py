@@ -31,9 +31,13 @@ def run_lock(run: Path) -> Iterator[None]:
             lock = FileLock(lock_file)
             lock.acquire(timeout=0.1)
         except Timeout as error:
-            raise UserError(f"another run is training in {run}: wait for it, or choose another OUTPUT_DIR") from error
+            raise UserError(
+                f"another run is training in {run}: wait for it, or choose another RUN_NAME or OUTPUT_DIR"
+            ) from error
         except OSError as error:
-            raise UserError(f"cannot write to {run}: {error.strerror}: choose another OUTPUT_DIR") from error
+            raise UserError(
+                f"cannot write to {run}: {error.strerror}: choose another RUN_NAME or OUTPUT_DIR"
+            ) from error
         created += [lock_file] * new
         try:
             remove(run / STAGING)  # left by a killed run, or anything else of this name

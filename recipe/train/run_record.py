@@ -44,7 +44,9 @@ def build_record(
     signature = redact_all(json.loads(json.dumps(signature)))  # as read back from JSON, whose keys are strings
     history = []
     if before := redact_all(_recorded(folder)):
-        changed = changes(folder, before["meaning"], signature, allowed, "use the former, another OUTPUT_DIR,")
+        changed = changes(
+            folder, before["meaning"], signature, allowed, "use the former, another RUN_NAME or OUTPUT_DIR,"
+        )
         history = [*before.get("history", []), *([{"changed": changed}] if changed else [])]
     origin = resumed_from and resumed_from.resolve().parent
     if origin and origin != folder.resolve() and (other := redact_all(_recorded(origin))):

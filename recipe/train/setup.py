@@ -27,7 +27,7 @@ from recipe.model.config import (
 )
 from recipe.model.loading import build_model, load_model
 from recipe.system.errors import UserError
-from recipe.system.hub import require_hub
+from recipe.system.hub import require_hub_for_pushing
 from recipe.system.paths import ROOT
 from recipe.system.runtime import keep_freed_memory, quiet_libraries, warning_of_slow_bf16
 from recipe.train.arguments import PretrainArguments
@@ -48,7 +48,7 @@ def begin(args: PretrainArguments, data: DataArguments) -> Callable[..., None]:
     require_separate_folder("--output_dir", args.output_dir, data)
     require_disk_space(Path(args.output_dir))
     if args.push_to_hub:
-        require_hub("the repository to push to", "no --push_to_hub, and push the folder later")
+        require_hub_for_pushing()
     select_trackers(args, say)
     for sentence in (*data.ignored(), *args.unused):
         say(f"warning: {sentence}")

@@ -141,7 +141,7 @@ def test_r9_killed_while_rotating(bench, whole, record):
     record(
         "R9",
         f"killed {count} times around a save with save_total_limit 1",
-        f"at least {worst} whole checkpoint at all times",
+        f"at least {worst} complete checkpoint at all times",
     )
     assert worst >= 1
 

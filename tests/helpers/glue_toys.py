@@ -187,7 +187,7 @@ class Inline:
     def __init__(self, *_):
         self.outcomes, self.jobs, self.order = [], [], []
 
-    def room(self):
+    def has_capacity(self):
         return not self.outcomes
 
     def submit(self, job, since):

@@ -10,7 +10,7 @@ from toy import config_settings, next_tokens_of, sequences_of
 from transformers import AutoConfig, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from recipe.model.checkpoints import newest_whole
+from recipe.model.checkpoints import newest_complete
 from recipe.model.config import make_causal, set_dropout
 from recipe.model.heads import use_masked_only_head, use_next_token_head
 from recipe.model.loading import build_model
@@ -122,7 +122,7 @@ def losses_and_norms(folder, tokenizer, documents, **cut):
 
 
 def resume_point(folder):
-    checkpoint = newest_whole(folder)
+    checkpoint = newest_complete(folder)
     return str(checkpoint) if checkpoint else None
 
 

@@ -48,7 +48,7 @@ def test_an_engine_trains_stops_resumes_and_evaluates(pretrain, tmp_path, engine
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     code, output = finish(process)
-    assert code == 75 and "run again" in output, output[-4000:]
+    assert code == 75 and "the same command continues" in output, output[-4000:]
     code, output = finish(pretrain(engine, "stopped"))
     assert code == 0, output[-4000:]
     assert curve_of(tmp_path / "stopped") == whole

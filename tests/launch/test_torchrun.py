@@ -103,7 +103,7 @@ def test_a_run_trains_on_the_whole_global_batch_under_any_launcher(tmp_path, lau
     }
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
-    cut = "2 accumulations x 1" if launcher == "accelerate" else "1 accumulations x 2"
-    assert f"4 sequences x {cut} devices = 8 sequences" in done.stdout
+    cut = "2 accumulations x 1 process" if launcher == "accelerate" else "1 accumulation x 2 processes"
+    assert f"4 sequences x {cut} = 8 sequences" in done.stdout
     steps = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").open() if '"loss"' in line]
     assert len(steps) == 2

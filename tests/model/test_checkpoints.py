@@ -7,7 +7,7 @@ import sys
 import pytest
 from toy import REPOSITORY
 
-from recipe.model.checkpoints import checkpoints, commit, newest_whole, require_disk_space, rotate, step_of
+from recipe.model.checkpoints import checkpoints, commit, newest_complete, require_disk_space, rotate, step_of
 from recipe.system.errors import UserError
 from recipe.system.manifest import MANIFEST, damage
 from recipe.train.run_folder import run_lock
@@ -46,10 +46,10 @@ DAMAGES = {
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_checkpoint_is_skipped_with_one_warning(tmp_path, kind):
     good, newest = make(tmp_path, 5), make(tmp_path, 10)
-    assert newest_whole(tmp_path) == newest and damage(newest) is None
+    assert newest_complete(tmp_path) == newest and damage(newest) is None
     DAMAGES[kind](newest)
     warnings = []
-    assert newest_whole(tmp_path, warn=warnings.append) == good
+    assert newest_complete(tmp_path, warn=warnings.append) == good
     (warning,) = warnings
     assert "checkpoint-10 is damaged" in warning
     assert any(name in warning for name in ("model.safetensors", "rank_0.pt", MANIFEST))
@@ -60,12 +60,12 @@ def test_empty_and_stray_folders_are_not_checkpoints(tmp_path):
     for name in ("checkpoint-99", "checkpoint-final", "checkpoint-7.bak", "old-checkpoint-8"):
         (tmp_path / name).mkdir()
     (tmp_path / "checkpoint-100").write_text("a file")
-    assert newest_whole(tmp_path, warn=lambda _: None) == good
+    assert newest_complete(tmp_path, warn=lambda _: None) == good
     assert [step_of(folder) for folder in checkpoints(tmp_path)] == [5, 99]
 
 
 def test_a_run_without_checkpoints_has_no_newest_one(tmp_path):
-    assert newest_whole(tmp_path) is None
+    assert newest_complete(tmp_path) is None
 
 
 def test_files_added_later_are_not_damage(tmp_path):
@@ -114,7 +114,7 @@ def test_rotation_never_deletes_the_checkpoint_just_saved(tmp_path):
     flip(damaged / "model.safetensors")
     saved = make(tmp_path, 612)
     rotate(tmp_path, 1, newest=saved)
-    assert newest_whole(tmp_path) == saved and checkpoints(tmp_path) == [saved]
+    assert newest_complete(tmp_path) == saved and checkpoints(tmp_path) == [saved]
 
 
 def test_a_second_training_in_a_folder_is_refused_until_the_first_has_died(tmp_path):

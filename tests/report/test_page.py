@@ -135,9 +135,13 @@ def test_the_table_has_the_numbers_of_glue_csv(page, finished):
 def test_figures_pictures_commands_and_settings(page):
     for said in ("20 of 20", "1,280", "5.500 nats", "6.500 nats", "25.0%", "100 tokens/s (median)"):
         assert said in page.text
-    assert "16 seconds" in page.text  # 320 tokens at 100 a second, 320 at 50, 640 at 100
+    assert "16 seconds" in page.text  # 320 tokens at 100 per second, 320 at 50, 640 at 100
     pictures = page.all("img")
-    assert [p["alt"].split(" against")[0] for p in pictures[:3]] == ["Loss in nats", "Learning rate", "Tokens a second"]
+    assert [p["alt"].split(" against")[0] for p in pictures[:3]] == [
+        "Loss in nats",
+        "Learning rate",
+        "Tokens per second",
+    ]
     for said in ("7.000 at step 5, 5.000 at step 20", "5.500 at step 20", "unigram baseline is 6.500"):
         assert said in pictures[0]["alt"]
     assert len(pictures) == 4 and len(page.all("source")) == 1
@@ -299,7 +303,7 @@ def test_the_csv_alone_gives_the_same_rows_as_the_jobs(finished, tmp_path):
     assert read_frame(finished / "glue", QA) is None  # jobs of another suite aren't its own
 
 
-def test_a_table_from_elsewhere_is_refused(tmp_path):
+def test_a_table_of_another_program_is_refused(tmp_path):
     (tmp_path / "glue.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match=r"glue\.csv is not a table of python -m recipe\.report\.scores"):
         read_frame(tmp_path, GLUE)
@@ -313,7 +317,7 @@ def test_steps_become_tokens_where_a_step_grew():
 
 
 def test_a_command_can_be_typed_again():
-    for script in ("sweep/__main__.py", "sweep.py"):  # as a run.json of today has it, and an older one
+    for script in ("sweep/__main__.py", "sweep.py"):  # as today's run.json has it, and an older one
         words = [f"/somewhere/recipe/{script}", "--runs", "my runs/a", "b", "--watch"]
         assert command_line(words) == "python -m recipe.sweep \\\n    --runs 'my runs/a' b \\\n    --watch"
     assert command_line(["/recipe/recipe/report/scores.py"]) == "python -m recipe.report.scores"

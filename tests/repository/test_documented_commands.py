@@ -154,8 +154,8 @@ def test_pretrain_and_glue_as_the_readme_says(checkout):
     assert done.returncode == 0, done.stderr
     two = typed(checkout, pretrain, **SMALL | {"RUN_NAME": "two", "NPROC_PER_NODE": "2"})
     assert two.returncode == 0, two.stderr
-    assert "batch      4 sequences x 2 accumulations x 1 devices = 8 sequences" in done.stdout
-    assert "batch      4 sequences x 1 accumulations x 2 devices = 8 sequences" in two.stdout
+    assert "batch      4 sequences x 2 accumulations x 1 process = 8 sequences" in done.stdout
+    assert "batch      4 sequences x 1 accumulation x 2 processes = 8 sequences" in two.stdout
     runs = checkout / "runs"
     assert len(losses(runs / "NAME")) >= 10 and losses(runs / "two") == pytest.approx(losses(runs / "NAME"), abs=1e-5)
     again = typed(checkout, pretrain, **SMALL)

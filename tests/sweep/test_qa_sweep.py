@@ -207,8 +207,8 @@ def test_the_door_prints_what_it_would_run(run, squad):
         **os.environ, "DRY_RUN": "1", "RUN": str(run), "REFERENCE": "roberta-base", "SEEDS": "1 2", "EPOCHS": "2",
         "SQUAD_DATA": str(squad), "LEARNING_RATES": "1e-4 3e-4", "PYTHON": sys.executable,
     }  # fmt: skip
-    door = ["bash", str(REPOSITORY / "finetune_qa.sh"), "--bf16", "true"]
-    done = subprocess.run(door, env=environment, capture_output=True, text=True)
+    command = ["bash", str(REPOSITORY / "finetune_qa.sh"), "--bf16", "true"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     command = done.stdout.split()
     assert done.returncode == 0 and command[1:4] == ["-m", "recipe.sweep", "--runs"]
     arguments, rest = parse_sweep(command[3:])
@@ -217,8 +217,8 @@ def test_the_door_prints_what_it_would_run(run, squad):
     assert rest == ["--max_seq_length", "384", "--doc_stride", "128", "--dataset_name", str(squad),
                     "--num_train_epochs", "2", "--bf16", "true"]  # fmt: skip
     environment["RANDOM_INIT"] = ""
-    alone = subprocess.run(door, env=environment, capture_output=True, text=True).stdout
+    alone = subprocess.run(command, env=environment, capture_output=True, text=True).stdout
     assert "random:" not in alone
     del environment["RUN"]
-    done = subprocess.run(door, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "found no RUN: name a folder" in done.stderr

@@ -100,7 +100,7 @@ def test_ctrl_c_says_at_once_when_it_will_stop_and_what_again_costs(tmp_path, te
     assert run.until("stopping after step 5") - pressed < 0.35  # the step has 0.4 s to go
     assert re.search(r"stopping after step 5, in about 1 s; Ctrl-C again: at once, which loses 1 step\b", run.text)
     assert run.end() == 75 and run.steps() == [3, 5]
-    assert "stopped by SIGINT after step 5, saved in run/checkpoint-5: run again" in run.text
+    assert "stopped by Ctrl-C after step 5, saved in run/checkpoint-5: the same command continues" in run.text
 
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])

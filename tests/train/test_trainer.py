@@ -23,7 +23,7 @@ from toy_trainers import (
 from transformers import TrainerCallback
 
 import recipe.train.saving
-from recipe.model.checkpoints import checkpoints, newest_whole, step_of
+from recipe.model.checkpoints import checkpoints, newest_complete, step_of
 from recipe.model.families import FAMILIES
 from recipe.objective.span_masking import Spans
 from recipe.objective.unigram import UnigramBaseline
@@ -264,7 +264,7 @@ def test_killed_during_a_save_one_complete_checkpoint_is_left(tmp_path, bpe, doc
     monkeypatch.setattr(recipe.train.saving, function, killed)
     with pytest.raises(Killed):
         trainer.train()
-    assert newest_whole(tmp_path).name == {"commit": "checkpoint-2", "rotate": "checkpoint-3"}[function]
+    assert newest_complete(tmp_path).name == {"commit": "checkpoint-2", "rotate": "checkpoint-3"}[function]
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient", "weights"])

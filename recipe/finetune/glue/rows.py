@@ -12,7 +12,7 @@ import pandas as pd
 
 from recipe.finetune.glue.tasks import Task
 from recipe.system.errors import UserError
-from recipe.system.hub import require_hub
+from recipe.system.hub import is_local, require_hub
 
 SCORES = (0.0, 5.0)  # the range of STS-B
 INDEX = ("index", "id")  # columns of row numbers in test files
@@ -87,7 +87,7 @@ def read_glue(task: Task, source: str, splits: tuple[str, ...], **hub_options) -
         home = _folder_of(task, folder)
         read = _read_parquet if any(home.glob("*.parquet")) else _read_tsv
         found = {split: read(task, home, split) for split in splits}
-    elif source.startswith((".", "/", "~")):
+    elif is_local(source):
         raise UserError(f"found no folder {source}: expected GLUE data: a folder with {task.title}/train.tsv or a copy")
     else:
         found = {split: _read_hub(task, source, split, hub_options) for split in splits}

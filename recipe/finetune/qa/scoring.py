@@ -7,6 +7,9 @@ Scores are percentages, as those scripts print them. A question without an answe
         eval_predictions.json eval_null_odds.json
 """
 
+if __name__ == "__main__":
+    import recipe.cli.ctrl_c  # noqa: F401  Ctrl-C during the imports below is one line
+
 import json
 import re
 import string

@@ -1,4 +1,4 @@
-"""recipe.finetune.glue.finetuning, recipe.finetune.starting_point and run_glue.py: law 1, what a record says, and what is refused."""
+"""recipe.finetune.glue.finetuning, recipe.finetune.starting_point and run_glue.py: the exact loss, what a record says, and what is refused."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""recipe.finetune.qa.finetuning and run_qa.py: law 1, resume, what is written, and what is refused."""
+"""recipe.finetune.qa.finetuning and run_qa.py: the exact loss, resume, what is written, and what is refused."""
 
 import json
 import os
@@ -22,7 +22,7 @@ import run_qa
 from recipe.cli.parser import parse
 from recipe.finetune.qa.arguments import QaArguments, QaTrainingArguments
 from recipe.finetune.qa.finetuning import prepare
-from recipe.model.checkpoints import checkpoints, newest_whole, step_of
+from recipe.model.checkpoints import checkpoints, newest_complete, step_of
 from recipe.system.errors import INTERRUPTED_EXIT_CODE, UserError
 
 
@@ -206,7 +206,7 @@ def test_a_killed_run_continues_to_the_same_bits(monkeypatch, flags, tmp_path, r
         script(monkeypatch, flags(**argv))
     steps = Steps()
     monkeypatch.setattr(run_qa, "prepare", watched)
-    assert newest_whole(tmp_path / "out").name == "checkpoint-6"
+    assert newest_complete(tmp_path / "out").name == "checkpoint-6"
     (tmp_path / "out" / "checkpoint-6" / "optimizer.pt").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"was begun with learning_rate 0.01, now it is 0.1"):
         script(monkeypatch, flags(**argv, learning_rate=0.1))
