@@ -33,7 +33,8 @@ HEADINGS = (
     Heading(
         "Actions",
         "What to do, and where the results go.",
-        "do_train do_eval do_predict output_dir save_model folder upload_to dry_run allow_implausible",
+        "do_train do_eval do_predict output_dir overwrite_output_dir save_model folder upload_to dry_run "
+        "allow_implausible",
     ),
     Heading(
         "Jobs",

@@ -55,6 +55,7 @@ class Column:
     metric: str
     key: str = ""  # its name in W&B, after that of the suite; by default the task
     dataset: str = ""  # its dataset in a model card; by default the titles of suite and column
+    chance: float | None = None  # the metric of a model that always gives the most frequent answer, from 0 to 1
 
 
 @dataclass(frozen=True)

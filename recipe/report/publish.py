@@ -23,6 +23,7 @@ from recipe.report.training_curves import pictures_of
 from recipe.system.errors import UserError
 from recipe.system.files import write_atomically
 from recipe.system.secrets import redact, redact_all
+from recipe.train.plan import FILE as PLAN
 from recipe.train.run_record import RECORD
 
 
@@ -31,7 +32,7 @@ def evidence_of(run: Path) -> list[Path]:
     of_sweeps = [
         Path(suite, name) for suite in SUITES for name in (f"{suite}.csv", f"{suite}.md", f"{suite}.png", RECORD)
     ]
-    return [file for file in (Path(RECORD), Path(LOG), *of_sweeps, Path(JOINED)) if (run / file).is_file()]
+    return [file for file in (Path(RECORD), Path(LOG), Path(PLAN), *of_sweeps, Path(JOINED)) if (run / file).is_file()]
 
 
 def publish(run: Path, folder: Path) -> list[Path]:

@@ -15,7 +15,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, NullLocator
 
 from recipe.finetune.suite import Suite
-from recipe.finetune.suites import SUITES
+from recipe.finetune.suites import SUITES, all_columns
+from recipe.report.hover import hover_of
 from recipe.report.score_frames import average, present_columns
 
 matplotlib.rcParams["text.parse_math"] = False  # a $ in a folder's name is a $
@@ -24,6 +25,9 @@ PANEL = (4.2, 3.0)  # inches
 COLUMNS_A_ROW = 3
 LOG_FROM = 8  # times the first step: a last step beyond that puts the steps on a log scale
 LEAST_SPAN = 5.0  # percentage points an axis shows at least: noise must not look like a curve
+LEAST_GAP = 0.13  # of the axis, between the labels of a log scale
+GREY = "#555555"
+CHANCE = "most frequent answer"
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,15 @@ class Panel:
 
 def draw(
     frame: pd.DataFrame, cells: pd.DataFrame, file: BinaryIO, format: str = "png", columns: int = COLUMNS_A_ROW
-) -> None:
-    """Writes a PNG (or an SVG, by `format`) to `file`, with `columns` panels side by side. `frame` holds one row per
+) -> list[dict]:
+    """Writes a PNG (or an SVG, by `format`) to `file`, with `columns` panels side by side; returns what hover_of does.
+    `frame` holds one row per
     job, `cells` its means, as in recipe.report.scores.
 
     Each run (the part of a checkpoint's name before /) is a line over its checkpoints; a model without a step, and one
     at step 0, is a horizontal dashed line. The band is the range of the seeds. The first panel is the mean over the
-    tasks that every checkpoint shown has; with all eight it is the average.
+    tasks that every checkpoint shown has; with all eight it is the average. A dotted line is the score of the most
+    frequent answer. Where no run has two checkpoints, each panel has a bar for each model in place of curves.
     """
     suites = [suite for suite in SUITES.values() if present_columns(cells, tuple(suite.columns))]
     panels = [panel for suite in suites for panel in _panels_of(suite, cells)]
@@ -58,16 +64,23 @@ def draw(
             axis.axis("off")
             continue
         _draw_panel(axis, panels[place], frame, cells, lines, about)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    if labels:
+    known = {}
+    for axis in axes.flat:
+        handles, labels = axis.get_legend_handles_labels()
+        known = dict(zip(labels, handles, strict=True)) | known
+    if labels := list(known):
+        handles = [known[label] for label in labels]
         figure.legend(handles, labels, loc="outside lower center", ncols=min(width + 1, len(labels)), frameon=False)
     part = "; part of the official examples" if (frame["train_is_subset"] | frame["dev_is_subset"]).any() else ""
     trained = any(suite.trains for suite in suites)
-    what, band = ("dev scores", "; band: range of the seeds") if trained else ("scores", "")
+    mark = "whisker" if all(len(names) == 1 for names in lines.values()) else "band"
+    what, band = ("dev scores", f"; {mark}: range of the seeds") if trained else ("scores", "")
     title = f"{' and '.join(suite.title for suite in suites)} {what} in percent{band}{part}"
     figure.suptitle(title, fontsize=9, color="#555555", wrap=True)
     figure.savefig(file, format=format, dpi=130)
+    hover = hover_of(figure)
     plt.close(figure)
+    return hover
 
 
 def _panels_of(suite: Suite, cells: pd.DataFrame) -> list[Panel]:
@@ -101,6 +114,13 @@ def _draw_panel(
     axis.margins(x=0.06, y=0.15)
     low, high = scores.groupby("checkpoint").min(), scores.groupby("checkpoint").max()
     palette = plt.get_cmap("tab10")
+    chances = [chance for column in panel.columns if (chance := all_columns()[column].chance) is not None]
+    if len(chances) == len(panel.columns):
+        chance = 100 * float(np.mean(chances))
+        axis.axhline(chance, color=GREY, linestyle=":", linewidth=1.5, label=CHANCE, zorder=1)
+    if all(len(names) == 1 for names in lines.values()):
+        _draw_bars(axis, means, low, high, lines)
+        return
     ratio = None
     for number, (line, names) in enumerate(lines.items()):
         color = palette(number % 10)
@@ -131,7 +151,7 @@ def _draw_panel(
     if doublings:
         axis.set_xscale("log")
         _only_ticks(axis.xaxis, steps)
-    axis.set_xlabel("pre-training steps", fontsize=8)
+    axis.set_xlabel(f"pre-training steps{' (log scale)' if doublings else ''}", fontsize=8)
     axis.grid(alpha=0.25)
     axis.tick_params(labelsize=8)
     axis.ticklabel_format(axis="y", useOffset=False)
@@ -142,11 +162,38 @@ def _draw_panel(
             _only_ticks(tokens_axis.xaxis, steps * ratio)
         places = 0 if doublings else None  # checkpoints' tokens are no round numbers
         tokens_axis.xaxis.set_major_formatter(EngFormatter(places=places, sep=""))
-        tokens_axis.set_xlabel("tokens", fontsize=8)
+        tokens_axis.set_xlabel(f"tokens{' (log scale)' if doublings else ''}", fontsize=8)
         tokens_axis.tick_params(labelsize=7)
 
 
 def _only_ticks(axis: XAxis, places: np.ndarray) -> None:
-    """Ticks of a log axis at `places` alone: those of its own would write their labels over each other."""
-    axis.set_ticks(places)
+    """Ticks of a log axis at some of `places` alone, the last among them, whose labels don't meet: those of its own
+    would write theirs over each other."""
+    span = np.log(places[-1] / places[0])
+    kept = [places[-1]]
+    for place in places[-2::-1]:
+        if np.log(kept[-1] / place) >= LEAST_GAP * span:
+            kept.append(place)
+    axis.set_ticks(kept[::-1])
     axis.set_minor_locator(NullLocator())
+
+
+def _draw_bars(axis: Axes, means: pd.Series, low: pd.Series, high: pd.Series, lines: dict[str, list[str]]) -> None:
+    """A bar for each model, from 0, its score above it, the range of the seeds as a whisker."""
+    palette = plt.get_cmap("tab10")
+    for number, (line, (name,)) in enumerate(lines.items()):
+        value = means.get(name, np.nan)
+        if pd.isna(value):
+            axis.bar(number, 0, color=palette(number % 10), label=line)
+            continue
+        spread = [[value - low[name]], [high[name] - value]]
+        axis.bar(number, value, width=0.6, color=palette(number % 10), label=line, yerr=spread, capsize=4)
+        axis.annotate(f"{value:.1f}", (number, max(high[name], 0)), (0, 3), textcoords="offset points", ha="center",
+                      fontsize=8)  # fmt: skip
+    axis.set_xticks([])
+    axis.set_xlim(-0.7, len(lines) - 0.3)
+    axis.margins(y=0.18)
+    axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+    axis.grid(alpha=0.25, axis="y")
+    axis.set_axisbelow(True)
+    axis.tick_params(labelsize=8)

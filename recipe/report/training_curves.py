@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import matplotlib
 import numpy as np
@@ -12,6 +13,8 @@ matplotlib.use("Agg")  # files only: no display is needed, none is opened
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
+
+from recipe.report.hover import hover_of
 
 matplotlib.rcParams["svg.hashsalt"] = "recipe"  # the same picture is the same file
 
@@ -27,6 +30,7 @@ class Picture:
     title: str
     alt: str
     svg: bytes
+    hover: list[dict]  # as hover_of gives it
 
 
 def pictures_of(log: pd.DataFrame) -> list[Picture]:
@@ -45,6 +49,33 @@ def pictures_of(log: pd.DataFrame) -> list[Picture]:
         words = f"Tokens per second against steps: {span}."
         pictures.append(_picture("Speed", lambda axis: _speed(axis, speeds), train, words))
     return pictures
+
+
+def pictures_of_several(logs: dict[str, pd.DataFrame]) -> list[Picture]:
+    """The pictures of several runs beside each other, from their logs by name: eval loss, training loss and speed."""
+    pictures = []
+    for title, column, unit in (
+        ("Eval loss", "eval_loss", "nats per predicted token"),
+        ("Training loss", "loss", "nats per predicted token"),
+        ("Speed", "tokens_per_second", "tokens per second"),
+    ):
+        rows = {name: found for name, log in logs.items() if len(found := rows_with(log, column))}
+        if rows:
+            words = "; ".join(f"{name} {_ends(found, column, '.4g')}" for name, found in rows.items())
+            pictures.append(
+                _picture(title, partial(_several, rows, column, unit), pd.DataFrame(), f"{title}: {words}.")
+            )
+    return pictures
+
+
+def _several(rows: dict[str, pd.DataFrame], column: str, unit: str, axis: Axes) -> None:
+    for number, (name, found) in enumerate(rows.items()):
+        marker = "o" if column == "eval_loss" else _marker(found)
+        color = f"C{number % 10}"
+        axis.plot(found["step"], found[column], color=color, linewidth=1.4, label=name, marker=marker, markersize=4)
+    axis.set_ylabel(unit)
+    axis.yaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.legend(frameon=False)
 
 
 def rows_with(log: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -69,8 +100,9 @@ def _picture(title: str, draw: Callable[[Axes], None], train: pd.DataFrame, word
         tokens.set_xlabel("tokens")
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
+    hover = hover_of(figure)
     plt.close(figure)
-    return Picture(title, words, file.getvalue())
+    return Picture(title, words, file.getvalue(), hover)
 
 
 def _scales(steps: np.ndarray, tokens: np.ndarray) -> tuple[Callable, Callable]:
@@ -119,14 +151,16 @@ def _highest(rates: pd.DataFrame) -> str:
 
 
 def _learning_rate(axis: Axes, rows: pd.DataFrame) -> None:
-    axis.plot(rows["step"], rows["learning_rate"], color=BLUE, linewidth=1.4, marker=_marker(rows))
+    axis.plot(
+        rows["step"], rows["learning_rate"], color=BLUE, linewidth=1.4, marker=_marker(rows), label="learning rate"
+    )
     axis.set_ylim(bottom=0)
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def _speed(axis: Axes, rows: pd.DataFrame) -> None:
     values = rows["tokens_per_second"]
-    axis.plot(rows["step"], values, color=BLUE, linewidth=1.4, marker=_marker(rows))
+    axis.plot(rows["step"], values, color=BLUE, linewidth=1.4, marker=_marker(rows), label="tokens per second")
     axis.set_ylim(bottom=0)
     limit = OUTLIER * values.median()
     if values.max() > limit > 0:  # one stray log must not flatten all others; it is said, not hidden

@@ -150,6 +150,8 @@ def evaluate_checkpoint(job: Job) -> dict:
     args.output_dir = str(job.work)
     evaluation = suite.prepare(data, args)
     trainer, history = getattr(evaluation, "trainer", None), []
+    if suite.trains and trainer is None:
+        raise TypeError(f"{suite.title} is a suite that trains, but what its `prepare` returns has no trainer")
     if trainer:
         begun_at = resumable_checkpoint(job, trainer.model) if args.save_strategy != "no" else None
         trainer.train(resume_from_checkpoint=begun_at)

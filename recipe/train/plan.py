@@ -43,6 +43,7 @@ class Plan:
     embedding_parameters: int
     training_tokens: int
     validation_tokens: int
+    processes: int
     tokens_per_step: int
     steps: int  # of a run that --max_hours ends: about so many
     steps_left: int
@@ -98,6 +99,7 @@ def plan_of(
         embedding_parameters=embedding_parameters(model),
         training_tokens=prepared.splits["train"]["tokens"],
         validation_tokens=prepared.splits["validation"]["tokens"],
+        processes=args.world_size,
         tokens_per_step=sequences_per_step(args) * data.length,
         steps=steps,
         steps_left=max(0, steps - first_step),

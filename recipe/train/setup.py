@@ -1,8 +1,11 @@
 """The setup of a pre-training run, the same for every objective: checks, config, model, tokenizer, prepared tokens."""
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
 from recipe.data.arguments import DataArguments
@@ -34,6 +37,7 @@ from recipe.train.arguments import PretrainArguments
 from recipe.train.trackers import select_trackers
 
 CONFIGS = ROOT / "configs"
+HEAD_START = 0.2  # seconds
 
 
 def begin(args: PretrainArguments, data: DataArguments) -> Callable[..., None]:
@@ -108,4 +112,14 @@ def prepare_text(
         check_tokenizer(config, tokenizer, name)
     elif change := fit_to_tokenizer(config, tokenizer, name):
         say(change)
+    _let_first_ranks_go_ahead()
     return tokenizer, load_or_prepare_tokens(data, corpus, tokenizer)
+
+
+def _let_first_ranks_go_ahead() -> None:
+    """Gives the first rank of each node a head start to the work that one of them does: it is the one that shows how
+    far that is."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            time.sleep(HEAD_START)

@@ -1,8 +1,10 @@
 """recipe.report, recipe.report.caveats, recipe.report.training_curves: one page that says what there is, and what isn't."""
 
 import base64
+import hashlib
 import io
 import json
+import re
 import shutil
 import sys
 from html.parser import HTMLParser
@@ -42,13 +44,13 @@ class Page(HTMLParser):
 
     def __init__(self, html: str):
         super().__init__()
-        self.tags, self.tables, self.parts, self.inside = [], [], [], ""
+        self.tags, self.tables, self.parts, self.inside, self.script = [], [], [], "", ""
         self.feed(html)
         self.text = " ".join(" ".join(self.parts).split())
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
-        self.inside = tag if tag in ("style", "th", "td") else self.inside
+        self.inside = tag if tag in ("style", "script", "th", "td") else self.inside
         if tag == "table":
             self.tables.append([])
         elif tag == "tr":
@@ -60,7 +62,9 @@ class Page(HTMLParser):
         self.inside = "" if tag == self.inside else self.inside
 
     def handle_data(self, data):
-        if self.inside == "style":
+        if self.inside == "script":
+            self.script += data
+        if self.inside in ("style", "script"):
             return
         self.parts.append(data)
         if self.inside:
@@ -105,7 +109,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(finished):
-    return Page(report_of(finished, ReportArguments(sentences=["the cat ___ the dog", "a ___ and a ___"], top_k=2)))
+    return Page(report_of([finished], ReportArguments(sentences=["the cat ___ the dog", "a ___ and a ___"], top_k=2)))
 
 
 @pytest.fixture
@@ -154,8 +158,10 @@ def test_figures_pictures_commands_and_settings(page):
 
 def test_it_asks_for_nothing_and_can_be_read_by_all(page):
     (policy,) = [m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy"]
-    assert "default-src 'none'" in policy and "script-src" not in policy
-    assert not page.all("script") and not page.all("link") and not page.all("iframe")
+    assert page.all("script") == [{}] and not page.all("link") and not page.all("iframe")
+    allowed = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode()
+    assert policy == (f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'")
+    assert not re.search(r"fetch|XMLHttpRequest|import|eval|innerHTML|https?:", page.script)
     for _, attributes in page.tags:
         for name in ("src", "srcset", "href"):
             assert attributes.get(name, "data:").startswith("data:")
@@ -196,8 +202,13 @@ def test_text_stays_text(tmp_path):
     told["command"] += ["--text_column", '"><img src=x onerror=alert(1)>']
     told["meaning"]["</td><script>"] = "</table><b>"
     (run / "run.json").write_text(json.dumps(told))
-    page = Page(report_of(run, ReportArguments(sentences=["</h3><script>a ___"])))
-    assert not page.all("script") and not page.all("b") and all("onerror" not in a for a in page.all("img"))
+    page = Page(report_of([run], ReportArguments(sentences=["</h3><script>a ___"])))
+    assert (
+        page.all("script") == [{}]
+        and "alert" not in page.script
+        and not page.all("b")
+        and all("onerror" not in a for a in page.all("img"))
+    )
     assert page.text.startswith(f"{evil}: report {evil}") and f"{evil}/checkpoint-10" in page.scores()
     for said in ('"><img src=x onerror=alert(1)>', "</td><script>", "</table><b>", "</h3><script>a ___"):
         assert said in page.text
@@ -220,7 +231,7 @@ def test_what_is_missing_and_what_is_worth_less_is_said(copy, no_curve):
     write_log(
         copy, [*LOG[:-1], {"step": 20, "eval_loss": 6.75, "eval_unigram_loss": 6.5}, LOG[-1] | {"skipped_updates": 3}]
     )
-    page = Page(report_of(copy, no_blanks()))
+    page = Page(report_of([copy], no_blanks()))
     for said in (
         "The run is not finished: step 20 of 40.",
         "3 updates were skipped",
@@ -251,12 +262,12 @@ def test_a_finished_run_is_warned_of_only_for_what_holds(page):
 
 def test_a_run_that_has_just_begun_has_a_page(tmp_path):
     run = write_log(tmp_path / "young", [])
-    page = Page(report_of(run, ReportArguments()))
+    page = Page(report_of([run], ReportArguments()))
     for said in ("no run.json", "Nothing of the training is logged", "no evaluation", "No blanks are filled: found no"):
         assert said in page.text
     assert f"RUN={run} bash finetune_glue.sh" in page.text and "SQuAD" not in page.text and not page.all("img")
     (run / "log.jsonl").write_text(json.dumps(LOG[0]) + '\n[1]\n{"step": 10, "lo')
-    page = Page(report_of(run, ReportArguments()))
+    page = Page(report_of([run], ReportArguments()))
     assert len(page.all("img")) == 3 and "There is no evaluation" in page.text and "7.000 nats" in page.text
 
 
@@ -269,11 +280,11 @@ def test_squad_has_its_own_table(tmp_path, no_curve):
     }
     write_json(result_file(run / "qa" / "jobs" / "x", "squad", 1), made)
     rebuild(run / "qa")
-    page = Page(report_of(run, no_blanks()))
+    page = Page(report_of([run], no_blanks()))
     assert page.scores()["toy/checkpoint-10"]["SQuAD F1"] == "25.0"
     assert "There is no GLUE score yet" in page.text and "examples: squad 5." in page.text
     shutil.rmtree(run / "qa" / "jobs")  # the csv alone says the same
-    assert Page(report_of(run, no_blanks())).scores() == page.scores()
+    assert Page(report_of([run], no_blanks())).scores() == page.scores()
 
 
 def test_a_causal_model_fills_no_blanks(copy):
@@ -289,7 +300,7 @@ def test_published_results_without_jobs_or_weights_are_enough(no_curve):
     run = REPOSITORY / "results" / "glue-tiny"
     assert table_of(read_frame(run, GLUE)) == (run / "glue.md").read_text()
     assert read_frame(run, QA) is None
-    caveats = report.scores_of(run, GLUE)[1]
+    caveats = report.scores_of([run], GLUE)[1]
     assert "Some GLUE scores are of one seed: their spread is not known." in caveats
 
 
@@ -329,6 +340,41 @@ def call(monkeypatch, *argv):
     report.main()
 
 
+def test_several_runs_beside_each_other(copy, tmp_path, monkeypatch):
+    """What differs comes first; the figures, the curves and the scores of both are on one page."""
+    finished, other = copy, tmp_path / "other"
+    shutil.copytree(copy, other)
+    told = json.loads((other / "run.json").read_text())
+    told["meaning"] |= {"learning_rate": 0.5, "model": {"num_hidden_layers": 7}}
+    (other / "run.json").write_text(json.dumps(told))
+    told["meaning"] |= {"learning_rate": 0.001, "model": {"num_hidden_layers": 1, "its_own": 3}}
+    (finished / "run.json").write_text(json.dumps(told))
+    call(monkeypatch, finished, other, "--output_file", other / "both.html")
+    page = Page((other / "both.html").read_text())
+    assert page.text.startswith("toy and other: report toy and other")
+    differ = page.scores("setting")
+    assert differ["learning_rate"] == {"setting": "learning_rate", "toy": "0.001", "other": "0.5"}
+    assert differ["model num_hidden_layers"]["other"] == "7" and len(differ) == 2
+    assert page.scores("figure")["eval loss"] == {"figure": "eval loss", "toy": "5.500 nats", "other": "5.500 nats"}
+    alts = [picture["alt"] for picture in page.all("img")]
+    assert alts[0].startswith("Eval loss: toy 6.25 at step 10, 5.5 at step 20; other 6.25 at step 10")
+    assert "toy/checkpoint-20" in page.scores() and "the pre-training of other" in page.text
+    with pytest.raises(UserError, match="found runs of one name"):
+        call(monkeypatch, finished, finished)
+
+
+def test_the_values_under_the_pointer(page):
+    """What the script reads: each picture's axes lie inside it, and its lines have the log's points."""
+    loss, *_, glue = [
+        json.loads(attributes["data-wide"]) for attributes in page.all("div") if "data-wide" in attributes
+    ]
+    (axis,) = loss
+    left, top, right, bottom = axis["box"]
+    assert 0 < left < right < 1 and 0 < top < bottom < 1 and not axis["log"] and axis["x"][0] == 0
+    assert axis["lines"]["evaluation"] == [[10, 6.25], [20, 5.5]] and len(axis["lines"]["training"]) == 3
+    assert [list(axis["lines"]) for axis in glue] == [["toy"]] * 5  # the mean and four columns
+
+
 def test_the_program_writes_one_file(copy, monkeypatch, capsys, tmp_path, no_curve):
     before = set(copy.rglob("*"))
     call(monkeypatch, copy, "--max_checkpoints", 1)
@@ -341,7 +387,7 @@ def test_mistakes(copy, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     for argv, message in (
         ((tmp_path / "none",), "found no folder .*none: expected that of a run"),
-        ((tmp_path / "empty",), "found no log.jsonl in .*empty: expected the folder of a run"),
+        ((tmp_path / "empty",), "found no log.jsonl in .*empty: expected a run's folder"),
         ((copy, "--sentences", "no blank"), "found no blank in 'no blank'"),
         ((copy, "--top_k", "0"), "found --top_k 0"),
         ((copy, "--output_file", tmp_path / "no" / "x.html"), "found no folder .*no for --output_file"),
@@ -388,7 +434,7 @@ def browser():
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (1280, "dark")])
 def test_in_a_browser(finished, browser, tmp_path, width, scheme):
     file = tmp_path / "report.html"
-    file.write_text(report_of(finished, ReportArguments()))
+    file.write_text(report_of([finished], ReportArguments()))
     asked, said = [], []
     page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
     page.on("request", lambda request: asked.append(request.url))

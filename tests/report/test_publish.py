@@ -33,13 +33,13 @@ def test_what_is_kept_makes_the_same_page_without_weights_or_paths(tmp_path, mon
     assert not any(str(tmp_path) in (kept / file).read_text() for file in files)
     assert "runs/toy/checkpoint-20" in set(pd.read_csv(kept / "glue" / "glue.csv")["path"])
     assert (kept / "log.jsonl").read_text().count("\n") == len(LOG)
-    page, original = (Page(report_of(folder, no_blanks())) for folder in (kept, run))
+    page, original = (Page(report_of([folder], no_blanks())) for folder in (kept, run))
     assert page.scores() == original.scores()
     assert "python -m recipe.sweep \\ --runs runs/toy" in page.text
 
 
 def test_mistakes(tmp_path):
-    with pytest.raises(UserError, match=r"found no log.jsonl in .*: expected the folder of a run"):
+    with pytest.raises(UserError, match=r"found no log.jsonl in .*: expected a run's folder"):
         publish(tmp_path, tmp_path / "kept")
     write_log(tmp_path)
     with pytest.raises(UserError, match="name another folder"):

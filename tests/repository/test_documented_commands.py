@@ -58,6 +58,7 @@ EXTENDING = (r"python -m recipe\.sweep .* boolq.*",)  # tests/repository/test_ex
 TUTORIAL = (  # tests/repository/test_tutorial.py runs all of docs/tutorial.md, in its order
     r"mkdir -p my_corpus",
     r"python -c .*",
+    r"unset .*",
 )
 NEEDS = {
     "SkyPilot and a cloud": (r"sky .*", r"pip install 'skypilot.*"),

@@ -202,7 +202,7 @@ def test_a_damaged_run_json_is_refused_by_training_and_ignored_by_reports(tmp_pa
         training_is_over([str(run)])
         assert progress_of(run / "checkpoint-10") == (10, 640)
         assert pretraining_id(run)
-        report_of(run, ReportArguments(max_checkpoints=0))
+        report_of([run], ReportArguments(max_checkpoints=0))
 
     try_all("run.json, in a report", run / "run.json", show, capsys, (SKIPPED,))
 
@@ -220,7 +220,7 @@ def test_the_valid_lines_of_a_damaged_log_are_read(tmp_path, capsys, no_pictures
         JsonLog(log).on_train_begin(None, State, None)
 
     def show():
-        report_of(run, ReportArguments(max_checkpoints=0))
+        report_of([run], ReportArguments(max_checkpoints=0))
 
     try_all("log.jsonl", log, resume, capsys)
     try_all("log.jsonl, in a report", log, show, capsys)
@@ -314,7 +314,7 @@ def test_a_damaged_result_is_ignored_and_its_job_runs_again(tmp_path, capsys, no
     def read():
         assert not damaged.is_done() and jobs[0].is_done()
         assert len(found := read_results(run / "glue")) == len(jobs) - 1
-        assert "CoLA" in table_of(rows_of(found)) and scores_of(run, SUITES["glue"])[0].table is not None
+        assert "CoLA" in table_of(rows_of(found)) and scores_of([run], SUITES["glue"])[0].table is not None
 
     try_all("a job's JSON", damaged.result, read, capsys, (SKIPPED,))
     for content in ('{"headline": 3, "metrics": {}}', '{"metrics": {"validation": {}}}'):

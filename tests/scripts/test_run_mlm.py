@@ -33,7 +33,12 @@ def test_a_run_leaves_what_users_of_transformers_expect(run, tmp_path, family):
     results = json.loads((folder / "all_results.json").read_text())
     assert results["eval_perplexity"] == pytest.approx(math.exp(results["eval_loss"]))
     assert {"eval_masked_accuracy", "eval_unigram_loss", "train_loss"} <= set(results)
-    for text in ("unigram baseline", "masked accuracy", "bash finetune_glue.sh", "8 sequences x 1 accumulations"):
+    for text in (
+        "unigram baseline",
+        "masked accuracy",
+        "bash finetune_glue.sh",
+        "8 sequences x 1 accumulation x 1 process",
+    ):
         assert text in printed
     assert not list(folder.rglob("*.bin"))  # safetensors only
 
@@ -321,7 +326,7 @@ def test_a_run_without_a_complete_checkpoint_is_refused_and_not_restarted(run, t
         (("--report_to", "tensorboard"), "pip install tensorboard"),
         (("--model_name_or_path", "somewhere"), "pass one or the other"),
         (("--use_fast_tokenizer", "false"), "only fast tokenizers"),
-        (("--push_to_hub", "true"), "no --push_to_hub"),
+        (("--push_to_hub", "true"), "found --push_to_hub, and the Hugging Face hub cannot be reached"),
         (("--config_overrides", "is_decoder=true"), "is a causal model, expected a masked one: use run_clm.py"),
         (("--model_type", "gpt5", "--config_name", None), "expected one of roberta, bert, modernbert"),
         (("--dropout", "1"), "dropout 1.0, expected at least 0 and less than 1"),

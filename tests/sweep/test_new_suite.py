@@ -4,7 +4,7 @@ to table, curve, model card, report and W&B by nothing but their registration.""
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -168,7 +168,7 @@ def test_a_zero_shot_suite_is_one_record(run, tmp_path, monkeypatch):
     order = results["toys/order"]
     assert order.metric_value == pytest.approx(wanted[1], abs=0.01) and order.dataset_name == "Pairs Order"
     assert order.task_name == "Pairs Order, zero-shot" and order.metric_args == {"unit": "percent"}
-    page = report_of(run, ReportArguments(max_checkpoints=0))
+    page = report_of([run], ReportArguments(max_checkpoints=0))
     assert '<h2 id="Pairs">Pairs</h2>' in page and "Pairs scores of 2 models" in page
     assert "one seed" not in page and "There is no GLUE score yet" in page
     rows = [row for file in folder.glob("wandb/offline-run-*/*.wandb") for row in history_of(read_wandb(file))]
@@ -196,6 +196,18 @@ def test_a_suite_that_trains_is_one_record(run, tmp_path, monkeypatch):
     assert (run / "colours" / "colours.png").read_bytes().startswith(b"\x89PNG")
     (result,) = ModelCard.load(run / "checkpoint-20" / "README.md").data.eval_results
     assert result.task_name == "Colours of toys, after fine-tuning" and result.metric_args["seeds"] == [1, 2]
+
+
+def test_a_suite_that_should_train_and_has_no_trainer_is_a_failed_job(run, tmp_path, monkeypatch):
+    untrained = replace(colours_suite(tmp_path), prepare=lambda data, args: PairScores(data))
+    monkeypatch.setitem(SUITES, "colours", untrained)
+    rows = [f"{text},{('red', 'blue')[n % 2]}" for n, text in enumerate(sentences(24, 2)) if '"' not in text]
+    (tmp_path / "colours.csv").write_text("\n".join(["sentence,label", *rows]) + "\n")
+    argv = ["--runs", str(run), "--tasks", "colours.csv", "--max_seq_length", "48", "--max_steps", "2"]
+    code, _ = sweep_here(monkeypatch)([*argv, "--prepared_dir", str(tmp_path / "prepared")])
+    failure = next((run / "colours").rglob("*.error.txt")).read_text()
+    assert code != 0 and "Colours is a suite that trains, but what its `prepare` returns has no trainer" in failure
+    assert not read_results(run / "colours")
 
 
 # ---- the registry

@@ -202,13 +202,13 @@ def test_fresh_weights_of_a_run_that_is_not_over(run, tmp_path):
     assert toy_config().hidden_size == 16 and toy_tokenizer()
 
 
-def test_the_door_prints_what_it_would_run(run, squad):
+def test_the_launcher_prints_what_it_would_run(run, squad):
     environment = {
         **os.environ, "DRY_RUN": "1", "RUN": str(run), "REFERENCE": "roberta-base", "SEEDS": "1 2", "EPOCHS": "2",
         "SQUAD_DATA": str(squad), "LEARNING_RATES": "1e-4 3e-4", "PYTHON": sys.executable,
     }  # fmt: skip
-    command = ["bash", str(REPOSITORY / "finetune_qa.sh"), "--bf16", "true"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    launcher = ["bash", str(REPOSITORY / "finetune_qa.sh"), "--bf16", "true"]
+    done = subprocess.run(launcher, env=environment, capture_output=True, text=True)
     command = done.stdout.split()
     assert done.returncode == 0 and command[1:4] == ["-m", "recipe.sweep", "--runs"]
     arguments, rest = parse_sweep(command[3:])
@@ -217,8 +217,8 @@ def test_the_door_prints_what_it_would_run(run, squad):
     assert rest == ["--max_seq_length", "384", "--doc_stride", "128", "--dataset_name", str(squad),
                     "--num_train_epochs", "2", "--bf16", "true"]  # fmt: skip
     environment["RANDOM_INIT"] = ""
-    alone = subprocess.run(command, env=environment, capture_output=True, text=True).stdout
+    alone = subprocess.run(launcher, env=environment, capture_output=True, text=True).stdout
     assert "random:" not in alone
     del environment["RUN"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(launcher, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "found no RUN: name a folder" in done.stderr

@@ -9,17 +9,19 @@ FROM_MNLI = (
     "stsb",
 )  # small tasks that start from MNLI's model in RoBERTa (Liu et al., 2019)
 
-_COLUMNS = {  # MNLI has one for each of its two dev splits
-    "CoLA": Column("cola", "validation", "matthews_correlation"),
-    "SST-2": Column("sst2", "validation", "accuracy"),
-    "MRPC": Column("mrpc", "validation", "f1"),
-    "STS-B": Column("stsb", "validation", "spearmanr"),
-    "QQP": Column("qqp", "validation", "f1"),
-    "MNLI-m": Column("mnli", "validation_matched", "accuracy"),
-    "MNLI-mm": Column("mnli", "validation_mismatched", "accuracy", key="mnli_mm"),
-    "QNLI": Column("qnli", "validation", "accuracy"),
-    "RTE": Column("rte", "validation", "accuracy"),
-    "WNLI": Column("wnli", "validation", "accuracy"),
+# MNLI has one for each of its two dev splits. Chance is that of the official dev files: the share of the most frequent
+# label, for F1 that of a model that always says yes, for correlations 0.
+_COLUMNS = {
+    "CoLA": Column("cola", "validation", "matthews_correlation", chance=0.0),
+    "SST-2": Column("sst2", "validation", "accuracy", chance=0.509),
+    "MRPC": Column("mrpc", "validation", "f1", chance=0.812),
+    "STS-B": Column("stsb", "validation", "spearmanr", chance=0.0),
+    "QQP": Column("qqp", "validation", "f1", chance=0.538),
+    "MNLI-m": Column("mnli", "validation_matched", "accuracy", chance=0.354),
+    "MNLI-mm": Column("mnli", "validation_mismatched", "accuracy", key="mnli_mm", chance=0.352),
+    "QNLI": Column("qnli", "validation", "accuracy", chance=0.505),
+    "RTE": Column("rte", "validation", "accuracy", chance=0.527),
+    "WNLI": Column("wnli", "validation", "accuracy", chance=0.563),
 }
 
 

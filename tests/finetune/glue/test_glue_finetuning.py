@@ -423,7 +423,7 @@ def test_nan_weights_are_an_error_and_no_score(monkeypatch, flags, run, tmp_path
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size 0, expected at least 1"),
         ({"max_train_samples": 0}, "max_train_samples 0, expected at least 1"),
         ({"fp16": "true"}, "found --fp16 without a GPU: use --bf16"),
-        ({"push_to_hub": "true"}, "pass no --push_to_hub, and push the folder later"),
+        ({"push_to_hub": "true"}, "found --push_to_hub, and the Hugging Face hub cannot be reached from here: leave it out"),
         ({"glue_data": "/nowhere"}, "found no folder /nowhere"),
         ({"train_file": "x.csv"}, "--task_name beside --train_file"),
         ({"learning_rat": 1}, "unknown flag --learning_rat: did you mean --learning_rate"),
