@@ -26,7 +26,7 @@ from recipe.finetune.suites import SUITES, suite_of
 from recipe.report.card import push, push_listing, write_cards
 from recipe.report.score_curves import draw
 from recipe.report.score_frames import best_of_grid, cells_of, rows_of
-from recipe.report.table import MISSING, score_table, table_of
+from recipe.report.table import MISSING, score_table, table_of, text_of
 from recipe.system.errors import UserError
 from recipe.system.files import write_atomically
 from recipe.system.secrets import redact
@@ -59,7 +59,7 @@ class ScoresArguments:
 
 
 def rebuild(sweep: Path, tracker: bool = False) -> str:
-    """Writes everything that shows the results under `sweep`, and returns the table. Safe beside another rebuild."""
+    """Writes everything that shows the results under `sweep`, and returns the table as text. Safe beside another rebuild."""
     with FileLock(sweep / ".scores.lock"):
         results = read_results(sweep, warn=lambda line: print(line, file=sys.stderr))
         if not results:
@@ -80,7 +80,7 @@ def rebuild(sweep: Path, tracker: bool = False) -> str:
             from recipe.report.wandb_scores import log_curve  # importing wandb takes a second that others need not pay
 
             log_curve(sweep, best, cells)
-    return table
+    return redact(text_of(frame))
 
 
 def line_of(sweep: Path, checkpoint: str) -> str:
@@ -134,7 +134,7 @@ def main() -> int:
         print(push_listing(rows_of([r for sweep in sweeps for r in read_results(sweep)]), args.hub_model_id))
         return 0
     tables = [rebuild(sweep, tracker=args.report_to == "wandb") for sweep in sweeps]
-    print(tables[0] if len(tables) == 1 else (folder / JOINED).read_text(encoding="utf-8"))
+    print("\n".join(tables), end="")
     if args.push_to_hub:
         push(rows_of([r for sweep in sweeps for r in read_results(sweep)]), args.hub_model_id)
     return 0

@@ -1,6 +1,7 @@
 """The table of scores in Markdown, with notes on what every number is."""
 
 from dataclasses import dataclass
+from textwrap import fill
 
 import pandas as pd
 
@@ -9,6 +10,7 @@ from recipe.finetune.suites import SUITES, all_columns, suite_of
 from recipe.report.score_frames import average, best_of_grid, cells_of, present_columns
 
 MISSING = "–"
+CONSOLE_COLUMNS = 80
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,15 @@ def table_of(frame: pd.DataFrame) -> str:
     """glue.md, qa.md: the score table of `frame` in Markdown, and under it what every number is."""
     table = score_table(frame)
     return "\n".join([_markdown(table.rows), "", *(f"- {note}" for note in table.notes + table.caveats), ""])
+
+
+def text_of(frame: pd.DataFrame, columns: int = CONSOLE_COLUMNS) -> str:
+    """The same table for a terminal: columns that don't fit beside each other come below, and notes fold by words."""
+    table = score_table(frame)
+    rows = table.rows.set_index("checkpoint").rename_axis(None)
+    lines = [line.rstrip() for line in rows.to_string(line_width=columns).replace("\\\n", "\n").splitlines()]
+    notes = [fill(f"- {note}", columns, subsequent_indent="  ") for note in table.notes + table.caveats]
+    return "\n".join([*lines, "", *notes, ""])
 
 
 def score_table(frame: pd.DataFrame) -> ScoreTable:
