@@ -122,7 +122,7 @@ HEADINGS = (
         "Hugging Face Hub",
         "",
         "cache_dir model_revision token trust_remote_code push_to_hub hub_model_id hub_token hub_private_repo "
-        "hub_strategy hub_always_push hub_revision",
+        "hub_strategy hub_always_push hub_revision license language",
     ),
 )
 OTHERS = Heading(

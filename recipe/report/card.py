@@ -1,9 +1,9 @@
-"""Model cards of checkpoints: metadata with a model-index, scores of every suite, and their pre-training."""
+"""The scores of every suite in the model cards of checkpoints, and the upload of these to the hub."""
 
 from pathlib import Path
 
 import pandas as pd
-from huggingface_hub import EvalResult, HfApi, ModelCardData
+from huggingface_hub import EvalResult, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 
@@ -11,7 +11,7 @@ from recipe.finetune.suite import Suite
 from recipe.finetune.suites import SUITES
 from recipe.system.errors import UserError
 from recipe.system.hub import require_hub_for_pushing
-from recipe.train.model_card import CARD, MARK, may_overwrite, pretraining_section, write_card
+from recipe.train.model_card import CARD, Scores, card_of, may_overwrite, write_card
 
 NOT_FOR_INFERENCE = ["optimizer*", "scheduler*", "rng_state*", "manifest.json", "training_args.bin"]
 
@@ -30,32 +30,21 @@ def write_cards(frame: pd.DataFrame, cells: pd.DataFrame, tables: dict[str, str]
         file = folder / CARD
         if not (folder / "config.json").is_file() or not may_overwrite(file):
             continue
-        if write_card(file, card_of(name, rows, cells.loc[name], notes)):
+        if write_card(file, scores_card(name, rows, cells.loc[name], notes)):
             written.append(file)
     return written
 
 
-def card_of(name: str, rows: pd.DataFrame, cells: pd.Series, notes: dict[str, str]) -> str:
-    """The text of a card: metadata with a model-index, then scores, then pre-training."""
-    folder = Path(rows["path"].iloc[0])
+def scores_card(name: str, rows: pd.DataFrame, cells: pd.Series, notes: dict[str, str]) -> str:
+    """The text of a checkpoint's card with its scores."""
     present = [(suite, column) for suite in SUITES.values() for column in _present(suite, cells)]
-    metadata = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="fill-mask",
-        tags=list(dict.fromkeys(suite.tag for suite, _ in present)),
-        model_name=name.replace("/", "-"),
-        eval_results=[_result(suite, column, cells[column], rows) for suite, column in present],
+    scores = Scores(
+        title=name,
+        tags=[suite.tag for suite, _ in present],
+        results=[_result(suite, column, cells[column], rows) for suite, column in present],
+        sections=[_section(SUITES[suite], cells, notes[suite]) for suite in notes],
     )
-    step, tokens = rows["step"].iloc[0], rows["tokens_seen"].iloc[0]
-    seen = "" if pd.isna(tokens) else f" and {int(tokens):,} tokens"
-    parts = [
-        f"---\n{metadata.to_yaml()}\n---\n{MARK}",
-        f"# {name}",
-        "" if pd.isna(step) else f"A checkpoint of a pre-training run, after {int(step):,} steps{seen}.",
-        *(_section(SUITES[name], cells, notes[name]) for name in notes),
-        pretraining_section(folder),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return card_of(Path(rows["path"].iloc[0]), scores=scores)
 
 
 def _present(suite: Suite, cells: pd.Series) -> list[str]:

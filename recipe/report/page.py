@@ -46,8 +46,7 @@ from recipe.system.progress import track
 from recipe.system.runtime import quiet_libraries
 from recipe.system.secrets import redact, redact_all
 from recipe.system.units import count
-from recipe.train.plan import FILE as PLAN
-from recipe.train.run_record import read_record
+from recipe.train.run_record import PLAN, read_record
 from recipe.train.schedules import UNLIMITED_STEPS
 
 LOG = "log.jsonl"

@@ -23,8 +23,7 @@ from recipe.report.training_curves import pictures_of
 from recipe.system.errors import UserError
 from recipe.system.files import write_atomically
 from recipe.system.secrets import redact, redact_all
-from recipe.train.plan import FILE as PLAN
-from recipe.train.run_record import RECORD
+from recipe.train.run_record import PLAN, RECORD
 
 
 def evidence_of(run: Path) -> list[Path]:

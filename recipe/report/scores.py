@@ -15,6 +15,7 @@ import io
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 from filelock import FileLock
@@ -27,10 +28,12 @@ from recipe.report.card import push, push_listing, write_cards
 from recipe.report.score_curves import draw
 from recipe.report.score_frames import best_of_grid, cells_of, rows_of
 from recipe.report.table import MISSING, score_table, table_of, text_of
+from recipe.report.trackers import TRACKERS, log_curve
 from recipe.system.errors import UserError
 from recipe.system.files import write_atomically
 from recipe.system.secrets import redact
 from recipe.train.model_card import run_folder
+from recipe.train.trackers import select_trackers
 
 JOINED = "scores.md"  # in a run's folder: all suites in one table
 
@@ -41,7 +44,8 @@ class ScoresArguments:
 
     folder: str = field(metadata={"help": "Folder of a sweep, or of a run with a folder glue or qa."})
     report_to: str = field(
-        default="none", metadata={"help": "none, or wandb: add the curve of the scores to the pre-training run."}
+        default="none",
+        metadata={"help": f"none, or {', '.join(TRACKERS)}: add the curve of the scores to the pre-training's run."},
     )
     push_to_hub: bool = field(default=False, metadata={"help": "Upload every checkpoint with its model card."})
     hub_model_id: str | None = field(
@@ -52,14 +56,17 @@ class ScoresArguments:
     )
 
     def __post_init__(self):
+        if self.report_to not in ("none", *TRACKERS):
+            raise UserError(f"found --report_to {self.report_to}, expected none or {' or '.join(TRACKERS)}")
         if self.push_to_hub and not self.hub_model_id:
             raise UserError("found --push_to_hub without --hub_model_id: pass user/name")
         if self.dry_run and not self.push_to_hub:
             raise UserError("found --dry_run without --push_to_hub: add --push_to_hub, or leave --dry_run out")
 
 
-def rebuild(sweep: Path, tracker: bool = False) -> str:
-    """Writes everything that shows the results under `sweep`, and returns the table as text. Safe beside another rebuild."""
+def rebuild(sweep: Path, tracker: str = "none") -> str:
+    """Writes everything that shows the results under `sweep`, and returns the table as text. Safe beside
+    another rebuild."""
     with FileLock(sweep / ".scores.lock"):
         results = read_results(sweep, warn=lambda line: print(line, file=sys.stderr))
         if not results:
@@ -76,10 +83,8 @@ def rebuild(sweep: Path, tracker: bool = False) -> str:
         draw(best, cells, picture)
         write_atomically(sweep / f"{suite}.png", picture.getvalue())
         _show_with_others(sweep, suite, results, frame)
-        if tracker:
-            from recipe.report.wandb_scores import log_curve  # importing wandb takes a second that others need not pay
-
-            log_curve(sweep, best, cells)
+        if tracker != "none":
+            log_curve(sweep, best, cells, tracker)
     return redact(text_of(frame))
 
 
@@ -133,7 +138,9 @@ def main() -> int:
     if args.dry_run:
         print(push_listing(rows_of([r for sweep in sweeps for r in read_results(sweep)]), args.hub_model_id))
         return 0
-    tables = [rebuild(sweep, tracker=args.report_to == "wandb") for sweep in sweeps]
+    if args.report_to != "none":
+        select_trackers(SimpleNamespace(report_to=[args.report_to]), print, folder)
+    tables = [rebuild(sweep, tracker=args.report_to) for sweep in sweeps]
     print("\n".join(tables), end="")
     if args.push_to_hub:
         push(rows_of([r for sweep in sweeps for r in read_results(sweep)]), args.hub_model_id)

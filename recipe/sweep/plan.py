@@ -13,6 +13,7 @@ from recipe.finetune.suite import NO_SEED, Suite
 from recipe.finetune.suites import SUITES, default_suite, suite_of, tasks_called
 from recipe.launch.ray_cluster import require_ray
 from recipe.model.checkpoints import checkpoints, step_of
+from recipe.report.trackers import TRACKERS
 from recipe.sweep.executors import ENGINES
 from recipe.sweep.jobs import Job
 from recipe.system.errors import UserError
@@ -53,7 +54,8 @@ class SweepArguments:
     workers: int = option(1, "Worker processes per GPU (in total where there is none).")
     results_dir: str | None = option(None, "Folder of the results; by default glue or qa in the first run folder.")
     report_to: str = option(
-        "none", "none, or wandb: one W&B run per job, and a curve of the scores in the pre-training run."
+        "none",
+        f"none, or {', '.join(TRACKERS)}: the curve of the scores in the pre-training's run. W&B: a run per job, too.",
     )
     allow_changed: str = option(
         "", "Settings that may differ from those of the results in the folder, separated by commas."
@@ -67,8 +69,8 @@ class SweepArguments:
             raise UserError(f"found ENGINE {self.engine}, expected {' or '.join(ENGINES)}")
         if self.engine == "ray":
             require_ray()
-        if self.report_to not in ("none", "wandb"):
-            raise UserError(f"found --report_to {self.report_to}, expected none or wandb")
+        if self.report_to not in ("none", *TRACKERS):
+            raise UserError(f"found --report_to {self.report_to}, expected none or {' or '.join(TRACKERS)}")
         if not self.suite.trains and (len(self.seeds) > 1 or self.learning_rates or self.batch_sizes or self.mnli_init):
             raise UserError(
                 f"found --seeds, --learning_rates, --batch_sizes or --mnli_init: {self.suite.title} trains nothing: "

@@ -165,8 +165,8 @@ def main() -> int:
     began = time.time()
     on_stop_signals(_stop)
     say = Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print
-    if sweep.report_to == "wandb":
-        select_trackers(SimpleNamespace(report_to=["wandb"]), say, sweep.folder)
+    if sweep.report_to != "none":
+        select_trackers(SimpleNamespace(report_to=[sweep.report_to]), say, sweep.folder)
     if sweep.watch:
         candidates(ready(sweep), sweep.newest)  # refuses what is wrong already, before hours of waiting
         wait_for_first_checkpoint(sweep.runs, say)
@@ -183,7 +183,7 @@ def main() -> int:
         say(f"warning: {folder} is damaged or incomplete ({reason}): not evaluated")
 
     def refresh() -> str:
-        return rebuild(sweep.folder, tracker=sweep.report_to == "wandb")
+        return rebuild(sweep.folder, tracker=sweep.report_to)
 
     def after_checkpoint(checkpoint: str) -> None:
         refresh()

@@ -58,6 +58,8 @@ class PretrainArguments(TrainingArguments):
     allow_changed: str = option(
         "", "Settings that may differ from those of the run that is resumed, separated by commas."
     )
+    license: str | None = option(None, "Licence of the model, for its card: a name of the hub, such as apache-2.0.")
+    language: str | None = option(None, "Language of the model, for its card: an ISO 639 code, such as en.")
     dry_run: str | None = option(
         None, "Print the plan of the run and stop before it: plan for people to read, json for programs."
     )

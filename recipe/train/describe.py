@@ -1,6 +1,7 @@
 """What a run prints before step 1: its plan and one decoded sample; and, at its end, what became of the plan."""
 
 from collections.abc import Callable
+from pathlib import Path
 from textwrap import fill
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -60,6 +61,13 @@ def describe(
         line("memory", f"{byte_size(plan.memory)} per process, {byte_size(plan.memory_available)} available")
         kept = f"{byte_size(plan.checkpoints * plan.checkpoint)} for the {plan.checkpoints} kept"
         line("disk", f"{byte_size(plan.checkpoint)} per checkpoint, {kept}; {byte_size(plan.disk_free)} free")
+    if args.push_to_hub:
+        name = args.hub_model_id or Path(args.output_dir).name
+        when = "each checkpoint" if "every_save" in str(args.hub_strategy) else "the final model"
+        line(
+            "hub",
+            f"pushes {when} to {name}: weights ({byte_size(4 * model.num_parameters())}), config, tokenizer, card",
+        )
     sample = sequences.train[0]
     line("sample", f"{' '.join(tokenizer.decode(sample['input_ids'][0][:60]).split())} ...")
 

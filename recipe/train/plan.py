@@ -21,12 +21,12 @@ from recipe.system.files import write_json
 from recipe.system.units import DAY, time_span
 from recipe.train.arguments import PretrainArguments, sequences_per_step
 from recipe.train.calibration import Calibration, Conditions, calibrated
+from recipe.train.run_record import PLAN
 from recipe.train.saving import CHECKPOINT_BYTES_PER_PARAMETER
 from recipe.train.schedules import UNLIMITED_STEPS
 from recipe.train.sequences import Sequences
 from recipe.train.stages import Stage, Stages
 
-FILE = "plan.json"
 MOST_EPOCHS = 100
 MOST_DAYS = 30
 GOOD_EPOCHS, STEPS_PER_EPOCH = 10, 50  # of the settings that an error message proposes
@@ -269,4 +269,4 @@ def require_epochs(plan: Plan, args: PretrainArguments) -> None:
 
 def write_plan(run: Path, plan: Plan, measured: dict[str, float] | None = None) -> None:
     """Writes `run`/plan.json: the plan and, once the run has ended, what was measured of it."""
-    write_json(run / FILE, {"planned": asdict(plan)} | ({"measured": measured} if measured else {}))
+    write_json(run / PLAN, {"planned": asdict(plan)} | ({"measured": measured} if measured else {}))

@@ -18,8 +18,8 @@ from recipe.train.arguments import PretrainArguments
 from recipe.train.build import build_trainer
 from recipe.train.callbacks import FirstStep
 from recipe.train.describe import compared, describe
-from recipe.train.model_card import write_run_card
-from recipe.train.plan import peak_bytes, plan_run, write_plan
+from recipe.train.model_card import write_run_cards
+from recipe.train.plan import Plan, peak_bytes, plan_run, write_plan
 from recipe.train.resume import checkpoint_to_resume, is_done
 from recipe.train.run_folder import run_lock
 from recipe.train.run_record import build_record, require_identical_ranks, write_record
@@ -77,9 +77,10 @@ def pretrain(
         if args.dry_run:
             return 0
 
+        tokenizer.model_max_length = sequences.train.length  # what the model is trained on
         began = time.monotonic()
         stop = StopSignals()
-        first_step = FirstStep(lambda: write_record(run, record))
+        first_step = FirstStep(lambda: write_what_is_known(run, record, plan))
         trainer = build_trainer(model, tokenizer, prepared, sequences, args, [first_step, stop])
         if args.do_train:
             try:
@@ -102,13 +103,13 @@ def pretrain(
         elif fresh:
             raise UserError(f"found no checkpoint in {run} to evaluate: pass --do_train or --model_name_or_path")
         if args.do_train and not args.do_eval and main_process:
-            write_run_card(run, model.config)
+            write_run_cards(run)
         if args.do_eval:
             if main_process and not args.do_train:
                 write_record(run, record)
             metrics = trainer.final_evaluation()
             if main_process and args.do_train:
-                write_run_card(run, model.config, metrics)
+                write_run_cards(run, metrics)
             # Two more names, as in the results of the Hugging Face example scripts.
             metrics |= {"perplexity": metrics["eval_perplexity"], "eval_samples": len(sequences.evaluation)}
             trainer.save_metrics("eval", metrics)
@@ -119,3 +120,10 @@ def pretrain(
             if main_process:
                 report(metrics, model, tokenizer, sequences.evaluation, run)
     return 0
+
+
+def write_what_is_known(run: Path, record: dict, plan: Plan | None) -> None:
+    """Writes run.json and plan.json."""
+    write_record(run, record)
+    if plan:
+        write_plan(run, plan)

@@ -18,6 +18,7 @@ from recipe.system.paths import ROOT
 from recipe.system.secrets import redact, redact_all, redact_words
 
 RECORD = "run.json"
+PLAN = "plan.json"  # beside it: the plan of the run, see recipe.train.plan
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "deepspeed", "numpy")
 
 

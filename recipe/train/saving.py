@@ -25,6 +25,7 @@ from recipe.train.deepspeed import (
     restore_groups,
     universal_copy,
 )
+from recipe.train.model_card import write_pretraining_card
 from recipe.train.schedules import build_schedule
 
 CHECKPOINT_BYTES_PER_PARAMETER = 12  # the weight and Adam's two moments, four bytes each
@@ -145,6 +146,7 @@ class AtomicCheckpoints(Trainer):
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     commit(run / STAGING / name, run / name, self.args.world_size)
+                    write_pretraining_card(run / name)
         except Exception as error:  # safetensors, torch and the system report a full disk differently
             raise self._save_error(run, name, error) from error
         finally:

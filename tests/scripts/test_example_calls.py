@@ -127,7 +127,10 @@ def test_run_mlm(sample, monkeypatch, capsys):
 
     card = (folder / "README.md").read_text()
     assert "library_name: transformers" in card and "pipeline_tag: fill-mask" in card
-    assert f"| eval_loss | {results['eval_loss']:.4g} |" in card and "| peak learning rate | 5e-05 |" in card
+    assert (
+        f"| loss in nats per predicted token | {results['eval_loss']:.4g} |" in card
+        and "| peak learning rate | 5e-05 |" in card
+    )
     assert "](" not in card  # no link, so no dead one
     assert "is done: " in call(run_mlm, command, monkeypatch, capsys)
     assert results_of(folder) == results

@@ -164,6 +164,7 @@ def test_a_zero_shot_suite_is_one_record(run, tmp_path, monkeypatch):
     )
     assert notes[-1].strip() == "Chance is 50.0." and len(notes) == 4
     results = {r.dataset_type: r for r in ModelCard.load(run / "checkpoint-20" / "README.md").data.eval_results}
+    assert results.pop("validation").task_type == "fill-mask"  # of the pre-training
     assert set(results) == {"toys/agreement", "toys/order"}
     order = results["toys/order"]
     assert order.metric_value == pytest.approx(wanted[1], abs=0.01) and order.dataset_name == "Pairs Order"
@@ -194,7 +195,7 @@ def test_a_suite_that_trains_is_one_record(run, tmp_path, monkeypatch):
     assert row["Colour"].startswith(f"{50 * sum(values):.1f} ± ") and "average" not in row
     assert "Metrics: Colour share of right colours." in (run / "colours" / "colours.md").read_text()
     assert (run / "colours" / "colours.png").read_bytes().startswith(b"\x89PNG")
-    (result,) = ModelCard.load(run / "checkpoint-20" / "README.md").data.eval_results
+    *_, result = ModelCard.load(run / "checkpoint-20" / "README.md").data.eval_results
     assert result.task_name == "Colours of toys, after fine-tuning" and result.metric_args["seeds"] == [1, 2]
 
 

@@ -136,7 +136,7 @@ def test_the_job_and_the_score_in_wandb(run, tmp_path, monkeypatch):
     monkeypatch.setattr("recipe.report.scores.draw", lambda frame, cells, file: None)
     made = squad_record(run)
     write_json(result_file(tmp_path / "qa" / "jobs" / "toy-checkpoint-20", "squad", 1), made)
-    rebuild(tmp_path / "qa", tracker=True)
+    rebuild(tmp_path / "qa", tracker="wandb")
     (file,) = tmp_path.glob("qa/wandb/offline-run-*/*.wandb")
     (row,) = [row for row in history_of(read_wandb(file)) if "qa/squad_f1" in row]
     assert (row["train/global_step"], row["qa/squad_em"], row["qa/squad_f1"]) == (20, 48.5, 61.5)

@@ -218,7 +218,7 @@ def test_checkpoints_are_complete_plain_and_rotated(tmp_path, bpe, documents):
     assert [f.name for f in found] == ["checkpoint-4", "checkpoint-6"]
     assert all(damage(folder) is None for folder in found)
     assert sorted(file.name for file in found[-1].iterdir()) == [
-        "config.json", "manifest.json", "model.safetensors", "optimizer.pt", "rng_state.pth",
+        "README.md", "config.json", "manifest.json", "model.safetensors", "optimizer.pt", "rng_state.pth",
         "scheduler.pt", "tokenizer.json", "tokenizer_config.json", "trainer_state.json",
     ]  # fmt: skip
     assert not (tmp_path / "_staging").exists()
