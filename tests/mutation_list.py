@@ -357,7 +357,7 @@ MUTATIONS = [
         '"MNLI-mm": Column("mnli", "validation_mismatched",', '"MNLI-mm": Column("mnli", "validation_matched",',
         ("tests/report/test_scores.py", "tests/finetune/glue/test_tasks.py"), "MNLI-mm shows MNLI-m"),
     Mutation("column-mrpc", "recipe/finetune/glue/suite.py",
-        '"MRPC": Column("mrpc", "validation", "f1"),', '"MRPC": Column("mrpc", "validation", "accuracy"),',
+        '"MRPC": Column("mrpc", "validation", "f1",', '"MRPC": Column("mrpc", "validation", "accuracy",',
         ("tests/report/test_scores.py", "tests/finetune/glue/test_tasks.py"), "MRPC's column shows another metric than its note says"),
     Mutation("average-of-eight", "recipe/finetune/glue/suite.py",
         '"average", ("CoLA", "SST-2",', '"average", ("SST-2",',

@@ -70,20 +70,20 @@ def _to_tensorboard(sweep: Path, folder: Path, points: list[dict]) -> None:
 
 
 def _to_trackio(sweep: Path, folder: Path, points: list[dict]) -> None:
-    import trackio
+    import trackio  # pyright: ignore[reportMissingImports] (an optional package)
 
     settings = read_record(folder).get("settings", {})
     trackio.init(project=settings.get("project") or "huggingface", name=_run_name(folder), resume="allow")
     try:
         for point, step in map(_without_step, points):
-            trackio.log(point, step=step)
+            trackio.log(point | {STEP: step}, step=step)  # its own steps count calls: STEP is the common axis
     finally:
         trackio.finish()
 
 
 def _to_mlflow(sweep: Path, folder: Path, points: list[dict]) -> None:
     """The newest run of the pre-training's name in its experiment, or a new one where there is none."""
-    import mlflow
+    import mlflow  # pyright: ignore[reportMissingImports] (an optional package)
 
     experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default"))
     name = _run_name(folder)

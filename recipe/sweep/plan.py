@@ -55,7 +55,7 @@ class SweepArguments:
     results_dir: str | None = option(None, "Folder of the results; by default glue or qa in the first run folder.")
     report_to: str = option(
         "none",
-        f"none, or {', '.join(TRACKERS)}: the curve of the scores in the pre-training's run. W&B: a run per job, too.",
+        f"none or {', '.join(TRACKERS)}: draws the scores in the pre-training's run. W&B also gets a run per job.",
     )
     allow_changed: str = option(
         "", "Settings that may differ from those of the results in the folder, separated by commas."

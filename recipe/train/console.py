@@ -10,14 +10,10 @@ from recipe.train.schedules import UNLIMITED_STEPS
 class Console(TrainerCallback):
     """Prints a line per training log and evaluation, above the progress bar where there is one."""
 
-    def __init__(self):
-        self.last = ""
-
     def on_log(self, args, state, control, logs=None, **kwargs):
         line = _line(state, logs or {}) if state.is_world_process_zero else ""
-        if line and line != self.last:  # the last step's evaluation is also the final one
+        if line:
             say(line)
-            self.last = line
 
 
 def _line(state, logs: dict) -> str:

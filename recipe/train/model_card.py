@@ -81,14 +81,15 @@ def card_of(folder: Path, metrics: dict[str, float] | None = None, scores: Score
     shown = {METRIC_NAMES[key]: value for key, value in metrics.items() if key in METRIC_NAMES}
     results = (_pretraining_results(shown, record) if record else []) + (scores.results if scores else [])
     settings = record.get("settings", {})
-    said = {name: settings.get(name) for name in ("license", "language")} | {"datasets": _hub_datasets(record)}
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-generation" if config and is_causal(config) else "fill-mask",
         tags=list(dict.fromkeys([*(["generated_from_trainer"] if record else []), *(scores.tags if scores else [])])),
         model_name=name.replace("/", "-"),
         eval_results=results or None,
-        **{name: value for name, value in said.items() if value},
+        license=settings.get("license") or None,
+        language=settings.get("language") or None,
+        datasets=_hub_datasets(record) or None,
     )
     parts = [
         MARK if scores else RUN_MARK,

@@ -265,14 +265,12 @@ class PretrainTrainer(AtomicCheckpoints):
         return metrics
 
     def final_evaluation(self) -> dict[str, float]:
-        """The metrics after training. Where the last step has just been evaluated they are taken from there, since
-        neither weights nor data have changed, and logged again."""
+        """The metrics after training: those of the last step where it has just been evaluated, since neither weights
+        nor data have changed."""
         step, metrics = self._evaluated
-        if step != self.state.global_step or self.args.load_best_model_at_end:
-            return self.evaluate()
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        if step == self.state.global_step and not self.args.load_best_model_at_end:
+            return metrics
+        return self.evaluate()
 
     def _save_checkpoint(self, model, trial):
         began = time.monotonic()

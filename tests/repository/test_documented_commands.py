@@ -158,7 +158,7 @@ def test_pretrain_and_glue_as_the_readme_says(checkout):
     assert "batch      4 sequences x 2 accumulations x 1 process = 8 sequences" in done.stdout
     assert "batch      4 sequences x 1 accumulation x 2 processes = 8 sequences" in two.stdout
     runs = checkout / "runs"
-    assert len(losses(runs / "NAME")) >= 10 and losses(runs / "two") == pytest.approx(losses(runs / "NAME"), abs=1e-5)
+    assert len(losses(runs / "NAME")) >= 9 and losses(runs / "two") == pytest.approx(losses(runs / "NAME"), abs=1e-5)
     again = typed(checkout, pretrain, **SMALL)
     assert again.returncode == 0 and "is done: 4 steps" in again.stdout
     refused = typed(checkout, pretrain, **SMALL | {"RUN_NAME": "stray", "WORLD_SIZE": "2"})

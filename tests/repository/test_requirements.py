@@ -11,8 +11,8 @@ from toy import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-UNPINNED = {"playwright"}  # needs a browser; one test uses it where installed
-OPTIONAL = {"ray", "sentencepiece", "torch_xla"}  # imported on demand, with a message that says what to install
+UNPINNED = {"playwright", "tensorboard", "trackio", "mlflow"}  # a browser and trackers: tests use those that are there
+OPTIONAL = {"mlflow", "ray", "sentencepiece", "torch_xla", "trackio"}  # imported on demand, with a message that says what to install
 
 
 def requirements(lines: list[str]) -> dict[str, Requirement]:
