@@ -12,7 +12,8 @@ from toy import REPOSITORY
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 UNPINNED = {"playwright", "tensorboard", "trackio", "mlflow"}  # a browser and trackers: tests use those that are there
-OPTIONAL = {"mlflow", "ray", "sentencepiece", "torch_xla", "trackio"}  # imported on demand, with a message that says what to install
+# imported on demand, with a message that says what to install
+OPTIONAL = {"mlflow", "ray", "sentencepiece", "torch_xla", "trackio"}
 
 
 def requirements(lines: list[str]) -> dict[str, Requirement]:
