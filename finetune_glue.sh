@@ -32,7 +32,7 @@ export ENGINE=${ENGINE:-processes}       # ray: the same jobs as tasks of a Ray 
 export WATCH=${WATCH:-0}                 # 1: until the pre-training is over and its last checkpoint evaluated
 export TOKENIZER=${TOKENIZER:-}          # for random: alone; beside checkpoints theirs is taken
 export OUTPUT_DIR=${OUTPUT_DIR:-}        # empty: the folder glue in the (first) run's folder
-export REPORT_TO=${REPORT_TO:-wandb}     # none: no W&B. Without a key it is offline
+export REPORT_TO=${REPORT_TO:-wandb}     # or tensorboard, trackio, mlflow, none. W&B without a key is offline
 export WANDB_PROJECT=${WANDB_PROJECT:-encoder-recipe}
 
 require_list require_name RUN

@@ -35,7 +35,7 @@ export WORKERS=${WORKERS:-1}         # a GPU, or on the CPU
 export ENGINE=${ENGINE:-processes}   # ray: the same jobs as tasks of a Ray cluster
 export TOKENIZER=${TOKENIZER:-}      # for random: alone; beside checkpoints RUN's is taken
 export OUTPUT_DIR=${OUTPUT_DIR:-}    # empty: the folder qa in the run's folder
-export REPORT_TO=${REPORT_TO:-wandb} # none: no W&B. Without a key it is offline
+export REPORT_TO=${REPORT_TO:-wandb} # or tensorboard, trackio, mlflow, none. W&B without a key is offline
 export WANDB_PROJECT=${WANDB_PROJECT:-encoder-recipe}
 
 require_name RUN TASK REPORT_TO

@@ -93,7 +93,7 @@ kind=$([[ $OBJECTIVE == mlm ]] || echo "$OBJECTIVE-")
 RUN_NAME=${RUN_NAME:-$kind$(basename -- "${MODEL%.json}")-$(basename -- "${corpus%/}")-L$SEQ_LENGTH-B$GLOBAL_BATCH_SIZE-lr$PEAK_LR-seed$SEED}
 OUTPUT_DIR=${OUTPUT_DIR:-runs/$RUN_NAME}
 WANDB_NAME=${WANDB_NAME:-$RUN_NAME} WANDB_PROJECT=${WANDB_PROJECT:-encoder-recipe}
-REPORT_TO=${REPORT_TO:-none} # wandb: online with a key, offline without one
+REPORT_TO=${REPORT_TO:-none} # or tensorboard, trackio, mlflow, wandb (online with a key, offline without one)
 export WANDB_NAME WANDB_PROJECT
 
 require_name MODEL TOKENIZER DATASET PREPARED_DIR RUN_NAME OUTPUT_DIR WANDB_NAME REPORT_TO
