@@ -4,6 +4,7 @@
 #   RUN=runs/first bash finetune_glue.sh
 #   RUN="runs/first random:configs/roberta_tiny.json" SEEDS="1 2 3" bash finetune_glue.sh   a baseline beside it
 #   RUN=runs/first WATCH=1 bash finetune_glue.sh      follow a pre-training that still runs
+#   RUN="runs/first random:runs/first" TASKS=blimp bash finetune_glue.sh   minimal pairs, without training
 #   DRY_RUN=1 RUN=runs/first bash finetune_glue.sh    print the command and stop
 #
 # Stop it at any moment and run it again: what is done stays done. Several may share one folder. Flags after the
@@ -18,6 +19,7 @@ export RUN
 export TASKS=${TASKS:-cola sst2 mrpc stsb qqp mnli qnli rte}
 export SEEDS=${SEEDS:-1}
 export GLUE_DATA=${GLUE_DATA:-nyu-mll/glue} # or a folder: the official files (CoLA/train.tsv ...), or a copy of the hub's
+export BLIMP_DATA=${BLIMP_DATA:-nyu-mll/blimp} # of TASKS=blimp: a hub id, or a folder with files of minimal pairs
 
 # Fine-tuning. Empty: each task's own settings (the table in recipe/finetune/glue/tasks.py). Several values make a grid; the table
 # then shows the best on dev and says so.
@@ -38,7 +40,7 @@ export WANDB_PROJECT=${WANDB_PROJECT:-encoder-recipe}
 require_list require_name RUN
 require_list require_name TASKS
 require_list "require_whole 0" SEEDS
-require_name GLUE_DATA REPORT_TO
+require_name GLUE_DATA BLIMP_DATA REPORT_TO
 [[ -z $LEARNING_RATES ]] || require_list require_number LEARNING_RATES
 [[ -z $BATCH_SIZES ]] || require_list "require_whole 1" BATCH_SIZES
 [[ -z $EPOCHS ]] || require_number EPOCHS
@@ -54,7 +56,11 @@ source environment.sh
 read -ra runs <<<"$RUN"
 read -ra tasks <<<"$TASKS"
 read -ra seeds <<<"$SEEDS"
-args=(--runs "${runs[@]}" --tasks "${tasks[@]}" --seeds "${seeds[@]}" --glue_data "$GLUE_DATA")
+args=(--runs "${runs[@]}" --tasks "${tasks[@]}" --seeds "${seeds[@]}")
+case $TASKS in
+    [Bb][Ll][Ii][Mm][Pp]) args+=(--blimp_data "$BLIMP_DATA") ;;
+    *) args+=(--glue_data "$GLUE_DATA") ;;
+esac
 
 # shellcheck disable=SC2206 # lists of numbers: they are meant to split
 [[ -z $LEARNING_RATES ]] || args+=(--learning_rates $LEARNING_RATES)

@@ -28,23 +28,15 @@ SETTINGS = (
 
 
 @dataclass
-class StartArguments(HubArguments):
-    """The checkpoint that fine-tuning starts from, and how much of the data it uses."""
+class CheckpointArguments(HubArguments):
+    """The checkpoint that is evaluated."""
 
-    max_seq_length: int = option(128, "Tokens per example, special tokens included; longer examples are truncated.")
-    pad_to_max_length: bool = option(False, "Pad examples to --max_seq_length; off, to the longest of their batch.")
-    overwrite_cache: bool = option(False, "Tokenise again, even if tokenised examples exist.")
-    prepared_dir: str = option("data", "Folder of tokenised examples.")
-    max_train_samples: int | None = option(None, "Train on only the first N examples; by default all.")
-    max_eval_samples: int | None = option(None, "Evaluate on only the first N examples; by default all.")
-    max_predict_samples: int | None = option(None, "Predict only the first N test examples; by default all.")
     model_name_or_path: str = option(
         "", "Checkpoint: a folder or hub id, or random:configs/x.json for fresh weights. Required."
     )
     config_name: str | None = option(None, "Config; by default the checkpoint's.")
     tokenizer_name: str | None = option(None, "Tokenizer: a folder or hub id; by default the checkpoint's.")
     use_fast_tokenizer: bool = option(True, "Must be on: only fast tokenizers are supported.")
-    ignore_mismatched_sizes: bool = option(False, "Initialise weights whose shape is not the checkpoint's.")
     checkpoint_name: str | None = option(
         None, "Name of the checkpoint in tables; by default the last two parts of its path."
     )
@@ -64,6 +56,20 @@ class StartArguments(HubArguments):
     def weights(self) -> str:
         """Where the weights come from: the checkpoint, or a model that was fine-tuned from it."""
         return self.model_name_or_path
+
+
+@dataclass
+class StartArguments(CheckpointArguments):
+    """The checkpoint that fine-tuning starts from, and how much of the data it uses."""
+
+    max_seq_length: int = option(128, "Tokens per example, special tokens included; longer examples are truncated.")
+    pad_to_max_length: bool = option(False, "Pad examples to --max_seq_length; off, to the longest of their batch.")
+    overwrite_cache: bool = option(False, "Tokenise again, even if tokenised examples exist.")
+    prepared_dir: str = option("data", "Folder of tokenised examples.")
+    max_train_samples: int | None = option(None, "Train on only the first N examples; by default all.")
+    max_eval_samples: int | None = option(None, "Evaluate on only the first N examples; by default all.")
+    max_predict_samples: int | None = option(None, "Predict only the first N test examples; by default all.")
+    ignore_mismatched_sizes: bool = option(False, "Initialise weights whose shape is not the checkpoint's.")
 
 
 @dataclass

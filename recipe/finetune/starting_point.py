@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from recipe.data.tokenizer import fingerprint, load_tokenizer
-from recipe.finetune.arguments import RANDOM, StartArguments
+from recipe.finetune.arguments import RANDOM, CheckpointArguments, StartArguments
 from recipe.finetune.glue.labels import SavedLabels, saved_labels
 from recipe.finetune.suites import SUITES
 from recipe.model.checkpoints import step_of
@@ -35,7 +35,7 @@ class Origin:
     sha256: str | None  # of the weights file, or the commit of a hub model
 
 
-def origin_of(data: StartArguments) -> Origin:
+def origin_of(data: CheckpointArguments) -> Origin:
     """The checkpoint that `data` names. Raises UserError if it is a checkpoint-N that is incomplete or damaged."""
     source = data.model_name_or_path
     if source.startswith(RANDOM):
@@ -88,17 +88,18 @@ def _whole_number(value: object) -> int | None:
     return value if type(value) is int else None
 
 
-def tokenizer_of(data: StartArguments):
-    """The tokenizer of a checkpoint. Raises UserError if --tokenizer_name differs from the checkpoint's own."""
+def tokenizer_of(data: CheckpointArguments, needs: tuple[str, ...] = ("pad", "mask")):
+    """The tokenizer of a checkpoint, with the special tokens that it `needs`. Raises UserError if it lacks one, and if
+    --tokenizer_name differs from the checkpoint's own."""
     source, named = data.model_name_or_path, data.tokenizer_name
     if source.startswith(RANDOM):
         if not named:
             raise UserError(f"{source} has no tokenizer: pass --tokenizer_name, a checkpoint's folder or a hub id")
-        return _tokenizer(named, **data.hub_options())
-    tokenizer = _tokenizer(named or source, **data.hub_options())
+        return _tokenizer(named, needs, **data.hub_options())
+    tokenizer = _tokenizer(named or source, needs, **data.hub_options())
     own = Path(source).expanduser()
     has_own = named and (own / "tokenizer.json").exists()
-    if has_own and fingerprint(tokenizer) != fingerprint(_tokenizer(str(own))):
+    if has_own and fingerprint(tokenizer) != fingerprint(_tokenizer(str(own), needs)):
         raise UserError(
             f"the tokenizer {named} isn't the one that {source} was trained with: leave --tokenizer_name out"
         )
@@ -106,15 +107,23 @@ def tokenizer_of(data: StartArguments):
 
 
 @lru_cache(maxsize=4)
-def _tokenizer(name: str, **hub_options):
-    return load_tokenizer(name, **hub_options)
+def _tokenizer(name: str, needs: tuple[str, ...], **hub_options):
+    return load_tokenizer(name, needs, **hub_options)
 
 
 def config_of(data: StartArguments, tokenizer) -> PreTrainedConfig:
-    """The config of the checkpoint. Raises UserError for a causal model, and if the tokenizer or --max_seq_length
-    doesn't fit it."""
-    source = data.model_name_or_path
-    name = data.config_name or source.removeprefix(RANDOM)
+    """The config of an encoder to fine-tune. Raises UserError as `config_with` does, for a causal model, and if
+    --max_seq_length doesn't fit it."""
+    config, name = config_with(data, tokenizer), _config_name(data)
+    if is_causal(config):
+        raise UserError(f"{name} is a causal model, whose first token attends to no other: expected an encoder")
+    check_length(config, data.max_seq_length, name)
+    return config
+
+
+def config_with(data: CheckpointArguments, tokenizer) -> PreTrainedConfig:
+    """The config of the checkpoint, masked or causal. Raises UserError if the tokenizer doesn't fit it."""
+    source, name = data.model_name_or_path, _config_name(data)
     if source.startswith(RANDOM):
         config = load_config(name, **data.hub_options())
         fit_to_tokenizer(config, tokenizer, name)
@@ -126,10 +135,11 @@ def config_of(data: StartArguments, tokenizer) -> PreTrainedConfig:
                 f"the tokenizer has {len(tokenizer)} tokens, {name} was trained with about {config.vocab_size}: "
                 "use the tokenizer it was trained with"
             )
-    if is_causal(config):
-        raise UserError(f"{name} is a causal model, whose first token attends to no other: expected an encoder")
-    check_length(config, data.max_seq_length, name)
     return config
+
+
+def _config_name(data: CheckpointArguments) -> str:
+    return data.config_name or data.model_name_or_path.removeprefix(RANDOM)
 
 
 def check_model(data: StartArguments) -> Origin:

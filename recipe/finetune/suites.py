@@ -10,6 +10,7 @@ from recipe.system.errors import UserError
 PACKAGES = (
     "glue",
     "qa",
+    "blimp",
 )
 _RECORDS: tuple[Suite, ...] = tuple(import_module(f"recipe.finetune.{package}.suite").SUITE for package in PACKAGES)
 SUITES: dict[str, Suite] = {suite.name: suite for suite in _RECORDS}
