@@ -2,7 +2,8 @@
 """Scores one checkpoint on minimal pairs (BLiMP), without training: in how many pairs does it find the acceptable
 sentence likelier? Writes accuracies with standard errors, and every pair's scores. For masked and causal models.
 
-    python run_blimp.py --model_name_or_path runs/first/checkpoint-500 --blimp_data path/to/blimp --output_dir runs/first/blimp-500
+    python run_blimp.py --model_name_or_path runs/first/checkpoint-500 \\
+        --blimp_data path/to/blimp --output_dir runs/first/blimp-500
 
     python run_blimp.py --model_name_or_path roberta-base --output_dir out       pairs from the hub, nyu-mll/blimp
 

@@ -8,10 +8,10 @@ load in milliseconds.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from recipe.finetune.arguments import FineTuneArguments, CheckpointArguments
+    from recipe.finetune.arguments import CheckpointArguments, StartArguments
     from recipe.finetune.starting_point import Origin
 
 NO_SEED = 0  # the seed in the results of a suite without training
@@ -84,7 +84,7 @@ class Evaluation(Protocol):
         ...
 
 
-def _check_encoder(data: "CheckpointArguments") -> "Origin":
+def _check_encoder(data: "StartArguments") -> "Origin":
     from recipe.finetune.starting_point import check_model
 
     return check_model(data)
@@ -103,16 +103,17 @@ class Suite:
     # ---- its jobs
     script: str  # runs one job
     launcher: str  # runs a sweep
-    arguments: Callable[[], "tuple[type[CheckpointArguments], type[FineTuneArguments]]"]  # dataclasses of the script's flags
-    prepare: Callable[["CheckpointArguments", "FineTuneArguments"], Evaluation]
+    # The dataclasses of the script's flags.
+    arguments: Callable[[], "tuple[type[CheckpointArguments], type]"]
+    prepare: Callable[[Any, Any], Evaluation]  # of instances of the two
     # Examples that a job processes, from its actual data; the estimate of the remaining time is based on it.
-    cost: Callable[["CheckpointArguments", "FineTuneArguments"], float]
+    cost: Callable[[Any, Any], float]
     settings: tuple[str, ...] = SHARED_SETTINGS  # data arguments that all scores of a folder share
     task_flags: Callable[[str], tuple[str, ...]] = lambda task: ("--task_name", task)
     job_flags: tuple[str, ...] = ("--do_train", "--do_eval")  # before the user's flags
     final_flags: tuple[str, ...] = ("--disable_tqdm", "true", "--report_to", "none")  # after the user's flags
     # Raises UserError for a checkpoint that the suite cannot evaluate.
-    check_model: Callable[["CheckpointArguments"], "Origin"] = _check_encoder
+    check_model: Callable[[Any], "Origin"] = _check_encoder
     default_tasks: tuple[str, ...] = ()  # of a sweep without --tasks, for the first suite
     unscored: dict[str, str] = field(default_factory=dict)  # {task without a score: error message}
     start_argument: str = ""  # the data argument for the model of TaskInfo.starts_from

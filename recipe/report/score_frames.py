@@ -49,11 +49,14 @@ def rows_of(results: list[dict]) -> pd.DataFrame:
             if column.task == result["task"]:
                 value = result["metrics"].get(column.split, {}).get(column.metric)
                 row[f"score:{title}"] = None if value is None else value / suite.scale
+                error = result["metrics"].get(column.split, {}).get(f"{column.metric}_stderr")
+                row[f"error:{title}"] = None if error is None else error / suite.scale
         rows.append(row)
     frame = pd.DataFrame(rows)
     for title in all_columns():
-        if f"score:{title}" not in frame:
-            frame[f"score:{title}"] = float("nan")
+        for part in (f"score:{title}", f"error:{title}"):
+            if part not in frame:
+                frame[part] = float("nan")
     return frame
 
 
@@ -77,8 +80,9 @@ def read_frame(folder: Path, suite: Suite) -> pd.DataFrame | None:
         frame[numbers] = frame[numbers].apply(pd.to_numeric)
         for title, column in all_columns().items():
             owner = suite_of(column.task)
-            values = frame.get(owner.csv_name(column.split, column.metric), float("nan")) / owner.scale
-            frame[f"score:{title}"] = pd.Series(values, frame.index).where(frame["task"] == column.task)
+            for part, metric in (("score", column.metric), ("error", f"{column.metric}_stderr")):
+                values = frame.get(owner.csv_name(column.split, metric), float("nan")) / owner.scale
+                frame[f"{part}:{title}"] = pd.Series(values, frame.index).where(frame["task"] == column.task)
         frame[["checkpoint", "step", "tokens_seen", "seed", "score", "from_mnli", "train_is_subset", "dev_is_subset"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is not a table of python -m recipe.report.scores ({error}): move it away") from error
@@ -112,14 +116,15 @@ def best_of_grid(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[tuple[str, str
 
 def cells_of(frame: pd.DataFrame) -> pd.DataFrame:
     """Index: checkpoint, by step with baselines first. Columns: (column of the table, `mean`, `std`, `seeds`), in
-    percent. A column without a result is NaN with 0 seeds; the spread of one seed is NaN."""
+    percent. A column without a result is NaN with 0 seeds. `std` is the spread over seeds; of one seed it is the
+    standard error over the examples, NaN where the job gave none."""
     order = frame.drop_duplicates("checkpoint").sort_values(["step", "checkpoint"], na_position="first", kind="stable")
     grouped = frame.groupby("checkpoint")
     parts = {}
     for column in all_columns():
         scores = grouped[f"score:{column}"]
         parts[column, "mean"] = scores.mean() * 100
-        parts[column, "std"] = scores.std(ddof=1) * 100
+        parts[column, "std"] = scores.std(ddof=1).fillna(grouped[f"error:{column}"].mean()) * 100
         parts[column, "seeds"] = scores.count()
     return pd.DataFrame(parts).loc[order["checkpoint"]]
 

@@ -94,7 +94,7 @@ def _cell(cell: pd.Series) -> str:
     if not cell["seeds"]:
         return MISSING
     if cell["seeds"] == 1:
-        return f"{cell['mean']:.1f}"
+        return f"{cell['mean']:.1f}" + ("" if pd.isna(cell["std"]) else f" ± {cell['std']:.1f}")
     return f"{cell['mean']:.1f} ± {cell['std']:.1f} ({cell['seeds']:.0f})"
 
 
@@ -121,6 +121,8 @@ def _notes(frame: pd.DataFrame, cells: pd.DataFrame, suites: list[Suite], averag
         seeds = frame[[suite_of(task) in together for task in frame["task"]]]["seed"].unique()
         trained = any(suite.trains for suite in together)
         spread = "mean ± sample standard deviation (number of seeds); " if trained else ""
+        if not trained and any(cells[column, "std"].notna().any() for suite in together for column in suite.columns):
+            spread = "score ± standard error over the pairs; "
         listed = f" Seeds: {', '.join(map(str, sorted(seeds)))}." if trained else ""
         which = "Scores" if len(together) == len(suites) else f"{' and '.join(s.title for s in together)} scores"
         notes.append(f"{which} are percentages {protocol}; {spread}{MISSING} is a missing result.{listed}")

@@ -14,10 +14,16 @@ class BlimpArguments(CheckpointArguments):
 
     blimp_data: str = option(
         BLIMP_HUB_ID,
-        "Minimal pairs: a folder or file of JSON lines, csv or tsv with the columns sentence_good and sentence_bad and, "
-        "if there are any, UID, field and linguistics_term; or a hub id.",
+        "Minimal pairs: a hub id, or a folder or file of JSON lines, csv or tsv with the columns sentence_good and "
+        "sentence_bad and, if there are any, UID, field and linguistics_term.",
     )
     max_eval_samples: int | None = option(None, "Score only N pairs, of all paradigms alike; by default all.")
+
+    within_word: bool = option(
+        False,
+        "Score masked models also with the later tokens of a word masked (Kauf and Ivanova, 2023); takes half as long "
+        "again.",
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -34,7 +40,7 @@ class BlimpRun:
     """Where the results go, and what computes them."""
 
     output_dir: str = option("", "Folder of the results. Required.")
-    batch_tokens: int = option(8192, "Tokens per batch; changes speed and memory alone.")
+    batch_tokens: int = option(1024, "Tokens per batch; changes speed and memory alone.")
     use_cpu: bool = option(False, "Compute on the CPU, even if there is a GPU.")
     disable_tqdm: bool = option(False, "Show no progress.")
 

@@ -2,12 +2,14 @@
 
 import csv
 import io
+import itertools
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,7 +25,6 @@ from recipe.finetune.blimp.suite import SUITE, field_metric
 from recipe.finetune.results import build_record
 from recipe.finetune.starting_point import Origin, config_with, origin_of, tokenizer_of
 from recipe.finetune.suite import NO_SEED
-from recipe.model.checkpoints import checkpoints
 from recipe.model.config import is_causal, positions
 from recipe.model.loading import build_model, load_model
 from recipe.system.errors import UserError
@@ -33,6 +34,7 @@ from recipe.train.model_card import run_folder
 from recipe.train.run_record import read_record
 
 UNIGRAM = "unigram_accuracy"
+DEFAULT_PREPARED = "data"  # of --prepared_dir
 UNFINISHED = "paradigms"  # folder of the paradigms that are scored, until all are
 IN_ALL = ("all", "")
 
@@ -80,9 +82,7 @@ class BlimpScores:
                 found = _read_arrays(file)
                 if found is None:
                     found = self._score(paradigm, threads)
-                    buffer = io.BytesIO()
-                    np.savez_compressed(buffer, **found)
-                    write_atomically(file, buffer.getvalue())
+                    write_atomically(file, _compressed(found))
                 for name, scores in found.items():
                     self.scores.setdefault(name, {})[paradigm.name] = scores
                 progress.update(len(paradigm.good))
@@ -92,7 +92,9 @@ class BlimpScores:
 
     def _score(self, paradigm: Paradigm, threads) -> dict[str, np.ndarray]:
         sentences = encode([*paradigm.good, *paradigm.bad], self.tokenizer, positions(self.model.config))
-        found = likelihoods(self.model, self.tokenizer, sentences, self.args.batch_tokens, threads)
+        found = likelihoods(
+            self.model, self.tokenizer, sentences, self.args.batch_tokens, threads, self.data.within_word
+        )
         if self.unigrams is not None:
             found[UNIGRAM] = np.array([_unigram_score(sentence, self.unigrams) for sentence in sentences])
         return {name: scores.reshape(2, -1) for name, scores in found.items()}
@@ -101,7 +103,7 @@ class BlimpScores:
         """The folder of paradigms that are scored; what another model or other pairs left there is deleted."""
         folder, about = Path(self.args.output_dir) / UNFINISHED, {
             "weights": self.origin.sha256 or self.origin.path, "tokenizer": fingerprint(self.tokenizer),
-            "pairs": self.pairs.digest, "unigrams": self.unigrams is not None,
+            "pairs": self.pairs.digest, "unigrams": self.unigrams is not None, "within_word": self.data.within_word,
         }  # fmt: skip
         if read_json(folder / "about.json") != about:
             remove(folder)
@@ -169,10 +171,8 @@ class BlimpScores:
             writer.writerow([level, name, of[PLAIN].pairs, *values])
         arrays = {f"{name}/{paradigm}": scores.astype(np.float32)
                   for name, of in self.scores.items() for paradigm, scores in of.items()}  # fmt: skip
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
         files = [folder / "accuracies.csv", folder / "scores.npz"]
-        for file, content in zip(files, (table.getvalue().encode(), buffer.getvalue()), strict=True):
+        for file, content in zip(files, (table.getvalue().encode(), _compressed(arrays)), strict=True):
             write_atomically(file, content)
         remove(Path(self.args.output_dir) / UNFINISHED)
         return files
@@ -190,9 +190,9 @@ def prepare(data: BlimpArguments, args: BlimpRun, say: Callable[[str], None] = p
         model = build_model(config)
     else:
         model = load_model(data.model_name_or_path, config, say, **data.hub_options())
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() and not args.use_cpu else None
-    model.eval().to(device or torch.device("cpu"))
-    return BlimpScores(data, args, origin, tokenizer, model, pairs, _unigrams(data, tokenizer, len(tokenizer)), began)
+    on_accelerator = torch.accelerator.is_available() and not args.use_cpu
+    torch.nn.Module.to(model.eval(), torch.accelerator.current_accelerator() if on_accelerator else "cpu")
+    return BlimpScores(data, args, origin, tokenizer, model, pairs, _unigrams(data, tokenizer), began)
 
 
 def check_model(data: BlimpArguments) -> Origin:
@@ -215,26 +215,24 @@ def _pairs(source: str, limit: int | None, options: tuple) -> Pairs:
     return read_pairs(source, limit, **dict(options))
 
 
-def _unigrams(data: BlimpArguments, tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> np.ndarray | None:
+def _unigrams(data: BlimpArguments, tokenizer: PreTrainedTokenizerFast) -> np.ndarray | None:
     """[vocabulary] log-probabilities of tokens in the training text of the run, with add-one smoothing; None where its
     prepared tokens aren't there."""
     folder = Path(data.model_name_or_path.removeprefix(RANDOM)).expanduser()
     if not folder.is_dir():
         folder = Path(data.tokenizer_name or "").expanduser()  # fresh weights of a config, with a run's tokenizer
-    if not data.model_name_or_path and not folder.is_dir():
+    record = read_record(run_folder(folder))
+    wanted, command = record.get("meaning", {}).get("data"), record.get("command", [])
+    named = [value for flag, value in itertools.pairwise(command) if flag == "--prepared_dir"]
+    if not wanted:
         return None
-    run = run_folder(folder)
-    record = read_record(run)
-    wanted, prepared = record.get("meaning", {}).get("data"), record.get("settings", {}).get("prepared_dir")
-    if not wanted or not prepared or not checkpoints(run):
-        return None
-    for described in sorted(Path(str(prepared)).expanduser().glob(f"*/{PREPARED}")):
+    for described in sorted(Path([DEFAULT_PREPARED, *named][-1]).expanduser().glob(f"*/{PREPARED}")):
         if (read_json(described) or {}).get("fingerprint") == wanted:
             try:
                 counts = load_prepared(described.parent, tokenizer).unigram_counts()
             except UserError:
                 return None
-            smoothed = counts[:vocabulary].astype(np.float64) + 1.0
+            smoothed = counts.astype(np.float64) + 1.0
             return np.log(smoothed / smoothed.sum())
     return None
 
@@ -242,6 +240,13 @@ def _unigrams(data: BlimpArguments, tokenizer: PreTrainedTokenizerFast, vocabula
 def _unigram_score(sentence: Sentence, log_probabilities: np.ndarray) -> float:
     """The log-probability of its tokens, rounded once, so that two orders of the same tokens are a tie."""
     return math.fsum(log_probabilities[sentence.text_ids])
+
+
+def _compressed(arrays: dict[str, np.ndarray]) -> bytes:
+    """The content of an .npz file."""
+    buffer, of_any_name = io.BytesIO(), cast(dict, arrays)
+    np.savez_compressed(buffer, **of_any_name)
+    return buffer.getvalue()
 
 
 def _read_arrays(file: Path) -> dict[str, np.ndarray] | None:

@@ -1,10 +1,11 @@
 """Log-likelihoods of sentences by a masked or a causal language model, in nats.
 
-Nothing is computed twice: of the inputs that several tokens and both sentences of a pair ask for, each is computed once.
-The vocabulary projection runs at the predicted position alone, and a batch holds inputs of one length, without padding.
+Nothing is computed twice: an input that both sentences of a pair ask for is computed once. The vocabulary projection
+runs at the predicted position alone, and a batch holds inputs of one length, without padding.
 """
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -40,7 +41,7 @@ def encode(texts: list[str], tokenizer: PreTrainedTokenizerFast, longest: int) -
     for row, (text, ids) in enumerate(zip(texts, batch["input_ids"], strict=True)):
         if len(ids) > longest:
             raise UserError(
-                f"found a sentence of {len(ids)} tokens, expected at most {longest}, for which the model has positions: "
+                f"found a sentence of {len(ids)} tokens, expected at most {longest}, the positions of the model: "
                 f"{text[:60]!r}"
             )
         sentences.append(Sentence(tuple(ids), tuple(batch.word_ids(row))))
@@ -63,27 +64,27 @@ def likelihoods(
     sentences: list[Sentence],
     batch_tokens: int,
     threads: ThreadPoolExecutor | None = None,
+    within_word: bool = False,
 ) -> dict[str, np.ndarray]:
-    """{score: float64 [sentences]}. Masked models have two scores. PLAIN: the pseudo-log-likelihood, the sum over the
-    tokens of the log-probability of each where it alone is masked (Salazar et al., 2020, arXiv:1910.14659).
-    WITHIN_WORD: the tokens to the right of it in the same word are masked as well (Kauf and Ivanova, 2023,
-    arXiv:2305.10588), so that the end of a word doesn't betray its beginning. Causal models have PLAIN alone: the sum
-    of the log-probabilities of the tokens after a begin token."""
+    """{score: float64 [sentences]}. PLAIN is the pseudo-log-likelihood, the sum over the tokens of the log-probability
+    of each where it alone is masked (Salazar et al., 2020, arXiv:1910.14659); of a causal model the sum of the
+    log-probabilities of the tokens after a begin token. For WITHIN_WORD, of masked models, the tokens after it in the
+    same word are masked as well (Kauf and Ivanova, 2023, arXiv:2305.10588), so that the end of a word doesn't betray
+    its beginning."""
     if is_causal(model.config):
         return {PLAIN: _causal(model, tokenizer, sentences, batch_tokens, threads)}
-    queries = _masked_queries(sentences, tokenizer.mask_token_id)
-    sums = np.zeros((2, len(sentences)))
-    for length, group in sorted(queries.items()):
-        found = _log_probabilities(model, group, max(1, batch_tokens // length), threads)
-        _, _, sentence, score = np.array(group.wanted).T
-        for number in (0, 1):
-            here = score == number
-            sums[number] += np.bincount(sentence[here], weights=found[here], minlength=len(sentences))
-    return {PLAIN: sums[0], WITHIN_WORD: sums[1]}
+    groups = _masked_queries(sentences, tokenizer.mask_token_id, within_word)
+    found = _log_probabilities(model, groups, batch_tokens, threads)
+    _, _, sentence, score = np.concatenate([np.array(group.wanted) for group in groups]).T
+    return {
+        name: np.bincount(sentence[score == number], weights=found[score == number], minlength=len(sentences))
+        for number, name in enumerate((PLAIN, WITHIN_WORD) if within_word else (PLAIN,))
+    }
 
 
-def _masked_queries(sentences: list[Sentence], mask: int) -> dict[int, _Queries]:
-    """{length: its queries}."""
+def _masked_queries(sentences: list[Sentence], mask: int | None, within_word: bool) -> list[_Queries]:
+    """The queries of each length."""
+    assert mask is not None, "the tokenizer of a masked model has a mask token"
     groups: dict[int, _Queries] = defaultdict(_Queries)
     known: dict[tuple[tuple[int, ...], int], int] = {}
     for number, sentence in enumerate(sentences):
@@ -105,34 +106,41 @@ def _masked_queries(sentences: list[Sentence], mask: int) -> dict[int, _Queries]
             if place + 1 == len(sentence.ids) or sentence.words[place + 1] != word:
                 end = place + 1
             ask(place, place + 1, 0)
-            ask(place, end, 1)
-    return groups
+            if within_word:
+                ask(place, end, 1)
+    return list(groups.values())
 
 
 def _log_probabilities(
-    model: PreTrainedModel, group: _Queries, size: int, threads: ThreadPoolExecutor | None
+    model: PreTrainedModel, groups: list[_Queries], batch_tokens: int, threads: ThreadPoolExecutor | None
 ) -> np.ndarray:
-    """[wanted] float64: the log-probability of each wanted token at the place of its query."""
+    """float64 [wanted of all groups]: the log-probability of each wanted token at the place of its query."""
     head, decoder = FAMILIES[model.config.model_type].head(model), model.get_output_embeddings()
     assert decoder is not None, "a language model has a vocabulary projection"
-    rows, places = torch.tensor(group.rows), torch.tensor(group.places)
-    wanted = np.array(group.wanted)
-    order = np.argsort(wanted[:, 0], kind="stable")
-    queries, tokens = wanted[order, 0], torch.from_numpy(wanted[order, 1])
-    found = np.empty(len(wanted))
 
     @torch.inference_mode()
-    def compute(first: int) -> None:
-        ids = rows[first : first + size].to(model.device)
+    def compute(batch: tuple[torch.Tensor, ...]) -> np.ndarray:
+        ids, places, queries, tokens = (part.to(model.device) for part in batch)
         hidden = model.base_model(ids)[0]
-        features = head(hidden[torch.arange(len(ids), device=ids.device), places[first : first + size].to(ids.device)])
-        logits = decoder(features).float()
-        start, stop = np.searchsorted(queries, [first, first + len(ids)])
-        of_row = torch.from_numpy(queries[start:stop] - first).to(ids.device)
-        there = logits[of_row, tokens[start:stop].to(ids.device)] - logits.logsumexp(-1)[of_row]
-        found[order[start:stop]] = there.double().cpu().numpy()
+        logits = decoder(head(hidden[torch.arange(len(ids), device=ids.device), places])).float()
+        wanted = logits[queries, tokens] - logits.logsumexp(-1)[queries]
+        return wanted.double().cpu().numpy()
 
-    _each(compute, range(0, len(rows), size), threads)
+    batches, parts, before = [], [], 0
+    for group in groups:
+        rows, places, wanted = torch.tensor(group.rows), torch.tensor(group.places), torch.tensor(group.wanted)
+        by_query = wanted[:, 0].argsort(stable=True)
+        queries, tokens = wanted[by_query, 0].contiguous(), wanted[by_query, 1]
+        size = max(1, batch_tokens // rows.shape[1])
+        for first in range(0, len(rows), size):
+            start, stop = torch.searchsorted(queries, torch.tensor([first, first + size])).tolist()
+            batch = slice(first, first + size)
+            batches.append((rows[batch], places[batch], queries[start:stop] - first, tokens[start:stop]))
+            parts.append(by_query[start:stop].numpy() + before)
+        before += len(group.wanted)
+    found = np.empty(before)
+    for part, values in zip(parts, _each(compute, batches, threads), strict=True):
+        found[part] = values
     return found
 
 
@@ -151,26 +159,25 @@ def _causal(
     by_length: dict[int, list[tuple[int, ...]]] = defaultdict(list)
     for ids in numbers:
         by_length[len(ids)].append(ids)
-    sums = np.zeros(len(numbers))
 
     @torch.inference_mode()
-    def compute(batch: list[tuple[int, ...]]) -> None:
+    def compute(batch: list[tuple[int, ...]]) -> np.ndarray:
         ids = torch.tensor(batch, device=model.device)
         logits = decoder(head(model.base_model(ids[:, :-1], use_cache=False)[0])).float().log_softmax(-1)
-        total = logits.gather(-1, ids[:, 1:, None]).double().sum((1, 2)).cpu().numpy()
-        sums[[numbers[row] for row in batch]] = total
+        return logits.gather(-1, ids[:, 1:, None]).double().sum((1, 2)).cpu().numpy()
 
     batches = []
     for length, rows in by_length.items():
-        size = max(1, batch_tokens // (8 * length))  # all positions are projected to the vocabulary
+        size = max(1, batch_tokens // length)
         batches += [rows[first : first + size] for first in range(0, len(rows), size)] if length > 1 else []
-    _each(compute, batches, threads)
+    sums = np.zeros(len(numbers))
+    for batch, totals in zip(batches, _each(compute, batches, threads), strict=True):
+        sums[[numbers[row] for row in batch]] = totals
     return sums[of_sentence]
 
 
-def _each(compute, batches, threads: ThreadPoolExecutor | None) -> None:
-    for _ in threads.map(compute, batches) if threads else map(compute, batches):
-        pass
+def _each(compute: Callable, batches: list, threads: ThreadPoolExecutor | None) -> Iterable[np.ndarray]:
+    return threads.map(compute, batches) if threads else map(compute, batches)
 
 
 def one_thread_per_core() -> ThreadPoolExecutor | None:
