@@ -99,9 +99,9 @@ def runs(folder: Path) -> Iterator[tuple[str, dict]]:
             "MODEL": f"configs/{family}_tiny.json", "TOKENIZER": "train", "VOCAB_SIZE": 1024, "DATASET": text,
             "PREPARED_DIR": folder / "data", "OUTPUT_DIR": run, "RECIPE": "demo", "SEQ_LENGTH": 64,
             "GLOBAL_BATCH_SIZE": 32, "MICRO_BATCH_SIZE": 8, "MAX_STEPS": STEPS, "WARMUP_STEPS": 4, "SAVE_STEPS": STEPS,
-            "EVAL_STEPS": STEPS // 2, "EVAL_BLOCKS": 64, "LOGGING_STEPS": 1, "REPORT_TO": "none", "DS_CONFIG": "",
+            "EVAL_STEPS": STEPS // 2, "EVAL_BLOCKS": 64, "LOGGING_STEPS": 1, "REPORT_TO": "none", "DS_CONFIG": "", "NPROC_PER_NODE": 1,
         } | exports  # fmt: skip
-        command = ["bash", "pretrain.sh", "--use_cpu", "true", *flags]
+        command = ["bash", "pretrain.sh", "--use_cpu", "true", "--bf16", "false", *flags]  # whatever the defaults
         start(command, settings)
         yield family, hashes_of(run)
     score = folder / "sst2"
