@@ -366,7 +366,7 @@ MUTATIONS = [
         ".mean(axis=1, skipna=False)", ".mean(axis=1)",
         ("tests/report/test_scores.py",), "a missing task is averaged over"),
     Mutation("spread", "recipe/report/score_frames.py",
-        "scores.std(ddof=1) * 100", "scores.std(ddof=0) * 100",
+        "scores.std(ddof=1).fillna", "scores.std(ddof=0).fillna",
         ("tests/report/test_scores.py",), "the spread over seeds is too small"),
     Mutation("missing-cell", "recipe/report/table.py",
         'if not cell["seeds"]:', "if False:",

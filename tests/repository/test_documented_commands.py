@@ -18,6 +18,7 @@ from toy import SHARED_DATA, toy_documents
 
 from recipe.cli.parser import parse
 from recipe.data.arguments import DataArguments
+from recipe.finetune.blimp.arguments import BlimpArguments, BlimpRun
 from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
 from recipe.finetune.qa.arguments import QaArguments, QaTrainingArguments
 from recipe.model.arguments import ModelArguments
@@ -46,12 +47,13 @@ PARSERS = {
     "run_clm.py": (ModelArguments, DataArguments, CausalArguments, PretrainArguments),
     "run_glue.py": (GlueArguments, FineTuneArguments),
     "run_qa.py": (QaArguments, QaTrainingArguments),
+    "run_blimp.py": (BlimpArguments, BlimpRun),
 }
 DRY = (
     r"(?!RUN=runs/NAME GLUE_DATA=glue/ bash)\S.* bash (pretrain|finetune_glue|finetune_qa)\.sh( --.*)?",
     r"(.* )?bash launch/(slurm|ray)\.sh (pretrain|finetune_glue)\.sh",
     r"bash pretrain\.sh --.*",
-    r"python run_(mlm|clm|glue|qa)\.py (?!--help).*",
+    r"python run_(mlm|clm|glue|qa|blimp)\.py (?!--help).*",
     r"python -m recipe\.sweep (?!.* boolq).*",
 )
 EXTENDING = (r"python -m recipe\.sweep .* boolq.*",)  # tests/repository/test_extending.py runs it
@@ -63,7 +65,7 @@ TUTORIAL = (  # tests/repository/test_tutorial.py runs all of docs/tutorial.md, 
 NEEDS = {
     "SkyPilot and a cloud": (r"sky .*", r"pip install 'skypilot.*"),
     "a Ray cluster": (r"ray .*",),
-    "the package index": (r"pip install (s3fs|gcsfs|'ray.*)",),
+    "the package index": (r"pip install (s3fs|gcsfs|tensorboard trackio mlflow|'ray.*)",),
     "a bucket": (r"python prepare_data\.py .*s3://.*",),
     "the hub": (r"python train_tokenizer\.py .*-base.*", r"python fill_mask\.py .*roberta-base", r"python prepare_data\.py --dataset_name my_corpus/ .*roberta-base"),
     "SQuAD 2.0's answers": (r"python -m recipe\.finetune\.qa\.scoring dev-v2\.0\.json .*",),
