@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from toy import REPOSITORY
 
+from recipe.finetune.suites import PACKAGES
+
 # From the lowest to the highest: a package imports from itself and from those before it.
 ORDER = ("system", "cli", "launch", "model", "data", "objective", "train", "evaluate", "finetune", "report", "sweep")
-SUITES = ("recipe.finetune.glue", "recipe.finetune.qa")  # they share recipe.finetune, and nothing of each other
+SUITES = tuple(f"recipe.finetune.{name}" for name in PACKAGES)  # they share recipe.finetune, and nothing of each other
 OUTSIDE = {"tests", *(path.stem for path in REPOSITORY.glob("*.py"))}  # scripts and tests, which import recipe
 MOST_PARAGRAPHS = 2
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipe.finetune.glue.own_rows import OwnOptions, Table, read_table
+from recipe.finetune.tables import Table, read_table
 from recipe.system.errors import UserError
 from recipe.system.hub import is_local, require_hub, require_local_path
 
@@ -88,7 +88,7 @@ def _tables(source: str, hub_options: dict) -> list[tuple[str, Table]]:
     files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
     if not files:
         raise UserError(f"found no file of pairs in {source}, expected some that end in {', '.join(SUFFIXES)}")
-    return [(file.stem, read_table(file, OwnOptions())) for file in files]
+    return [(file.stem, read_table(file)) for file in files]
 
 
 def _hub_tables(name: str, hub_options: dict) -> list[tuple[str, Table]]:

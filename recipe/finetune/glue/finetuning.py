@@ -17,12 +17,13 @@ from recipe.finetune.examples import Examples, tokenise
 from recipe.finetune.finetuning import FineTuneTrainer, FineTuning, build_trainer, size_of
 from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
 from recipe.finetune.glue.labels import SavedLabels, output_order, reinitialise_output, reorder_outputs
-from recipe.finetune.glue.own_rows import Table, from_tables, read_files
+from recipe.finetune.glue.own_rows import from_tables, read_files
 from recipe.finetune.glue.rows import Rows, TaskRows, read_glue
 from recipe.finetune.glue.suite import SUITE
 from recipe.finetune.glue.tasks import task_called
 from recipe.finetune.starting_point import build_model, config_of, origin_of, saved_labels_of, tokenizer_of, with_labels
 from recipe.finetune.suite import Suite
+from recipe.finetune.tables import Table
 from recipe.system.errors import UserError
 from recipe.system.hub import require_hub
 from recipe.system.paths import ROOT
