@@ -30,6 +30,7 @@ from markupsafe import Markup
 
 from recipe.cli.parser import option, parse
 from recipe.cli.program import run_script
+from recipe.compare.differences import verdict
 from recipe.evaluate.fill_in import BLANKS, Filled, display_token, fill_all, models_of
 from recipe.finetune.suite import Suite
 from recipe.finetune.suites import SUITES
@@ -159,12 +160,13 @@ def summary_of(log: pd.DataFrame, record: dict, plan: dict) -> dict[str, str]:
 def scores_of(runs: list[Path], suite: Suite) -> tuple[Scores | None, list[str]]:
     """A suite's table and curve over all `runs`, with caveats; None where none has scores and none are expected."""
     command = f"RUN={shlex.quote(' '.join(map(str, runs)))} bash {suite.launcher}"
-    frames, caveats = [], []
+    frames, caveats, verdicts = [], [], []
     for run in runs:
         for sweep in (run / suite.name, run):
             frame = read_frame(sweep, suite)
             if frame is not None:
                 frames.append(frame)
+                verdicts += filter(None, [verdict(sweep, suite)])
                 caveats += of_scores(run, sweep, suite, frame)
                 break
     if not frames:
@@ -183,7 +185,8 @@ def scores_of(runs: list[Path], suite: Suite) -> tuple[Scores | None, list[str]]
     alt = f"{suite.title} scores of {len(cells)} models against pre-training steps; the table has the numbers."
     (wide, of_wide), (narrow, of_narrow) = picture(3), picture(1)
     hover = {"wide": of_wide, "narrow": of_narrow}
-    return Scores(suite.title, score_table(frame), command, wide, narrow, alt, hover), list(dict.fromkeys(caveats))
+    table = score_table(frame, " ".join(verdicts))
+    return Scores(suite.title, table, command, wide, narrow, alt, hover), list(dict.fromkeys(caveats))
 
 
 def samples_of(run: Path, args: ReportArguments) -> tuple[list[list[Filled]], list[str]]:

@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from recipe.cli.parser import parse
 from recipe.cli.program import run_script
+from recipe.compare.differences import verdict
 from recipe.finetune.results import RESULTS, read_results
 from recipe.finetune.suites import SUITES, suite_of
 from recipe.report.card import push, push_listing, write_cards
@@ -72,9 +73,9 @@ def rebuild(sweep: Path, tracker: str = "none") -> str:
         if not results:
             return "no results yet"
         suite = suite_of(results[0]["task"]).name
-        frame = rows_of(results)
-        printed = frame.drop(columns=[column for column in frame if column.startswith("score:")])
-        table = redact(table_of(frame))
+        frame, apart = rows_of(results), verdict(sweep, SUITES[suite])
+        printed = frame.drop(columns=[column for column in frame if column.startswith(("score:", "error:"))])
+        table = redact(table_of(frame, apart))
         write_atomically(sweep / f"{suite}.csv", redact(printed.to_csv(index=False)).encode())
         write_atomically(sweep / f"{suite}.md", table.encode())
         best, _ = best_of_grid(frame)
@@ -85,7 +86,7 @@ def rebuild(sweep: Path, tracker: str = "none") -> str:
         _show_with_others(sweep, suite, results, frame)
         if tracker != "none":
             log_curve(sweep, best, cells, tracker)
-    return redact(text_of(frame))
+    return redact(text_of(frame, apart))
 
 
 def line_of(sweep: Path, checkpoint: str) -> str:

@@ -23,22 +23,23 @@ class ScoreTable:
     caveats: list[str]
 
 
-def table_of(frame: pd.DataFrame) -> str:
-    """glue.md, qa.md: the score table of `frame` in Markdown, and under it what every number is."""
-    table = score_table(frame)
+def table_of(frame: pd.DataFrame, verdict: str | None = None) -> str:
+    """glue.md, qa.md: the score table of `frame` in Markdown, and under it what every number is and the `verdict` on
+    which are told apart."""
+    table = score_table(frame, verdict)
     return "\n".join([_markdown(table.rows), "", *(f"- {note}" for note in table.notes + table.caveats), ""])
 
 
-def text_of(frame: pd.DataFrame, columns: int = CONSOLE_COLUMNS) -> str:
+def text_of(frame: pd.DataFrame, verdict: str | None = None, columns: int = CONSOLE_COLUMNS) -> str:
     """The same table for a terminal: columns that don't fit beside each other come below, and notes fold by words."""
-    table = score_table(frame)
+    table = score_table(frame, verdict)
     rows = table.rows.set_index("checkpoint").rename_axis(None)
     lines = [line.rstrip() for line in rows.to_string(line_width=columns).replace("\\\n", "\n").splitlines()]
     notes = [fill(f"- {note}", columns, subsequent_indent="  ") for note in table.notes + table.caveats]
     return "\n".join([*lines, "", *notes, ""])
 
 
-def score_table(frame: pd.DataFrame) -> ScoreTable:
+def score_table(frame: pd.DataFrame, verdict: str | None = None) -> ScoreTable:
     """Rows checkpoints, columns the averages of each suite and its tasks, mean ± standard deviation over seeds."""
     frame, chosen = best_of_grid(frame)
     cells = cells_of(frame)
@@ -57,7 +58,8 @@ def score_table(frame: pd.DataFrame) -> ScoreTable:
         row |= {mean.title: MISSING if pd.isna(mean.values[name]) else f"{mean.values[name]:.1f}" for mean in averages}
         row |= {column: _cell(cells.loc[name, column]) for column in shown}
         table.append(row)
-    return ScoreTable(pd.DataFrame(table), _notes(frame, cells, suites, averages), _caveats(frame, chosen))
+    notes = [*_notes(frame, cells, suites, averages), *([verdict] if verdict else [])]
+    return ScoreTable(pd.DataFrame(table), notes, _caveats(frame, chosen))
 
 
 @dataclass(frozen=True)

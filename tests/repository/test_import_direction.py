@@ -13,7 +13,20 @@ from toy import REPOSITORY
 from recipe.finetune.suites import PACKAGES
 
 # From the lowest to the highest: a package imports from itself and from those before it.
-ORDER = ("system", "cli", "launch", "model", "data", "objective", "train", "evaluate", "finetune", "report", "sweep")
+ORDER = (
+    "system",
+    "cli",
+    "launch",
+    "model",
+    "data",
+    "objective",
+    "train",
+    "evaluate",
+    "finetune",
+    "compare",
+    "report",
+    "sweep",
+)
 SUITES = tuple(f"recipe.finetune.{name}" for name in PACKAGES)  # they share recipe.finetune, and nothing of each other
 OUTSIDE = {"tests", *(path.stem for path in REPOSITORY.glob("*.py"))}  # scripts and tests, which import recipe
 MOST_PARAGRAPHS = 2

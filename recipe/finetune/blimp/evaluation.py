@@ -22,6 +22,7 @@ from recipe.finetune.blimp.arguments import BlimpArguments, BlimpRun
 from recipe.finetune.blimp.likelihoods import PLAIN, Sentence, encode, likelihoods, one_thread_per_core
 from recipe.finetune.blimp.pairs import Pairs, Paradigm, read_pairs
 from recipe.finetune.blimp.suite import SUITE, field_metric
+from recipe.finetune.outcomes import write_outcomes
 from recipe.finetune.results import build_record
 from recipe.finetune.starting_point import Origin, config_with, origin_of, tokenizer_of
 from recipe.finetune.suite import NO_SEED
@@ -49,9 +50,14 @@ class Accuracy:
     stderr: float
 
 
+def outcomes_of(good: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """[pairs] of 1, 0.5 or 0: whether the acceptable sentence has the higher score, a tie counting one half."""
+    return (good > bad) + 0.5 * (good == bad)
+
+
 def accuracy(good: np.ndarray, bad: np.ndarray) -> Accuracy:
     """Of scores [pairs] of acceptable sentences and the others."""
-    right = (good > bad) + 0.5 * (good == bad)
+    right = outcomes_of(good, bad)
     return Accuracy(len(right), float(right.mean()), float(right.std() / math.sqrt(len(right))))
 
 
@@ -175,7 +181,20 @@ class BlimpScores:
         for file, content in zip(files, (table.getvalue().encode(), _compressed(arrays)), strict=True):
             write_atomically(file, content)
         remove(Path(self.args.output_dir) / UNFINISHED)
-        return files
+        return [*files, write_outcomes(folder, {"validation": self._outcomes()})]
+
+    def _outcomes(self) -> dict[str, np.ndarray]:
+        """Of each pair: 1 if its acceptable sentence has the higher score, 0.5 for a tie, 0 otherwise."""
+        assert self.scores is not None, "the pairs are evaluated first"
+        outcomes = {
+            metric: np.concatenate([outcomes_of(*scores) for scores in of.values()])
+            for metric, of in self.scores.items()
+        }
+        for field in dict.fromkeys(paradigm.field for paradigm in self.pairs.paradigms if paradigm.field):
+            names = [paradigm.name for paradigm in self.pairs.paradigms if paradigm.field == field]
+            parts = [outcomes_of(*self.scores[PLAIN][name]) for name in names]
+            outcomes[field_metric(field)] = np.concatenate(parts)
+        return outcomes
 
 
 def prepare(data: BlimpArguments, args: BlimpRun, say: Callable[[str], None] = print) -> BlimpScores:

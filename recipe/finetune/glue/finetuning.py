@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import ClassVar
@@ -21,6 +21,7 @@ from recipe.finetune.glue.own_rows import from_tables, read_files
 from recipe.finetune.glue.rows import Rows, TaskRows, read_glue
 from recipe.finetune.glue.suite import SUITE
 from recipe.finetune.glue.tasks import task_called
+from recipe.finetune.outcomes import PREDICTION, REFERENCE, write_outcomes
 from recipe.finetune.starting_point import build_model, config_of, origin_of, saved_labels_of, tokenizer_of, with_labels
 from recipe.finetune.suite import Suite
 from recipe.finetune.tables import Table
@@ -38,6 +39,7 @@ class GlueTuning(FineTuning):
     suite: ClassVar[Suite] = SUITE
     data: GlueArguments
     rows: TaskRows
+    predicted: dict[str, np.ndarray] = field(default_factory=dict)  # {dev split: predictions}, once it is evaluated
 
     @property
     def dev_splits(self) -> list[str]:
@@ -52,7 +54,14 @@ class GlueTuning(FineTuning):
         for split in self.dev_splits:
             logits, metrics = self.predict(self.examples(split))
             scores[split] = self.score(split, logits) | {"loss": metrics["eval_loss"]}
+            self.predicted[split] = self.predictions(logits)
         return scores
+
+    def write_predictions(self, folder: Path) -> list[Path]:
+        """Keeps the prediction and the label of each dev example."""
+        labels = {split: np.array(self.rows.splits[split].labels) for split in self.predicted}
+        found = {split: {PREDICTION: made, REFERENCE: labels[split]} for split, made in self.predicted.items()}
+        return [write_outcomes(folder, found)] if found else []
 
     def score(self, split: str, logits: np.ndarray) -> dict[str, float]:
         """The task's metrics of the logits of a dev split."""

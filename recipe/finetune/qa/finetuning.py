@@ -14,9 +14,10 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedConfig, set_se
 
 from recipe.finetune.examples import Examples
 from recipe.finetune.finetuning import FineTuneTrainer, FineTuning, build_trainer, size_of
+from recipe.finetune.outcomes import write_outcomes
 from recipe.finetune.qa.answer_spans import Predictions, decode
 from recipe.finetune.qa.arguments import QaArguments, QaTrainingArguments
-from recipe.finetune.qa.scoring import golds_by_id, score, score_with_negative
+from recipe.finetune.qa.scoring import golds_by_id, golds_of, question_scores, score, score_with_negative
 from recipe.finetune.qa.squad import SHOWN, Questions, for_training, read_files, read_squad, require_answers
 from recipe.finetune.qa.suite import SUITE
 from recipe.finetune.qa.tasks import TASKS
@@ -97,7 +98,24 @@ class QaTuning(FineTuning):
     def write_predictions(self, folder: Path) -> list[Path]:
         """Writes the answers to the dev (eval_*) and test (predict_*) questions: predictions, n-best and null odds."""
         prefixes = {"validation": "eval", "test": "predict"}
-        return [file for split, made in self.predictions.items() for file in made.write(folder, prefixes[split])]
+        files = [file for split, made in self.predictions.items() for file in made.write(folder, prefixes[split])]
+        if "validation" in self.predictions:
+            files.append(write_outcomes(folder, {"validation": self._outcomes()}))
+        return files
+
+    def _outcomes(self) -> dict[str, np.ndarray]:
+        """The part of each dev question in the official metrics, in percent: 0 to 100."""
+        made, data = self.predictions["validation"], self.data
+        golds = golds_by_id(self.rows["validation"])
+        if not data.version_2_with_negative:
+            parts = question_scores(made.answers, golds, both_empty=0.0)
+            return {"exact_match": parts[0], "f1": parts[1]}
+        given = {
+            name: "" if (made.null_odds or {}).get(name, 0.0) > data.null_score_diff_threshold else text
+            for name, text in made.texts.items()
+        }
+        parts = question_scores(given, {name: golds_of(texts) for name, texts in golds.items()}, both_empty=1.0)
+        return {"exact": parts[0], "f1": parts[1]}
 
     def headline(self) -> str:
         return "f1"

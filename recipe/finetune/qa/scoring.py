@@ -19,6 +19,8 @@ from collections.abc import Iterable
 from math import isfinite
 from pathlib import Path
 
+import numpy as np
+
 from recipe.cli.parser import parse
 from recipe.cli.program import run_script
 from recipe.finetune.qa.squad import Questions, read_file
@@ -54,6 +56,17 @@ def _f1(predicted: list[str], gold: list[str], both_empty: float) -> float:
 def golds_of(texts: Iterable[str]) -> list[str]:
     """The gold texts of a question that are scored: those with a word after normalisation, [""] if there are none."""
     return [text for text in texts if normalise(text)] or [""]
+
+
+def question_scores(
+    predictions: dict[str, str], golds: dict[str, list[str]], both_empty: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exact match and F1 of each question of `golds`, in percent; 0 for a question without a prediction."""
+    found = [(predictions.get(name), texts) for name, texts in golds.items()]
+    return (
+        np.array([0.0 if text is None else 100.0 * exact(text, texts) for text, texts in found]),
+        np.array([0.0 if text is None else 100.0 * f1(text, texts, both_empty) for text, texts in found]),
+    )
 
 
 def score(predictions: dict[str, str], golds: dict[str, list[str]]) -> dict[str, float]:
