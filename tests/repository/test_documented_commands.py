@@ -57,6 +57,7 @@ DRY = (
     r"python -m recipe\.sweep (?!.* boolq).*",
 )
 EXTENDING = (r"python -m recipe\.sweep .* boolq.*",)  # tests/repository/test_extending.py runs it
+COMPARING = (r"python -m recipe\.compare .*",)  # tests/compare/test_compare.py runs it on scores
 TUTORIAL = (  # tests/repository/test_tutorial.py runs all of docs/tutorial.md, in its order
     r"mkdir -p my_corpus",
     r"python -c .*",
@@ -83,7 +84,14 @@ SMALL = {
 
 def groups_of(command: str) -> list[str]:
     """The groups that a command is in."""
-    patterns = {"real": REAL, "real, slow": REAL_SLOW, "dry": DRY, "extending": EXTENDING, "tutorial": TUTORIAL} | NEEDS
+    patterns = {
+        "real": REAL,
+        "real, slow": REAL_SLOW,
+        "dry": DRY,
+        "extending": EXTENDING,
+        "comparing": COMPARING,
+        "tutorial": TUTORIAL,
+    } | NEEDS
     return [group for group, many in patterns.items() if any(re.fullmatch(pattern, command) for pattern in many)]
 
 
@@ -98,7 +106,9 @@ def test_every_documented_command_is_in_one_group():
     assert len(COMMANDS) > 100
     lost = {f"{found.file}: {found.command}": groups_of(found.command) for found in COMMANDS}
     assert {command: groups for command, groups in lost.items() if len(groups) != 1} == {}
-    every = [pattern for many in (REAL, REAL_SLOW, DRY, EXTENDING, TUTORIAL, *NEEDS.values()) for pattern in many]
+    every = [
+        pattern for many in (REAL, REAL_SLOW, DRY, EXTENDING, COMPARING, TUTORIAL, *NEEDS.values()) for pattern in many
+    ]
     unused = [p for p in every if not any(re.fullmatch(p, found.command) for found in COMMANDS)]
     assert unused == []
 
