@@ -255,7 +255,7 @@ def test_actions_per_epoch_happen_at_the_end_of_each_epoch(run, tmp_path):
     folder = tmp_path / "run"
     assert [step_of(checkpoint) for checkpoint in checkpoints(folder)] == [3, 5, 8]
     assert at_steps(folder, "loss") == [3, 5, 8]
-    assert at_steps(folder, "eval_loss") == [3, 5, 8, 8]  # the last is --do_eval's
+    assert at_steps(folder, "eval_loss") == [3, 5, 8]  # the last is --do_eval's, too
     weights, log = (folder / "checkpoint-8" / "model.safetensors").read_bytes(), at_steps(folder, "loss")
 
     shutil.rmtree(folder / "checkpoint-8")
