@@ -5,6 +5,7 @@
 #   RUN="runs/first random:configs/roberta_tiny.json" SEEDS="1 2 3" bash finetune_glue.sh   a baseline beside it
 #   RUN=runs/first WATCH=1 bash finetune_glue.sh      follow a pre-training that still runs
 #   RUN="runs/first random:runs/first" TASKS=blimp bash finetune_glue.sh   minimal pairs, without training
+#   RUN="runs/first random:runs/first" TASKS=wnut17 LEARNING_RATES=5e-4 bash finetune_glue.sh    named entities
 #   DRY_RUN=1 RUN=runs/first bash finetune_glue.sh    print the command and stop
 #
 # Stop it at any moment and run it again: what is done stays done. Several may share one folder. Flags after the
@@ -20,6 +21,7 @@ export TASKS=${TASKS:-cola sst2 mrpc stsb qqp mnli qnli rte}
 export SEEDS=${SEEDS:-1}
 export GLUE_DATA=${GLUE_DATA:-nyu-mll/glue} # or a folder: the official files (CoLA/train.tsv ...), or a copy of the hub's
 export BLIMP_DATA=${BLIMP_DATA:-nyu-mll/blimp} # of TASKS=blimp: a hub id, or a folder with files of minimal pairs
+export NER_DATA=${NER_DATA:-} # of TASKS=wnut17: empty, leondz/wnut_17; or a folder with files for training, dev and test
 
 # Fine-tuning. Empty: each task's own settings (the table in recipe/finetune/glue/tasks.py). Several values make a grid; the table
 # then shows the best on dev and says so.
@@ -41,6 +43,7 @@ require_list require_name RUN
 require_list require_name TASKS
 require_list "require_whole 0" SEEDS
 require_name GLUE_DATA BLIMP_DATA REPORT_TO
+[[ -z $NER_DATA ]] || require_name NER_DATA
 [[ -z $LEARNING_RATES ]] || require_list require_number LEARNING_RATES
 [[ -z $BATCH_SIZES ]] || require_list "require_whole 1" BATCH_SIZES
 [[ -z $EPOCHS ]] || require_number EPOCHS
@@ -59,6 +62,7 @@ read -ra seeds <<<"$SEEDS"
 args=(--runs "${runs[@]}" --tasks "${tasks[@]}" --seeds "${seeds[@]}")
 case $TASKS in
     [Bb][Ll][Ii][Mm][Pp]) args+=(--blimp_data "$BLIMP_DATA") ;;
+    wnut17 | WNUT-17) [[ -z $NER_DATA ]] || args+=(--dataset_name "$NER_DATA") ;;
     *) args+=(--glue_data "$GLUE_DATA") ;;
 esac
 

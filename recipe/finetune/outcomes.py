@@ -1,8 +1,9 @@
 """What a job keeps of every dev example, so that two scores can be compared example by example.
 
 A job's outcomes are one compressed file of arrays whose last axis is the examples of a split: `<split>/prediction` and
-`<split>/reference` of labels or scores, from which any metric is computed; or `<split>/<metric>`, each example's own
-part of a metric that is a mean over them.
+`<split>/reference` of labels or scores, from which any metric is computed; `<split>/matched`, `predicted` and `actual`,
+numbers of entities, from which F1 is; or `<split>/<metric>`, each example's own part of a metric that is a mean over
+them.
 """
 
 import io
@@ -15,6 +16,7 @@ from recipe.system.files import write_atomically
 
 FILE = "outcomes.npz"
 PREDICTION, REFERENCE = "prediction", "reference"
+MATCHED, PREDICTED, ACTUAL = "matched", "predicted", "actual"
 
 
 def write_outcomes(folder: Path, arrays: dict[str, dict[str, np.ndarray]]) -> Path:
@@ -41,7 +43,8 @@ def read_outcomes(folder: Path, split: str, metric: str) -> dict[str, np.ndarray
         with np.load(folder / FILE) as stored:
             if f"{split}/{metric}" in stored:
                 return {metric: stored[f"{split}/{metric}"].astype(np.float64)}
-            return {name: stored[f"{split}/{name}"] for name in (PREDICTION, REFERENCE)}
+            names = (MATCHED, PREDICTED, ACTUAL) if f"{split}/{MATCHED}" in stored else (PREDICTION, REFERENCE)
+            return {name: stored[f"{split}/{name}"] for name in names}
     except (OSError, ValueError, KeyError, EOFError):
         return None
 
@@ -57,6 +60,9 @@ def metric_of(metric: str, arrays: dict[str, np.ndarray], weights: np.ndarray | 
     weights = np.ones(count) if weights is None else np.asarray(weights, dtype=np.float64)
     if metric in arrays:
         return _mean(arrays[metric], weights)
+    if MATCHED in arrays:
+        found, said, true = (weights @ arrays[name].astype(np.float64) for name in (MATCHED, PREDICTED, ACTUAL))
+        return _divided(2.0 * found, said + true)
     return _METRICS[metric](arrays[PREDICTION], arrays[REFERENCE], weights)
 
 

@@ -11,6 +11,7 @@ PACKAGES = (
     "glue",
     "qa",
     "blimp",
+    "ner",
 )
 _RECORDS: tuple[Suite, ...] = tuple(import_module(f"recipe.finetune.{package}.suite").SUITE for package in PACKAGES)
 SUITES: dict[str, Suite] = {suite.name: suite for suite in _RECORDS}
