@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from seqeval.metrics import classification_report
 from seqeval.metrics.sequence_labeling import get_entities
-from transformers import AutoModelForTokenClassification, set_seed
+from transformers import AutoConfig, AutoModelForTokenClassification, set_seed
 
 from recipe.finetune.examples import Examples
 from recipe.finetune.finetuning import FineTuneTrainer, FineTuning, build_trainer, size_of
@@ -20,7 +20,7 @@ from recipe.finetune.ner.sentences import Sentences, read_sentences
 from recipe.finetune.ner.suite import SUITE
 from recipe.finetune.ner.word_windows import TaggedExamples, WordWindows, cut_windows
 from recipe.finetune.outcomes import ACTUAL, MATCHED, PREDICTED, write_outcomes
-from recipe.finetune.starting_point import build_model, config_of, origin_of, saved_labels_of, tokenizer_of, with_labels
+from recipe.finetune.starting_point import build_model, config_of, origin_of, tokenizer_of, with_labels
 from recipe.finetune.suite import Suite
 from recipe.system.errors import UserError
 
@@ -167,10 +167,13 @@ def prepare(data: NerArguments, args: NerTrainingArguments, say: Callable[[str],
 def names_of(data: NerArguments, rows: dict[str, Sentences]) -> tuple[str, ...]:
     """The labels: those of the training sentences, or without training those of the checkpoint. Raises UserError where
     the dev sentences have others."""
-    saved = saved_labels_of(data) if "train" not in rows else None
-    if "train" not in rows and saved is None:
-        raise UserError(f"{data.model_name_or_path} has no head for labels: pass --do_train")
-    names = rows["train"].names if saved is None else tuple(saved.names)
+    if "train" in rows:
+        names = rows["train"].names
+    else:
+        config = AutoConfig.from_pretrained(data.model_name_or_path, **data.hub_options())
+        if not any("ForTokenClassification" in name for name in config.architectures or ()):
+            raise UserError(f"{data.model_name_or_path} has no head for labels: pass --do_train")
+        names = tuple(str(config.id2label[number]) for number in range(config.num_labels))
     for split, part in rows.items():
         if strange := sorted(set(part.names) - set(names)):
             raise UserError(f"{part.source} has the labels {', '.join(strange)}, which the {split} model doesn't know: "

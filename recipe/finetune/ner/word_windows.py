@@ -1,7 +1,7 @@
 """Sentences as windows of tokens in which each word is labelled, and predicted, exactly once.
 
 A word's label belongs to its first token. A sentence that is longer than a window is cut into several, which overlap;
-of the windows that hold a token, the one whose middle is closest has its label.
+of the windows that hold a token, the one that gives it most context on its shorter side has its label.
 """
 
 import json
@@ -97,10 +97,9 @@ def cut_windows(sentences: Sentences, tokenizer: PreTrainedTokenizerFast, max_le
         words = np.array(encoding.word_ids, dtype=np.int64)
         further = np.diff(words, prepend=-1) == 0  # tokens after the first of their word
         starts = list(range(0, max(1, len(words) - stride), body - stride))
-        middles = np.array([start + min(body, len(words) - start) / 2 for start in starts])
-        of_token = np.abs(np.arange(len(words))[:, None] + 0.5 - middles).argmin(
-            1
-        )  # the window whose middle is closest
+        place = np.arange(len(words))[:, None] - starts  # [tokens, windows]: where each token is in each window
+        room = np.minimum(place, np.minimum(len(words) - np.array(starts), body) - 1 - place)
+        of_token = room.argmax(1)  # the window with most context on the shorter side; below 0 it lacks the token
         for number, start in enumerate(starts):
             here = slice(start, start + body)
             own = of_token[here] == number
