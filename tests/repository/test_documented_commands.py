@@ -20,6 +20,7 @@ from recipe.cli.parser import parse
 from recipe.data.arguments import DataArguments
 from recipe.finetune.blimp.arguments import BlimpArguments, BlimpRun
 from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
+from recipe.finetune.ner.arguments import NerArguments, NerTrainingArguments
 from recipe.finetune.qa.arguments import QaArguments, QaTrainingArguments
 from recipe.model.arguments import ModelArguments
 from recipe.objective.arguments import ObjectiveArguments
@@ -48,12 +49,13 @@ PARSERS = {
     "run_glue.py": (GlueArguments, FineTuneArguments),
     "run_qa.py": (QaArguments, QaTrainingArguments),
     "run_blimp.py": (BlimpArguments, BlimpRun),
+    "run_ner.py": (NerArguments, NerTrainingArguments),
 }
 DRY = (
     r"(?!RUN=runs/NAME GLUE_DATA=glue/ bash)\S.* bash (pretrain|finetune_glue|finetune_qa)\.sh( --.*)?",
     r"(.* )?bash launch/(slurm|ray)\.sh (pretrain|finetune_glue)\.sh",
     r"bash pretrain\.sh --.*",
-    r"python run_(mlm|clm|glue|qa|blimp)\.py (?!--help).*",
+    r"python run_(mlm|clm|glue|qa|blimp|ner)\.py (?!--help).*",
     r"python -m recipe\.sweep (?!.* boolq).*",
 )
 EXTENDING = (r"python -m recipe\.sweep .* boolq.*",)  # tests/repository/test_extending.py runs it
@@ -114,7 +116,7 @@ def test_every_documented_command_is_in_one_group():
 
 
 def test_new_documentation_cannot_escape():
-    assert groups_of("bash pretrain_faster.sh") == [] and groups_of("python run_ner.py --do_train") == []
+    assert groups_of("bash pretrain_faster.sh") == [] and groups_of("python run_gpt.py --do_train") == []
 
 
 @pytest.fixture(scope="module")
