@@ -18,6 +18,8 @@ from transformers.models.auto.modeling_auto import AutoModelForMaskedLM as AutoM
 from transformers.models.auto.modeling_auto import AutoModelForQuestionAnswering as AutoModelForQuestionAnswering
 from transformers.models.auto.modeling_auto import (
     AutoModelForSequenceClassification as AutoModelForSequenceClassification,
+)
+from transformers.models.auto.modeling_auto import (
     AutoModelForTokenClassification as AutoModelForTokenClassification,
 )
 from transformers.models.auto.tokenization_auto import AutoTokenizer as AutoTokenizer
