@@ -1,2 +1,2 @@
 """Named entities: a label for each word of a sentence. Enters a checkpoint and labelled sentences; leaves precision,
-recall and F1 over whole entities, as seqeval counts them."""
+recall and F1 over whole entities."""

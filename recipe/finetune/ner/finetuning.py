@@ -1,4 +1,4 @@
-"""Fine-tuning of a checkpoint on named entities: model, windows, and scores over entities by seqeval."""
+"""Fine-tuning of a checkpoint on named entities: model, windows, and scores over entities."""
 
 import time
 from collections.abc import Callable
@@ -9,13 +9,12 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from seqeval.metrics import classification_report
-from seqeval.metrics.sequence_labeling import get_entities
 from transformers import AutoConfig, AutoModelForTokenClassification, set_seed
 
 from recipe.finetune.examples import Examples
 from recipe.finetune.finetuning import FineTuneTrainer, FineTuning, build_trainer, size_of
 from recipe.finetune.ner.arguments import NerArguments, NerTrainingArguments
+from recipe.finetune.ner.entities import entities_of, scores_of
 from recipe.finetune.ner.sentences import Sentences, read_sentences
 from recipe.finetune.ner.suite import SUITE
 from recipe.finetune.ner.word_windows import TaggedExamples, WordWindows, cut_windows
@@ -110,24 +109,19 @@ class NerTuning(FineTuning):
 
 
 def score(actual, predicted, each_kind: bool = False) -> dict[str, float]:
-    """seqeval's precision, recall and F1, micro-averaged over entities (as the CoNLL script counts them), and the share
-    of words with the right label; with `each_kind`, the three also of each kind of entity."""
-    actual, predicted = ([list(labels) for labels in part] for part in (actual, predicted))
-    report = classification_report(actual, predicted, output_dict=True, zero_division=0)
-    names = {"precision": "precision", "recall": "recall", "f1": "f1-score"}
-    of_all = report.get("micro avg", {})
+    """Precision, recall and F1 over all entities and the share of words with the right label; with `each_kind`, the
+    three also of each kind of entity."""
+    found = scores_of(actual, predicted)
     right = sum(a == b for pair in zip(actual, predicted, strict=True) for a, b in zip(*pair, strict=True))
-    metrics = {name: float(of_all.get(theirs, 0.0)) for name, theirs in names.items()}
-    metrics["accuracy"] = right / max(1, sum(map(len, actual)))
-    for kind, values in report.items() if each_kind else ():
-        if not kind.endswith(" avg"):
-            metrics |= {f"{kind}_{name}": float(values[theirs]) for name, theirs in names.items()}
+    metrics = found[""] | {"accuracy": right / max(1, sum(map(len, actual)))}
+    for kind, values in found.items() if each_kind else ():
+        metrics |= {f"{kind}_{name}": value for name, value in values.items() if kind}
     return metrics
 
 
 def outcomes_of(actual, predicted) -> dict[str, np.ndarray]:
     """[sentences] of the entities of each: found with the right borders and kind, predicted, and actual."""
-    pairs = [(set(get_entities(list(a))), set(get_entities(list(b)))) for a, b in zip(actual, predicted, strict=True)]
+    pairs = [(entities_of(a), entities_of(b)) for a, b in zip(actual, predicted, strict=True)]
     return {
         MATCHED: np.array([len(a & b) for a, b in pairs]),
         PREDICTED: np.array([len(b) for _, b in pairs]),
@@ -173,7 +167,7 @@ def names_of(data: NerArguments, rows: dict[str, Sentences]) -> tuple[str, ...]:
         config = AutoConfig.from_pretrained(data.model_name_or_path, **data.hub_options())
         if not any("ForTokenClassification" in name for name in config.architectures or ()):
             raise UserError(f"{data.model_name_or_path} has no head for labels: pass --do_train")
-        names = tuple(str(config.id2label[number]) for number in range(config.num_labels))
+        names = tuple(str(name) for _, name in sorted((config.id2label or {}).items()))
     for split, part in rows.items():
         if strange := sorted(set(part.names) - set(names)):
             raise UserError(f"{part.source} has the labels {', '.join(strange)}, which the {split} model doesn't know: "

@@ -1,5 +1,5 @@
 """recipe.finetune.ner: words keep their labels through windows and tokenizers, the loss doesn't depend on how a batch is
-cut, scores are seqeval's, and a sweep shows them."""
+cut, scores are those of entities, and a sweep shows them."""
 
 import json
 import subprocess
@@ -106,6 +106,22 @@ def test_scores_are_those_of_entities_and_of_resampled_sentences():
     assert found["accuracy"] == pytest.approx(4 / 6) and found["a_recall"] == 1.0
     assert metric_of("f1", outcomes_of(actual, predicted)) == pytest.approx(0.4)
     assert score([["O"]], [["O"]])["f1"] == 0.0
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_seqeval():
+    metrics = pytest.importorskip("seqeval.metrics", reason="seqeval is not installed: pip install seqeval")
+    generator, names = np.random.default_rng(4), ("O", "O", "B-a", "I-a", "B-b", "I-b")
+    for _ in range(300):
+        lengths = generator.integers(1, 9, 4)
+        actual, predicted = ([[str(name) for name in generator.choice(names, n)] for n in lengths] for _ in range(2))
+        found = score(actual, predicted, each_kind=True)
+        theirs = metrics.classification_report(actual, predicted, output_dict=True, zero_division=0)
+        for kind, values in theirs.items():
+            if kind in ("a", "b", "micro avg"):
+                prefix = "" if kind == "micro avg" else f"{kind}_"
+                for name, value in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+                    assert found[prefix + name] == pytest.approx(values[value])
 
 
 # ---- files
