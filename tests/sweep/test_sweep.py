@@ -102,7 +102,7 @@ def test_a_sweep_keeps_scores_and_no_models(do, flags, run):
         do(flags("--save_model", "true"))
     do(flags(tasks="rte", seeds="1"))
     kept = {path.name for path in (run / "glue" / "jobs").rglob("*") if path.is_file()}
-    assert {name for name in kept if not name.startswith(".")} == {"rte-seed1.json"}
+    assert {name for name in kept if not name.startswith(".")} == {"rte-seed1.json", "outcomes.npz"}
 
 
 def test_a_failing_job_stops_no_other(do, flags, run, monkeypatch, capsys):
