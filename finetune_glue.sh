@@ -6,6 +6,7 @@
 #   RUN=runs/first WATCH=1 bash finetune_glue.sh      follow a pre-training that still runs
 #   RUN="runs/first random:runs/first" TASKS=blimp bash finetune_glue.sh   minimal pairs, without training
 #   RUN="runs/first random:runs/first" TASKS=wnut17 LEARNING_RATES=5e-4 bash finetune_glue.sh    named entities
+#   RUN=runs/first TASKS="rte boolq.yaml" bash finetune_glue.sh    a task of your own, see docs/finetuning.md
 #   DRY_RUN=1 RUN=runs/first bash finetune_glue.sh    print the command and stop
 #
 # Stop it at any moment and run it again: what is done stays done. Several may share one folder. Flags after the

@@ -19,8 +19,8 @@ from recipe.cli.parser import option, parse
 from recipe.compare.bootstrap import CONFIDENCE, RESAMPLES, Difference, difference, mean_difference
 from recipe.finetune.outcomes import read_outcomes
 from recipe.finetune.results import RESULTS, read_result
-from recipe.finetune.suite import Column, Suite
-from recipe.finetune.suites import SUITES
+from recipe.finetune.suite import Suite
+from recipe.finetune.suites import SUITES, suite_of, suites_with
 from recipe.system.errors import UserError
 from recipe.system.files import DamagedFile
 from recipe.train.model_card import run_folder
@@ -99,7 +99,7 @@ def jobs_of(model: str, scored: list[Scored]) -> list[Scored]:
 
 def rows_of(first: list[Scored], second: list[Scored]) -> Iterator[Row]:
     """A row for each column that at least one of two models has."""
-    for suite in SUITES.values():
+    for suite in suites_with({job.record["task"]: job.record["headline"]["metric"] for job in (*first, *second)}):
         for title, column in suite.columns.items():
             sides = [
                 _best_variant([job for job in jobs if job.record["task"] == column.task]) for jobs in (first, second)
@@ -126,14 +126,6 @@ def rows_of(first: list[Scored], second: list[Scored]) -> Iterator[Row]:
             yield Row(suite, title, difference(column.metric, kept[0], kept[1], draw), seeds)
 
 
-def _with_column(jobs: list[Scored], column: Column) -> list[Scored]:
-    return [
-        job
-        for job in jobs
-        if job.record["task"] == column.task and column.metric in job.record["metrics"].get(column.split, {})
-    ]
-
-
 def _examples_of(job: Scored, split: str) -> tuple:
     size = job.record["examples"].get(split, {})
     return size.get("sha256"), size.get("used")
@@ -151,7 +143,7 @@ def _best_variant(jobs: list[Scored]) -> list[Scored]:
 def averages_of(rows: list[Row]) -> Iterator[tuple[str, Difference]]:
     """(title, difference) of each average whose columns are all compared."""
     for suite in SUITES.values():
-        found = {row.column: row.found for row in rows if row.suite is suite and row.found}
+        found = {row.column: row.found for row in rows if row.suite.name == suite.name and row.found}
         for average in suite.averages:
             if set(average.columns) <= found.keys():
                 yield average.title, mean_difference([found[column] for column in average.columns])
@@ -228,7 +220,7 @@ def compare(first: str, second: str, results_dir: str | None = None) -> list[Row
 def verdict(sweep: Path, suite: Suite) -> str | None:
     """A sentence on whether the last checkpoint of a sweep is told apart from fresh weights or, without them, from the
     first checkpoint; None where there are no two models, or no outcomes."""
-    scored = [job for job in scored_in(sweep) if job.record["task"] in suite.tasks]
+    scored = [job for job in scored_in(sweep) if suite_of(job.record["task"]).name == suite.name]
     steps = {job.record["checkpoint"]["name"]: job.record["checkpoint"]["step"] for job in scored}
     known = sorted((step, name) for name, step in steps.items() if step is not None)
     if len(known) < 2:

@@ -39,6 +39,7 @@ class TaskInfo:
     epochs: float = 0
     hub_config: str | None = None
     starts_from: str = ""
+    identity: str = ""  # of a task of the user's own: a result of another one doesn't count
 
     @property
     def cost(self) -> float:
@@ -116,6 +117,8 @@ class Suite:
     check_model: Callable[[Any], "Origin"] = _check_encoder
     default_tasks: tuple[str, ...] = ()  # of a sweep without --tasks, for the first suite
     unscored: dict[str, str] = field(default_factory=dict)  # {task without a score: error message}
+    # The task in a file of the user's own; None if the name of a task is not that of such a file.
+    read_task: Callable[[str], TaskInfo | None] = lambda name: None
     start_argument: str = ""  # the data argument for the model of TaskInfo.starts_from
     trains: bool = True  # False: zero-shot; its jobs have no seeds, no learning rates and no epochs
 

@@ -8,7 +8,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 
 from recipe.finetune.suite import Suite
-from recipe.finetune.suites import SUITES
+from recipe.report.score_frames import suites_of
 from recipe.system.errors import UserError
 from recipe.system.hub import require_hub_for_pushing
 from recipe.train.model_card import CARD, Scores, card_of, may_overwrite, write_card
@@ -37,12 +37,13 @@ def write_cards(frame: pd.DataFrame, cells: pd.DataFrame, tables: dict[str, str]
 
 def scores_card(name: str, rows: pd.DataFrame, cells: pd.Series, notes: dict[str, str]) -> str:
     """The text of a checkpoint's card with its scores."""
-    present = [(suite, column) for suite in SUITES.values() for column in _present(suite, cells)]
+    suites = {suite.name: suite for suite in suites_of(rows)}
+    present = [(suite, column) for suite in suites.values() for column in _present(suite, cells)]
     scores = Scores(
         title=name,
         tags=[suite.tag for suite, _ in present],
         results=[_result(suite, column, cells[column], rows) for suite, column in present],
-        sections=[_section(SUITES[suite], cells, notes[suite]) for suite in notes],
+        sections=[_section(suites[suite], cells, notes[suite]) for suite in notes],
     )
     return card_of(Path(rows["path"].iloc[0]), scores=scores)
 

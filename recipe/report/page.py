@@ -38,7 +38,7 @@ from recipe.model.config import is_causal, load_config
 from recipe.model.metrics import shown_metrics
 from recipe.report.caveats import of_scores, of_training
 from recipe.report.score_curves import draw
-from recipe.report.score_frames import best_of_grid, cells_of, read_frame
+from recipe.report.score_frames import best_of_grid, cells_of, read_frame, suites_of
 from recipe.report.table import MISSING, ScoreTable, score_table
 from recipe.report.training_curves import pictures_of, pictures_of_several, rows_with
 from recipe.system.errors import UserError
@@ -176,17 +176,18 @@ def scores_of(runs: list[Path], suite: Suite) -> tuple[Scores | None, list[str]]
     frame = pd.concat(frames, ignore_index=True).drop_duplicates(["checkpoint", "task", "seed", "variant"])
     best, _ = best_of_grid(frame)
     cells = cells_of(best)
+    title = next(found.title for found in suites_of(best) if found.name == suite.name)
 
     def picture(columns: int) -> tuple[bytes, list[dict]]:
         file = io.BytesIO()
         hover = draw(best, cells, file, format="svg", columns=columns)
         return file.getvalue(), hover
 
-    alt = f"{suite.title} scores of {len(cells)} models against pre-training steps; the table has the numbers."
+    alt = f"{title} scores of {len(cells)} models against pre-training steps; the table has the numbers."
     (wide, of_wide), (narrow, of_narrow) = picture(3), picture(1)
     hover = {"wide": of_wide, "narrow": of_narrow}
     table = score_table(frame, " ".join(verdicts))
-    return Scores(suite.title, table, command, wide, narrow, alt, hover), list(dict.fromkeys(caveats))
+    return Scores(title, table, command, wide, narrow, alt, hover), list(dict.fromkeys(caveats))
 
 
 def samples_of(run: Path, args: ReportArguments) -> tuple[list[list[Filled]], list[str]]:

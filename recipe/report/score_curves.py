@@ -15,9 +15,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, NullLocator
 
 from recipe.finetune.suite import Suite
-from recipe.finetune.suites import SUITES, all_columns
+from recipe.finetune.suites import columns_of
 from recipe.report.hover import hover_of
-from recipe.report.score_frames import average, present_columns
+from recipe.report.score_frames import average, present_columns, suites_of
 
 matplotlib.rcParams["text.parse_math"] = False  # a $ in a folder's name is a $
 
@@ -50,7 +50,7 @@ def draw(
     tasks that every checkpoint shown has; with all eight it is the average. A dotted line is the score of the most
     frequent answer. Where no run has two checkpoints, each panel has a bar for each model in place of curves.
     """
-    suites = [suite for suite in SUITES.values() if present_columns(cells, tuple(suite.columns))]
+    suites = [suite for suite in suites_of(frame) if present_columns(cells, tuple(suite.columns))]
     panels = [panel for suite in suites for panel in _panels_of(suite, cells)]
     rows = -(-len(panels) // columns)
     width = min(len(panels), columns)
@@ -114,7 +114,9 @@ def _draw_panel(
     axis.margins(x=0.06, y=0.15)
     low, high = scores.groupby("checkpoint").min(), scores.groupby("checkpoint").max()
     palette = plt.get_cmap("tab10")
-    chances = [chance for column in panel.columns if (chance := all_columns()[column].chance) is not None]
+    chances = [
+        chance for column in panel.columns if (chance := columns_of(suites_of(frame))[column].chance) is not None
+    ]
     if len(chances) == len(panel.columns):
         chance = 100 * float(np.mean(chances))
         axis.axhline(chance, color=GREY, linestyle=":", linewidth=1.5, label=CHANCE, zorder=1)

@@ -6,8 +6,13 @@ import pandas as pd
 
 from recipe.finetune.results import read_results
 from recipe.finetune.suite import Suite
-from recipe.finetune.suites import all_columns, suite_of
+from recipe.finetune.suites import columns_of, suite_of, suites_with
 from recipe.system.errors import UserError
+
+
+def suites_of(frame: pd.DataFrame) -> tuple[Suite, ...]:
+    """All suites, with the user's own tasks that `frame` has scores of."""
+    return suites_with(dict(zip(frame["task"], frame["metric"], strict=True)))
 
 
 def rows_of(results: list[dict]) -> pd.DataFrame:
@@ -16,7 +21,8 @@ def rows_of(results: list[dict]) -> pd.DataFrame:
     `score` and the columns are between 0 and 1 (correlations -1 and 1); the metrics beside them are as their own
     definition gives them, SQuAD's in percent.
     """
-    rows = []
+    rows, suites = [], suites_with({result["task"]: result["headline"]["metric"] for result in results})
+    columns = columns_of(suites)
     for result in results:
         checkpoint, sizes, settings = result["checkpoint"], result["examples"], result["settings"]
         suite = suite_of(result["task"])
@@ -45,7 +51,7 @@ def rows_of(results: list[dict]) -> pd.DataFrame:
         }
         for split, metrics in result["metrics"].items():
             row |= {suite.csv_name(split, name): value for name, value in metrics.items()}
-        for title, column in suite.columns.items():
+        for title, column in columns.items():
             if column.task == result["task"]:
                 value = result["metrics"].get(column.split, {}).get(column.metric)
                 row[f"score:{title}"] = None if value is None else value / suite.scale
@@ -53,7 +59,7 @@ def rows_of(results: list[dict]) -> pd.DataFrame:
                 row[f"error:{title}"] = None if error is None else error / suite.scale
         rows.append(row)
     frame = pd.DataFrame(rows)
-    for title in all_columns():
+    for title in columns:
         for part in (f"score:{title}", f"error:{title}"):
             if part not in frame:
                 frame[part] = float("nan")
@@ -78,7 +84,7 @@ def read_frame(folder: Path, suite: Suite) -> pd.DataFrame | None:
         frame["variant"] = frame["variant"].fillna("")
         numbers = ["step", "tokens_seen", "seed", "score"]
         frame[numbers] = frame[numbers].apply(pd.to_numeric)
-        for title, column in all_columns().items():
+        for title, column in columns_of(suites_of(frame)).items():
             owner = suite_of(column.task)
             for part, metric in (("score", column.metric), ("error", f"{column.metric}_stderr")):
                 values = frame.get(owner.csv_name(column.split, metric), float("nan")) / owner.scale
@@ -121,7 +127,7 @@ def cells_of(frame: pd.DataFrame) -> pd.DataFrame:
     order = frame.drop_duplicates("checkpoint").sort_values(["step", "checkpoint"], na_position="first", kind="stable")
     grouped = frame.groupby("checkpoint")
     parts = {}
-    for column in all_columns():
+    for column in columns_of(suites_of(frame)):
         scores = grouped[f"score:{column}"]
         parts[column, "mean"] = scores.mean() * 100
         parts[column, "std"] = scores.std(ddof=1).fillna(grouped[f"error:{column}"].mean()) * 100

@@ -6,8 +6,8 @@ from textwrap import fill
 import pandas as pd
 
 from recipe.finetune.suite import Suite
-from recipe.finetune.suites import SUITES, all_columns, suite_of
-from recipe.report.score_frames import average, best_of_grid, cells_of, present_columns
+from recipe.finetune.suites import columns_of, suite_of
+from recipe.report.score_frames import average, best_of_grid, cells_of, present_columns, suites_of
 
 MISSING = "–"
 CONSOLE_COLUMNS = 80
@@ -43,10 +43,10 @@ def score_table(frame: pd.DataFrame, verdict: str | None = None) -> ScoreTable:
     """Rows checkpoints, columns the averages of each suite and its tasks, mean ± standard deviation over seeds."""
     frame, chosen = best_of_grid(frame)
     cells = cells_of(frame)
-    suites = [suite for suite in SUITES.values() if present_columns(cells, tuple(suite.columns))]
+    suites = [suite for suite in suites_of(frame) if present_columns(cells, tuple(suite.columns))]
     several = sum(bool(suite.averages) for suite in suites) > 1
     averages = [mean for suite in suites for mean in _means_of(suite, cells, named=several)]
-    shown = present_columns(cells, tuple(all_columns()))
+    shown = present_columns(cells, tuple(columns_of(suites)))
     steps = frame.drop_duplicates("checkpoint").set_index("checkpoint")
     table = []
     for name in cells.index:
@@ -120,7 +120,8 @@ def _notes(frame: pd.DataFrame, cells: pd.DataFrame, suites: list[Suite], averag
     notes = []
     for protocol in dict.fromkeys(suite.protocol for suite in suites):
         together = [suite for suite in suites if suite.protocol == protocol]
-        seeds = frame[[suite_of(task) in together for task in frame["task"]]]["seed"].unique()
+        names = {suite.name for suite in together}
+        seeds = frame[[suite_of(task).name in names for task in frame["task"]]]["seed"].unique()
         trained = any(suite.trains for suite in together)
         spread = "mean ± sample standard deviation (number of seeds); " if trained else ""
         if not trained and any(cells[column, "std"].notna().any() for suite in together for column in suite.columns):

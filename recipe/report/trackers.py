@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from recipe.finetune.suites import SUITES
+from recipe.finetune.suite import Suite
+from recipe.report.score_frames import suites_of
 from recipe.system.files import read_json, write_json
 from recipe.train.model_card import run_folder
 from recipe.train.run_record import read_record
@@ -29,7 +30,7 @@ def log_curve(sweep: Path, frame: pd.DataFrame, cells: pd.DataFrame, tracker: st
     about = about[about["step"] > 0].sort_values("step")
     runs: dict[Path, list[dict]] = {}
     for name, row in about.iterrows():
-        point = _point(cells.loc[name]) | {STEP: int(row["step"])}
+        point = _point(cells.loc[name], suites_of(frame)) | {STEP: int(row["step"])}
         if pd.notna(row["tokens_seen"]):
             point["tokens_seen"] = int(row["tokens_seen"])
         if logged.get(name) != point:
@@ -41,9 +42,9 @@ def log_curve(sweep: Path, frame: pd.DataFrame, cells: pd.DataFrame, tracker: st
             write_json(done, logged)
 
 
-def _point(cells: pd.Series) -> dict[str, float]:
+def _point(cells: pd.Series, suites: tuple[Suite, ...]) -> dict[str, float]:
     point = {}
-    for suite in SUITES.values():
+    for suite in suites:
         means = {column: float(cells[column, "mean"]) for column in suite.columns if cells[column, "seeds"]}
         point |= {suite.wandb_key(column): value for column, value in means.items()}
         for average in suite.averages[:1]:

@@ -37,6 +37,7 @@ class Job:
     argv: tuple[str, ...]
     folder: str  # of the result
     cost: float  # examples to train on: what the time left is reckoned from
+    task_identity: str = ""  # of a task of the user's own: a result of another one doesn't count
     variant: str = ""  # the grid's point
     saves_model: bool = False  # other jobs start from its model
     needs: "Job | None" = None  # the MNLI job whose model it starts from
@@ -68,12 +69,14 @@ class Job:
         return self.result.with_suffix(".model")
 
     def is_done(self) -> bool:
-        """Whether its result is there, and of these very weights."""
+        """Whether its result is there, and of these very weights and this very task."""
         try:
             record = read_result(self.result)
         except DamagedFile:
             return False
         if record is None or (self.saves_model and not self.model.is_dir()):
+            return False
+        if record.get("task_identity", "") != self.task_identity:
             return False
         return self.sha256 is None or record["checkpoint"]["sha256"] == self.sha256
 
@@ -178,7 +181,7 @@ def resumable_checkpoint(job: Job, model: PreTrainedModel) -> str | None:
     """The newest checkpoint of a job that was killed, if it was begun from these very weights and with this very
     command; what was begun otherwise is deleted."""
     mark = job.work / "job.json"
-    about = {"argv": redact_words(job.argv), "sha256": job.sha256}
+    about = {"argv": redact_words(job.argv), "sha256": job.sha256, "task_identity": job.task_identity}
     if read_json(mark) != about:
         remove(job.work)
         write_json(mark, about)

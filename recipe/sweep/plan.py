@@ -10,7 +10,7 @@ from recipe.finetune.arguments import RANDOM, SETTINGS
 from recipe.finetune.results import RESULTS
 from recipe.finetune.starting_point import damage_of
 from recipe.finetune.suite import NO_SEED, Suite
-from recipe.finetune.suites import SUITES, default_suite, suite_of, tasks_called
+from recipe.finetune.suites import SUITES, default_suite, select
 from recipe.launch.ray_cluster import require_ray
 from recipe.model.checkpoints import checkpoints, step_of
 from recipe.report.trackers import TRACKERS
@@ -34,7 +34,9 @@ class SweepArguments:
     )
     tasks: list[str] = field(
         default_factory=lambda: list(default_suite().default_tasks),
-        metadata={"help": "GLUE tasks, or squad or squad_v2."},
+        metadata={
+            "help": "GLUE tasks and .yaml files with tasks of your own; or squad or squad_v2; or blimp; or wnut17."
+        },
     )
     seeds: list[int] = field(
         default_factory=lambda: [1], metadata={"help": "Fine-tuning seeds: one job per (checkpoint, task, seed)."}
@@ -61,10 +63,12 @@ class SweepArguments:
         "", "Settings that may differ from those of the results in the folder, separated by commas."
     )
 
+    suite: Suite = field(init=False)  # of its tasks; it has those of the user's own too
+
     def __post_init__(self):
         if not self.runs:
             raise UserError("found no RUN (--runs): name a run's folder, a checkpoint, a hub id or random:CONFIG.json")
-        self.tasks = tasks_called(self.tasks)
+        self.suite, self.tasks = select(self.tasks)
         if self.engine not in ENGINES:
             raise UserError(f"found ENGINE {self.engine}, expected {' or '.join(ENGINES)}")
         if self.engine == "ray":
@@ -79,11 +83,6 @@ class SweepArguments:
         if self.mnli_init:
             starts = [self.suite.tasks[task].starts_from for task in self.tasks]
             self.tasks += dict.fromkeys(start for start in starts if start and start not in self.tasks)
-
-    @property
-    def suite(self) -> Suite:
-        """The suite of its tasks."""
-        return suite_of(self.tasks[0])
 
     @property
     def folder(self) -> Path:
@@ -225,6 +224,7 @@ class Planner:
                 argv=tuple(argv + [part for flag, value in chosen for part in (f"--{flag}", str(value))]),
                 folder=str(folder),
                 cost=self._cost(model, task),
+                task_identity=self.suite.tasks[task].identity,
                 variant=variant,
                 saves_model=task in starts,
                 needs=started.get((self.suite.tasks[task].starts_from, seed, variant)),

@@ -126,6 +126,12 @@ def checkout(tmp_path_factory) -> Path:
     (folder / "my_corpus").mkdir()
     for file in (folder / "my.txt", folder / "my_corpus" / "text.txt"):
         file.write_text("\n\n".join(toy_documents(220)))
+    written = re.search(r"```yaml\n(# boolq.yaml.*?)```", (folder / "docs" / "finetuning.md").read_text(), re.DOTALL)
+    assert written, "docs/finetuning.md has a task file"
+    (folder / "boolq.yaml").write_text(written[1])
+    rows = [{"question": "is it", "passage": text, "answer": len(text) % 2 == 0} for text in toy_documents(8)]
+    for name in ("train.jsonl", "val.jsonl"):
+        (folder / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return folder
 
 

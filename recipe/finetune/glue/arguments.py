@@ -1,12 +1,14 @@
 """Command-line arguments of run_glue.py: the task, or data of your own."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from recipe.cli.parser import option
 from recipe.data.encodings import check_encoding
 from recipe.data.tables import QUOTING, check_delimiter
 from recipe.finetune.arguments import FineTuneArguments, StartArguments
 from recipe.finetune.glue.own_rows import OwnOptions
+from recipe.finetune.glue.own_tasks import OwnTask, is_task_file, read_own_task
 from recipe.finetune.glue.tasks import GLUE_HUB_ID, TASKS, Task, task_called
 from recipe.finetune.suite import TuningSettings
 from recipe.system.errors import UserError
@@ -19,7 +21,9 @@ class GlueArguments(StartArguments):
     """Which task, data and checkpoint."""
 
     task_name: str | None = option(
-        None, f"One of {', '.join(TASKS)}; for other data pass --train_file or --dataset_name."
+        None,
+        f"One of {', '.join(TASKS)}, or a .yaml file with a task of your own (see docs/finetuning.md); for other data "
+        "pass --train_file or --dataset_name.",
     )
     glue_data: str = option(
         GLUE_HUB_ID, "GLUE: a folder with the official files, a copy of the hub dataset, or a hub id."
@@ -54,14 +58,16 @@ class GlueArguments(StartArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if not (self.task_name or self.own_files or self.dataset_name):
+        files = any((self.train_file, self.validation_file, self.test_file))
+        if not (self.task_name or files or self.dataset_name):
             raise UserError(f"found no task: pass --task_name ({', '.join(TASKS)}), --train_file or --dataset_name")
-        if sum(map(bool, (self.task_name, self.own_files, self.dataset_name))) > 1:
+        if sum(map(bool, (self.task_name, files, self.dataset_name))) > 1:
             given = ("--task_name" if self.task_name else "--dataset_name", "--train_file or another file")
-            given = given if self.own_files else ("--task_name", "--dataset_name")
+            given = given if files else ("--task_name", "--dataset_name")
             raise UserError(f"found {given[0]} beside {given[1]}: pass one of them")
         if self.task_name and (self.text_columns or self.label_column or self.regression is not None):
             raise UserError("found --text_columns, --label_column or --regression beside --task_name: leave them out")
+        _ = self.own_task  # refuses a wrong file now
         if self.csv_quoting not in QUOTING:
             raise UserError(f"found --csv_quoting {self.csv_quoting}, expected one of {', '.join(QUOTING)}")
         if self.csv_delimiter is not None:
@@ -71,9 +77,16 @@ class GlueArguments(StartArguments):
         if len(self.texts) > 2:
             raise UserError(f"found {len(self.texts)} --text_columns, expected one or two")
 
+    @cached_property
+    def own_task(self) -> OwnTask | None:
+        """The task in a file of the user's own; None for others. Raises UserError for a wrong file."""
+        return read_own_task(self.task_name) if self.task_name and is_task_file(self.task_name) else None
+
     @property
     def own_files(self) -> dict[str, str]:
         """{split: local file} of the files that were given."""
+        if self.own_task:
+            return {split: str(file) for split, file in self.own_task.files.items()}
         named = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
         return {split: name for split, name in named.items() if name}
 
@@ -85,24 +98,35 @@ class GlueArguments(StartArguments):
     @property
     def own_options(self) -> OwnOptions:
         """How local files are read."""
-        chosen = (self.texts, self.label_column, self.regression)
+        if own := self.own_task:
+            quoting = self.csv_quoting if own.quoting == "auto" else own.quoting
+            layout = (own.delimiter or self.csv_delimiter, quoting, own.encoding or self.text_encoding)
+            return OwnOptions(own.texts, own.label, own.labels, own.regression, *layout, task_file=own.file)
+        chosen = (self.texts, self.label_column, (), self.regression)
         return OwnOptions(*chosen, self.csv_delimiter, self.csv_quoting, self.text_encoding)
+
+    @property
+    def hub_dataset(self) -> tuple[str, str | None] | None:
+        """The hub id and config of another dataset than GLUE; None for other data."""
+        own = self.own_task
+        name, config = (own.dataset, own.config) if own else (self.dataset_name, self.dataset_config_name)
+        return (name, config) if name else None
 
     @property
     def task(self) -> Task | None:
         """The GLUE task; None for other data."""
-        return task_called(self.task_name) if self.task_name else None
+        return task_called(self.task_name) if self.task_name and not self.own_task else None
 
     @property
     def recipe(self) -> TuningSettings:
         """The default settings: the task's, or those of MRPC, a small dataset, for other data."""
-        return (self.task or TASKS["mrpc"]).recipe
+        return self.own_task.settings if self.own_task else (self.task or TASKS["mrpc"]).recipe
 
     @property
     def title(self) -> str:
         """Name of the data in tables."""
-        if self.task:
-            return self.task.name
+        if named := self.task or self.own_task:
+            return named.name
         return (self.dataset_name or next(iter(self.own_files.values()))).rsplit("/", 1)[-1]
 
     @property

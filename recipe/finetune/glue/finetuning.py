@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, set_seed
 from recipe.finetune.examples import Examples, tokenise
 from recipe.finetune.finetuning import FineTuneTrainer, FineTuning, build_trainer, size_of
 from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
-from recipe.finetune.glue.labels import SavedLabels, output_order, reinitialise_output, reorder_outputs
+from recipe.finetune.glue.labels import SavedLabels, output_order, reinitialise_output, reorder_outputs, shown
 from recipe.finetune.glue.own_rows import from_tables, read_files
 from recipe.finetune.glue.rows import Rows, TaskRows, read_glue
 from recipe.finetune.glue.suite import SUITE
@@ -74,8 +74,8 @@ class GlueTuning(FineTuning):
         return logits.squeeze(-1) if self.rows.regression else logits.argmax(-1)
 
     def headline(self) -> str:
-        if self.data.task:
-            return self.data.task.headline
+        if named := self.data.task or self.data.own_task:
+            return named.headline
         return "spearmanr" if self.rows.regression else "accuracy"
 
     def sizes(self) -> dict[str, dict]:
@@ -84,7 +84,13 @@ class GlueTuning(FineTuning):
         return {split: size_of(rows, official.get(split)) for split, rows in splits if not split.startswith("test")}
 
     def source(self) -> str:
+        if own := self.data.own_task:
+            return own.dataset or str(own.file)
         return self.data.glue_data if self.data.task else self.data.title
+
+    def record(self, scores: dict[str, dict[str, float]]) -> dict:
+        own = self.data.own_task
+        return super().record(scores) | ({"task_identity": own.identity} if own else {})
 
 
 def prepare(data: GlueArguments, args: FineTuneArguments, say: Callable[[str], None] = print) -> GlueTuning:
@@ -152,8 +158,14 @@ def rows_of(data: GlueArguments, args: FineTuneArguments, saved: SavedLabels | N
             found = {split: name for split, name in data.own_files.items() if requested[split]}
             rows = read_files(found, data.own_options, saved) if found else TaskRows({}, ())
         else:
-            tables = _hub(data.dataset_name, data.dataset_config_name, options)
+            assert data.hub_dataset, "data are a GLUE task's, files, or a hub dataset"
+            tables = _hub(*data.hub_dataset, options)
             rows = from_tables({s: t for s, t in tables.items() if requested.get(s)}, data.own_options, saved)
+    if data.own_task and data.own_task.metric == "f1" and len(rows.labels) != 2:
+        raise UserError(
+            f"{data.own_task.file}: found metric: f1, that of two classes, and the classes {shown(rows.labels)}: use "
+            "accuracy or mcc"
+        )
     # One of MNLI's two dev splits is enough; the score of the other is missing in the table.
     for needed, requested in ((("train",), args.do_train), (dev, args.do_eval), (test, args.do_predict)):
         if requested and not any(split in rows.splits for split in needed):
@@ -204,6 +216,10 @@ def examples_of(data: GlueArguments, rows: TaskRows, split: str, tokenizer, mode
     )
 
 
+# The GLUE task whose metrics are those of a task file's metric: F1 beside accuracy, and Matthews correlation.
+_METRICS_OF = {"f1": "mrpc", "mcc": "cola"}
+
+
 @cache
 def _metric(config: str):
     return evaluate.load(str(METRIC), config, keep_in_memory=True)
@@ -211,7 +227,10 @@ def _metric(config: str):
 
 def score(data: GlueArguments, rows: TaskRows, predictions: np.ndarray, labels: list) -> dict[str, float]:
     """The task's metrics of predictions [rows] against labels [rows]."""
-    name = data.task.name if data.task else ("regression" if rows.regression else "accuracy")
+    if data.own_task and data.own_task.metric in _METRICS_OF:
+        name = _METRICS_OF[data.own_task.metric]
+    else:
+        name = data.task.name if data.task else ("regression" if rows.regression else "accuracy")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the metrics define values for degenerate predictions
         return _metric(name).compute(predictions=predictions.tolist(), references=labels)

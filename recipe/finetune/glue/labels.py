@@ -73,7 +73,7 @@ class Labelling:
         return {self._key(name): number for number, name in enumerate(self.names)}
 
     def _key(self, value) -> str:
-        return _folded(_name(value)) if self.casefolded else _name(value)
+        return folded(_name(value)) if self.casefolded else _name(value)
 
     def knows(self, text: str) -> bool:
         """Whether the text of a cell is one of the labels, or for a regression a number."""
@@ -163,7 +163,7 @@ def labelling_of(
 def _by_checkpoint(names: tuple[str, ...], notes: tuple[str, ...], saved: SavedLabels) -> Labelling:
     """The classes of the checkpoint, for evaluation: by name, or by number if its labels have only default names."""
     if not saved.unnamed or not names:
-        return Labelling(saved.names, notes, casefolded=len(set(map(_folded, saved.names))) == len(saved.names))
+        return Labelling(saved.names, notes, casefolded=len(set(map(folded, saved.names))) == len(saved.names))
     numbers = tuple(str(number) for number in range(len(saved.names)))
     names = numbers if set(names) <= set(numbers) else names
     if len(names) != len(saved.names):
@@ -175,7 +175,8 @@ def _name(value) -> str:
     return str(int(value)) if isinstance(value, float) and value == int(value) else str(value)
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """A label's name by which it is matched: regardless of case, spaces and hyphens."""
     return name.strip().casefold().replace(" ", "_").replace("-", "_")
 
 
@@ -212,8 +213,8 @@ def output_order(
     if saved.unnamed:
         unnamed = f"labels     {saved.source} has the default names {shown(saved.names)}"
         return None, False, f"{unnamed}: matched by number to {shown(names)}"
-    found = [_folded(name) for name in saved.names]
-    wanted = [_folded(name) for name in names]
+    found = [folded(name) for name in saved.names]
+    wanted = [folded(name) for name in names]
     if sorted(found) != sorted(wanted) or len(set(found)) < len(found):
         if new_head:
             return None, True, ""

@@ -31,10 +31,12 @@ class OwnOptions:
 
     text_columns: tuple[str, ...] = ()
     label_column: str | None = None
+    labels: tuple[str, ...] = ()  # the classes in the order of their ids
     regression: bool | None = None
     delimiter: str | None = None
     quoting: str = "auto"
     encoding: str | None = None
+    task_file: Path | None = None  # where the columns are named, if not by flags
 
 
 def read_files(
@@ -63,11 +65,11 @@ def from_tables(
     texts = options.text_columns or _choose_texts(first, label)
     for table in tables.values():
         for name in texts:
-            _require_column(table, name, "--text_columns")
+            _require_column(table, name, "texts", options)
     labelled = {split: table for split, table in tables.items() if split != "test" and label in table.columns}
     if (not labelled and set(tables) - {"test"}) or "train" in set(tables) - set(labelled):
-        _require_column(tables.get("train", first), label, "--label_column")
-    labelling = _labelling(labelled, label, options.regression, saved)
+        _require_column(tables.get("train", first), label, "label", options)
+    labelling = _labelling(labelled, options, label, saved)
     splits = {}
     for split, table in tables.items():
         labels = None
@@ -83,14 +85,16 @@ def from_tables(
     return TaskRows(splits, labelling.names, notes)
 
 
-def _labelling(tables: dict[str, Table], label: str, regression: bool | None, saved: SavedLabels | None) -> Labelling:
-    """The labelling: from the training file, else from the checkpoint, else from the first file."""
+def _labelling(tables: dict[str, Table], options: OwnOptions, label: str, saved: SavedLabels | None) -> Labelling:
+    """The labelling: as `options` say, else from the training file, the checkpoint, or the first file."""
+    if options.labels:
+        return Labelling(options.labels, casefolded=True)
     if not tables:
-        return labelling_of([], [], "", regression, saved)
+        return labelling_of([], [], "", options.regression, saved)
     table = next(iter(tables.values()))
     values = _labels(table, label)
     places = [table.place(row) for row in range(len(values))]
-    return labelling_of(values, places, table.source, regression, None if "train" in tables else saved)
+    return labelling_of(values, places, table.source, options.regression, None if "train" in tables else saved)
 
 
 def _labels(table: Table, label: str) -> list:
@@ -118,10 +122,14 @@ def _choose_texts(table: Table, label: str) -> tuple[str, ...]:
     )
 
 
-def _require_column(table: Table, name: str, flag: str) -> None:
+_FLAGS = {"texts": "--text_columns", "label": "--label_column"}
+
+
+def _require_column(table: Table, name: str, key: str, options: OwnOptions) -> None:
     if name not in table.columns:
         found = ", ".join(table.columns) or "none"
-        raise UserError(f"{table.source} has the columns {found}, expected one called {name!r}: pass {flag} NAME")
+        remedy = f"correct {key!r} in {options.task_file}" if options.task_file else f"pass {_FLAGS[key]} NAME"
+        raise UserError(f"{table.source} has the columns {found}, expected one called {name!r}: {remedy}")
 
 
 def _texts(table: Table, names: tuple[str, ...]) -> tuple[tuple[list[str], ...], int]:

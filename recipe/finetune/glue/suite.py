@@ -44,6 +44,12 @@ def _cost(data, args) -> float:
     return len(rows_of(data, args).splits["train"]) * args.num_train_epochs
 
 
+def _read_task(name: str) -> TaskInfo | None:
+    from recipe.finetune.glue.own_tasks import is_task_file, read_own_task
+
+    return read_own_task(name).info() if is_task_file(name) else None
+
+
 SUITE = Suite(
     name="glue",
     title="GLUE",
@@ -75,6 +81,7 @@ SUITE = Suite(
     settings=("glue_data", *SHARED_SETTINGS),
     default_tasks=("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"),
     unscored={"ax": "AX has only a test file and no score: leave it out, see --do_predict of run_glue.py"},
+    read_task=_read_task,
     start_argument="mnli_model",
     # The first: one headline metric for each of eight tasks, without WNLI, whose dev split is constructed so that a
     # model that learned from the training split scores below chance. The second: the columns of the table that
