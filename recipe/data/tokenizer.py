@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,11 @@ def block_ends(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
 
 def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     """A copy of the Rust tokenizer that neither pads nor truncates and treats '</s>' in a text as text."""
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    return _plain(tokenizer.backend_tokenizer.to_str())
+
+
+def _plain(serialised: str) -> Tokenizer:
+    backend = Tokenizer.from_str(serialised)
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = True
@@ -106,8 +111,12 @@ def words_end_at_spaces(backend: Tokenizer) -> bool:
 
 def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     """The sha256 of everything that determines the ids of a text."""
-    ends = block_ends(tokenizer)
-    return hashlib.sha256(f"{plain_backend(tokenizer).to_str()}{ends}".encode()).hexdigest()
+    return _fingerprint(tokenizer.backend_tokenizer.to_str(), block_ends(tokenizer))
+
+
+@lru_cache(maxsize=4)
+def _fingerprint(serialised: str, ends: tuple[int, int]) -> str:
+    return hashlib.sha256(f"{_plain(serialised).to_str()}{ends}".encode()).hexdigest()
 
 
 def train_tokenizer(

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from recipe.launch.ray_cluster import connect
+from recipe.sweep import fork_server
 from recipe.sweep.jobs import Job, Outcome, begin_worker, fail, run_job
-from recipe.system.processes import quiet_resource_tracker
 
 
 class Processes:
@@ -26,21 +26,16 @@ class Processes:
         self.threads = max(1, _cores() // len(self.slots))
         self.logs = logs
         logs.mkdir(parents=True, exist_ok=True)
-        quiet_resource_tracker()
+        self.context = fork_server.start()
         self.workers = [self._start(slot) for slot in range(len(self.slots))]
         self.running: dict[Future, tuple[int, Job]] = {}
 
     def _start(self, slot: int) -> ProcessPoolExecutor:
         log = str(self.logs / f"worker-{os.getpid()}-{slot}.log")
-        context = multiprocessing.get_context("spawn")
         settings = (self.slots[slot], self.threads, log)
-        worker = ProcessPoolExecutor(1, mp_context=context, initializer=begin_worker, initargs=settings)
-        # Its imports take seconds, in which begin_worker cannot ignore Ctrl-C yet: a process inherits ignored signals.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
+        worker = ProcessPoolExecutor(1, mp_context=self.context, initializer=begin_worker, initargs=settings)
+        with fork_server.starting_a_worker():
             worker.submit(int)  # starts the process at once
-        finally:
-            signal.signal(signal.SIGINT, handler)
         return worker
 
     @property
@@ -139,7 +134,7 @@ def visible_devices() -> list[str]:
 
 
 def end_workers() -> None:
-    """Kills the worker processes of this one: those that still import notice only afterwards that it has ended."""
+    """Kills the worker processes of this one."""
     for worker in multiprocessing.active_children():
         worker.kill()
 

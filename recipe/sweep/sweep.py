@@ -41,6 +41,7 @@ from recipe.train.trackers import select_trackers
 FAILED_EXIT_CODE = 1
 POLL_SECONDS = 0.5
 BUSY_SECONDS = 2.0  # how long a job that another sweep is at is left alone
+REDRAW_SECONDS = 10.0  # between two tables and pictures: a core that draws is one less for jobs
 WATCH_SECONDS = 5.0  # between two looks at a running pre-training
 REMIND_SECONDS = 300.0  # between two lines that say what is waited for
 
@@ -112,7 +113,22 @@ class Sweep:
                 self.waiting.append((0.0, job))
 
     def turn(self) -> bool:
-        """Gives work to who is free and takes in what is finished. False when nothing is left."""
+        """Takes in what is finished, and gives work to who is free before it shows that. False when nothing is left."""
+        ended = []
+        for outcome in self.engine.wait(POLL_SECONDS) if self.engine.jobs else ():
+            if outcome.state == BUSY:
+                self.waiting.append((time.monotonic() + BUSY_SECONDS, outcome.job))
+            else:
+                ended.append(outcome)
+        self._give_work()
+        for outcome in ended:  # the next jobs run while the table is drawn
+            self._ended(outcome)
+        self.board.show(self.engine.jobs)
+        if self.waiting and not self.engine.jobs:  # for another sweep
+            time.sleep(POLL_SECONDS)
+        return bool(self.waiting or self.engine.jobs)
+
+    def _give_work(self) -> None:
         for _ in range(len(self.waiting)):
             if not self.engine.has_capacity():
                 break
@@ -127,13 +143,6 @@ class Sweep:
                 self.waiting.append((not_before, job))
             else:
                 self.engine.submit(job, self.since)
-        self.board.show(self.engine.jobs)
-        for outcome in self.engine.wait(POLL_SECONDS):
-            if outcome.state == BUSY:
-                self.waiting.append((time.monotonic() + BUSY_SECONDS, outcome.job))
-            else:
-                self._ended(outcome)
-        return bool(self.waiting or self.engine.jobs)
 
     def _ended(self, outcome: Outcome) -> None:
         self.board.ended(outcome)
@@ -186,7 +195,11 @@ def main() -> int:
         return rebuild(sweep.folder, tracker=sweep.report_to)
 
     def after_checkpoint(checkpoint: str) -> None:
-        refresh()
+        nonlocal drawn
+        at_end = over and not work.waiting and not engine.jobs  # then all of it is drawn once more below
+        if not at_end and time.monotonic() >= drawn + REDRAW_SECONDS:
+            refresh()
+            drawn = time.monotonic()
         if sweep.watch and (line := line_of(sweep.folder, checkpoint)):
             board.say(line)
 
@@ -194,9 +207,9 @@ def main() -> int:
     board = Board(engine.width)
     work = Sweep(engine, board, began, after_checkpoint)
     reminder = Reminder(board.say)
+    over, next_look, drawn = not sweep.watch, 0.0, -REDRAW_SECONDS
     with board.progress:
         work.add(jobs)
-        over, next_look = not sweep.watch, 0.0
         while work.turn() or not over:
             if not over and time.monotonic() >= next_look:
                 over = training_is_over(sweep.runs)  # asked before the look: nothing can come after it
@@ -204,12 +217,11 @@ def main() -> int:
                     if model.name not in work.open:
                         work.add(planner.jobs_of(model))
                 next_look = time.monotonic() + WATCH_SECONDS
-            if not engine.jobs:
-                if not over and not work.waiting:
-                    reminder.waiting_for(f"the next checkpoint in {', '.join(sweep.runs)}")
-                time.sleep(POLL_SECONDS)
-            else:
+            if engine.jobs or work.waiting:
                 reminder.reset()
+            elif not over:
+                reminder.waiting_for(f"the next checkpoint in {', '.join(sweep.runs)}")
+                time.sleep(POLL_SECONDS)
     engine.close()
     print(refresh())
     for outcome in work.failures:

@@ -185,7 +185,11 @@ class Inline:
     width = 1
 
     def __init__(self, *_):
-        self.outcomes, self.jobs, self.order = [], [], []
+        self.outcomes, self.order = [], []
+
+    @property
+    def jobs(self):
+        return [outcome.job for outcome in self.outcomes]
 
     def has_capacity(self):
         return not self.outcomes

@@ -20,7 +20,7 @@ from recipe.finetune.glue.labels import SavedLabels, output_order, reinitialise_
 from recipe.finetune.glue.own_rows import from_tables, read_files
 from recipe.finetune.glue.rows import Rows, TaskRows, read_glue
 from recipe.finetune.glue.suite import SUITE
-from recipe.finetune.glue.tasks import task_called
+from recipe.finetune.glue.tasks import TASKS, task_called
 from recipe.finetune.outcomes import PREDICTION, REFERENCE, write_outcomes
 from recipe.finetune.starting_point import build_model, config_of, origin_of, saved_labels_of, tokenizer_of, with_labels
 from recipe.finetune.suite import Suite
@@ -181,7 +181,7 @@ def rows_of(data: GlueArguments, args: FineTuneArguments, saved: SavedLabels | N
     return TaskRows(cut, rows.labels, rows.notes)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=len(TASKS))  # a worker of a sweep comes by every task again at each checkpoint
 def _glue(name: str, source: str, splits: tuple[str, ...], options: tuple) -> TaskRows:
     return read_glue(task_called(name), source, splits, **dict(options))
 
