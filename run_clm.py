@@ -29,6 +29,7 @@ from recipe.data.tokenizer import block_ends
 from recipe.evaluate.summary import report
 from recipe.model.arguments import ModelArguments
 from recipe.model.config import make_causal, require_causal
+from recipe.model.documents import require_document_attention
 from recipe.model.heads import use_next_token_head
 from recipe.objective.causal import NextTokens
 from recipe.system.runtime import join_xla_ranks
@@ -61,6 +62,8 @@ def main() -> int:
         require_causal(config, name)
     else:
         make_causal(config, name)
+    if args.document_attention:
+        require_document_attention(config)
     tokenizer, prepared = prepare_text(model_args, data, name, config, say, causal.keep_linebreaks)
     sequences = next_tokens(prepared, tokenizer, data, args)
 
@@ -73,11 +76,13 @@ def main() -> int:
 def next_tokens(prepared, tokenizer, data, args) -> Sequences:
     """Training and evaluation data: blocks one token longer than the model's input, without an end token."""
 
+    document_end = block_ends(tokenizer)[1] if args.document_attention else None
+
     def cut(tokens, length) -> Blocks:
         return Blocks(tokens, length + 1, (block_ends(tokenizer)[0], None), tokenizer.pad_token_id)
 
     def inputs(blocks, stages, order_seed, limit) -> NextTokens:
-        return NextTokens(blocks, order_seed, limit)
+        return NextTokens(blocks, order_seed, limit, document_end)
 
     return sequences_of(prepared, data, args, cut, inputs)
 

@@ -26,6 +26,7 @@ from recipe.data.tokenizer import block_ends
 from recipe.evaluate.summary import report
 from recipe.model.arguments import ModelArguments
 from recipe.model.config import require_masked
+from recipe.model.documents import require_document_attention
 from recipe.model.heads import use_masked_only_head
 from recipe.objective.arguments import ObjectiveArguments
 from recipe.objective.masked_sequences import MaskedSequences
@@ -55,6 +56,8 @@ def main() -> int:
     # From text to blocks. What can be known before step 1 is checked on the way.
     name, config = config_of(model_args)
     require_masked(config, name)
+    if args.document_attention:
+        require_document_attention(config)
     tokenizer, prepared = prepare_text(model_args, data, name, config, say)
     sequences = masked_sequences(prepared, tokenizer, data, objective, args)
     require_maskable(sequences)
@@ -83,6 +86,8 @@ def masked_sequences(prepared, tokenizer, data, objective, args) -> Sequences:
         "spans": Spans(objective.span_p, objective.span_max_length) if objective.span_masking else None,
     }
 
+    document_end = block_ends(tokenizer)[1] if args.document_attention else None
+
     def cut(tokens, length) -> Blocks:
         return Blocks(tokens, length, block_ends(tokenizer), tokenizer.pad_token_id)
 
@@ -93,7 +98,7 @@ def masked_sequences(prepared, tokenizer, data, objective, args) -> Sequences:
         else:
             decay = MaskingRateDecay(rate, end, stages, blocks.length) if end < rate else None
             masking = Masking(seed=args.seed, mlm_probability=rate, rate_of=decay, **common)
-        return MaskedSequences(blocks, masking, order_seed, limit)
+        return MaskedSequences(blocks, masking, order_seed, limit, document_end)
 
     return sequences_of(prepared, data, args, cut, inputs)
 

@@ -43,18 +43,28 @@ class Blocks:
         return rows
 
 
+def document_numbers(ids: np.ndarray, end: int) -> np.ndarray:
+    """[batch, length] int64: the number of each token's document in its block `ids` [batch, length], whose documents
+    end with the token `end`; padding has numbers of its own."""
+    ends = ids == end
+    return np.cumsum(ends, axis=1) - ends
+
+
 class OrderedBlocks(Dataset):
     """The sequences of a run; a range of sequence numbers gives one batch, whose content subclasses define.
 
     With `order_seed`, blocks are permuted anew each epoch (recipe.data.order); without, they keep their order. With
-    `limit`, only that many blocks are used, evenly spread over the corpus.
+    `limit`, only that many blocks are used, evenly spread over the corpus. With `document_end`, the token that ends
+    documents, a batch has their numbers for document attention.
     """
 
     metric_prefix: str  # of the evaluation metrics accuracy and tokens
     length: int  # tokens per sequence that the model sees
 
-    def __init__(self, blocks: Blocks, order_seed: int | None, limit: int | None = None):
-        self.blocks, self.order_seed = blocks, order_seed
+    def __init__(
+        self, blocks: Blocks, order_seed: int | None, limit: int | None = None, document_end: int | None = None
+    ):
+        self.blocks, self.order_seed, self.document_end = blocks, order_seed, document_end
         self.count = min(len(blocks), limit or len(blocks))
 
     def __len__(self) -> int:

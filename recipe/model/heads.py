@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from recipe.model.documents import document_inputs
 from recipe.model.families import FAMILIES
 from recipe.model.metrics import METRICS
 
@@ -18,16 +19,17 @@ LOGITS_BYTES = 128 << 20  # of logits kept in memory at a time in a training ste
 def use_masked_only_head(model: PreTrainedModel) -> PreTrainedModel:
     """Replaces the forward pass of `model` (in place) by one whose vocabulary projection runs on masked positions only.
 
-    It takes input_ids [batch, length], masked_positions [batch, K], labels [batch, K] (-100 is ignored) and, for padded
-    blocks, attention_mask [batch, length]. It returns loss, the *sum* of the labels' cross-entropies in nats, and in
-    evaluation the sum of each of METRICS over the labels. Loss and gradients equal those of the dense head up to
-    rounding.
+    It takes input_ids [batch, length], masked_positions [batch, K], labels [batch, K] (-100 is ignored), for padded
+    blocks attention_mask [batch, length], and for document attention, in place of it, documents [batch, length]
+    (recipe.model.documents). It returns loss, the *sum* of the labels' cross-entropies in nats, and in evaluation the
+    sum of each of METRICS over the labels. Loss and gradients equal those of the dense head up to rounding.
     """
     head, decoder = FAMILIES[model.config.model_type].head(model), model.get_output_embeddings()
     assert decoder is not None, "a language model has a vocabulary projection"
 
-    def forward(self, input_ids, masked_positions, labels, attention_mask=None):
-        hidden = self.base_model(input_ids, attention_mask=attention_mask)[0]
+    def forward(self, input_ids, masked_positions, labels, attention_mask=None, documents=None):
+        inputs = {"attention_mask": attention_mask} if documents is None else document_inputs(self, documents)
+        hidden = self.base_model(input_ids, **inputs)[0]
         index = masked_positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
         return _loss_and_metrics(head(hidden.gather(1, index).flatten(0, 1)), decoder, labels.flatten(), self.training)
 
@@ -36,13 +38,15 @@ def use_masked_only_head(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def use_next_token_head(model: PreTrainedModel) -> PreTrainedModel:
-    """Replaces the forward pass of a causal `model` (in place) by one that takes input_ids [batch, length] and labels
-    [batch, length], the next tokens or -100, and returns the same as that of `use_masked_only_head`."""
+    """Replaces the forward pass of a causal `model` (in place) by one that takes input_ids [batch, length], labels
+    [batch, length], the next tokens or -100, and for document attention documents [batch, length], and returns the same
+    as that of `use_masked_only_head`."""
     head, decoder = FAMILIES[model.config.model_type].head(model), model.get_output_embeddings()
     assert decoder is not None, "a language model has a vocabulary projection"
 
-    def forward(self, input_ids, labels):
-        hidden = self.base_model(input_ids, use_cache=False)[0]
+    def forward(self, input_ids, labels, documents=None):
+        inputs = {} if documents is None else document_inputs(self, documents)
+        hidden = self.base_model(input_ids, use_cache=False, **inputs)[0]
         return _loss_and_metrics(head(hidden.flatten(0, 1)), decoder, labels.flatten(), self.training)
 
     model.forward = types.MethodType(forward, model)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from recipe.data.blocks import Blocks, OrderedBlocks
+from recipe.data.blocks import Blocks, OrderedBlocks, document_numbers
 from recipe.objective.masking import IGNORED
 
 
@@ -12,21 +12,26 @@ class NextTokens(OrderedBlocks):
 
     `blocks` are one token longer than the model's input and have no end token: the model reads all but the last token
     and predicts all but the first, so that each token of the corpus is predicted exactly once per epoch. A batch holds
-    input_ids [batch, length] and labels [batch, length], both int64. Padding has the label -100 and needs no attention
-    mask, since it comes after all text.
+    input_ids [batch, length] and labels [batch, length], both int64, and with `document_end` documents [batch, length].
+    Padding has the label -100 and needs no attention mask, since it comes after all text.
     """
 
     metric_prefix = ""
 
-    def __init__(self, blocks: Blocks, order_seed: int | None, limit: int | None = None):
-        super().__init__(blocks, order_seed, limit)
+    def __init__(
+        self, blocks: Blocks, order_seed: int | None, limit: int | None = None, document_end: int | None = None
+    ):
+        super().__init__(blocks, order_seed, limit, document_end)
         self.length = blocks.length - 1
 
     def __getitems__(self, sequences: range) -> dict[str, torch.Tensor]:
         ids = self.blocks.rows(self.block_ids(sequences)).astype(np.int64)
         inputs, labels = np.ascontiguousarray(ids[:, :-1]), ids[:, 1:].copy()
         labels[labels == self.blocks.pad_id] = IGNORED
-        return {"input_ids": torch.from_numpy(inputs), "labels": torch.from_numpy(labels)}
+        batch = {"input_ids": inputs, "labels": labels}
+        if self.document_end is not None:
+            batch["documents"] = document_numbers(inputs, self.document_end)
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
 
     def count_predicted(self, length: int) -> int:
         return length

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from recipe.data.blocks import Blocks, OrderedBlocks
+from recipe.data.blocks import Blocks, OrderedBlocks, document_numbers
 from recipe.objective.masking import Masking
 
 
@@ -11,20 +11,30 @@ class MaskedSequences(OrderedBlocks):
     """Sequences with masked tokens.
 
     A batch holds input_ids [batch, length], masked_positions [batch, K] and labels [batch, K], all int64, and an
-    attention_mask [batch, length] only if a block is padded: without one, attention uses its fastest kernel.
+    attention_mask [batch, length] only if a block is padded: without one, attention uses its fastest kernel. With
+    `document_end` it holds documents [batch, length] in place of the attention mask.
     """
 
     metric_prefix = "masked_"
 
-    def __init__(self, blocks: Blocks, masking: Masking, order_seed: int | None, limit: int | None = None):
-        super().__init__(blocks, order_seed, limit)
+    def __init__(
+        self,
+        blocks: Blocks,
+        masking: Masking,
+        order_seed: int | None,
+        limit: int | None = None,
+        document_end: int | None = None,
+    ):
+        super().__init__(blocks, order_seed, limit, document_end)
         self.masking, self.length = masking, blocks.length
 
     def __getitems__(self, sequences: range) -> dict[str, torch.Tensor]:
         ids = self.blocks.rows(self.block_ids(sequences))
         inputs, positions, labels = self.masking.apply(ids, sequences.start)
         batch = {"input_ids": inputs, "masked_positions": positions, "labels": labels}
-        if (ids[:, -1] == self.blocks.pad_id).any():
+        if self.document_end is not None:
+            batch["documents"] = document_numbers(ids, self.document_end)
+        elif (ids[:, -1] == self.blocks.pad_id).any():
             batch["attention_mask"] = (ids != self.blocks.pad_id).astype(np.int64)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 

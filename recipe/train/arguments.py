@@ -39,6 +39,9 @@ class PretrainArguments(TrainingArguments):
         None, "Batch-size warm-up: sequences per step at first; doubles at equal intervals up to the global batch size."
     )
     batch_warmup_steps: int = option(0, "Step at which batch-size warm-up reaches the global batch size.")
+    document_attention: bool = option(
+        False, "Tokens attend within their own document alone, and positions begin anew at each document of a block."
+    )
     save_at: list[int] = field(
         default_factory=list,
         metadata={

@@ -266,7 +266,7 @@ def _key(model: PreTrainedModel, data: OrderedBlocks, conditions: Conditions) ->
             conditions.micro_batch,
             data.length,
             data.count_predicted(data.length),
-            type(data).__name__,
+            type(data).__name__ + (" by document" if data.document_end is not None else ""),
         ],
         "precision": [conditions.bf16, conditions.fp16],
     }

@@ -45,6 +45,8 @@ def describe(
         f"{'processes' if devices != 1 else 'process'} = {batch:,} sequences",
         f"= {batch * length:,} tokens per step",
     )
+    if args.document_attention:
+        line("attention", f"within documents, by masks of whole blocks ({model.config._attn_implementation})")
     for stage in stages.stages if len(stages.stages) > 1 else ():
         line(
             "stage",

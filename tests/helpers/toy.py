@@ -60,18 +60,21 @@ def flat_tokens(tokenizer, documents) -> np.ndarray:
     return np.array(flat, dtype=np.uint16)
 
 
-def next_tokens_of(tokenizer, documents, length=32, order_seed=3) -> NextTokens:
+def next_tokens_of(tokenizer, documents, length=32, order_seed=3, document_end=None) -> NextTokens:
     """Toy documents as a causal run's sequences."""
     tokens, ends = flat_tokens(tokenizer, documents), (block_ends(tokenizer)[0], None)
-    return NextTokens(Blocks(tokens, length + 1, ends, tokenizer.pad_token_id), order_seed)
+    blocks = Blocks(tokens, length + 1, ends, tokenizer.pad_token_id)
+    return NextTokens(blocks, order_seed, document_end=document_end)
 
 
-def sequences_of(tokenizer, documents, length=32, seed=7, order_seed=3, **masking) -> MaskedSequences:
+def sequences_of(
+    tokenizer, documents, length=32, seed=7, order_seed=3, document_end=None, **masking
+) -> MaskedSequences:
     """Toy documents as a run's sequences, without the files between."""
     blocks = Blocks(flat_tokens(tokenizer, documents), length, block_ends(tokenizer), tokenizer.pad_token_id)
     specials = tuple(tokenizer.all_special_ids)
     mask = Masking(len(tokenizer), tokenizer.mask_token_id, tokenizer.pad_token_id, specials, seed, **masking)
-    return MaskedSequences(blocks, mask, order_seed)
+    return MaskedSequences(blocks, mask, order_seed, document_end=document_end)
 
 
 def until(happens, seconds: float = 120, pause: float = 0.02) -> None:

@@ -10,6 +10,7 @@ from toy import config_settings, next_tokens_of, sequences_of
 from transformers import AutoConfig, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from recipe.data.tokenizer import block_ends
 from recipe.model.checkpoints import newest_complete
 from recipe.model.config import make_causal, set_dropout
 from recipe.model.heads import use_masked_only_head, use_next_token_head
@@ -80,7 +81,9 @@ def make_trainer(
         "use_cpu": True,
     }
     args = PretrainArguments(**(settings | more))
-    toy = next_tokens_of if causal else partial(sequences_of, **(masking or {}))
+    end = block_ends(tokenizer)[1] if args.document_attention else None
+    own = partial(next_tokens_of if causal else sequences_of, document_end=end)
+    toy = own if causal else partial(own, **(masking or {}))
     train = toy(tokenizer, documents)
     short = args.short_seq_length
     trainer = PretrainTrainer(
@@ -89,7 +92,7 @@ def make_trainer(
         train_dataset=train,
         short_dataset=toy(tokenizer, documents, length=short) if short else None,
         stages=stages_of_toy(args),
-        eval_dataset=(next_tokens_of if causal else sequences_of)(tokenizer, documents[:30], order_seed=None),
+        eval_dataset=own(tokenizer, documents[:30], order_seed=None),
         processing_class=tokenizer,
         callbacks=[
             Progress(stages_of_toy(args), len(train) * LENGTH), RankSeed(), JsonLog(folder / "log.jsonl"), *callbacks

@@ -36,15 +36,17 @@ from recipe.train.trainer import NonFiniteError, PretrainTrainer
 # ---- invariant 1
 
 
+@pytest.mark.parametrize("document_attention", [False, True])
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_a_step_is_the_same_however_its_batch_is_split(tmp_path, documents, family, request):
+def test_a_step_is_the_same_however_its_batch_is_split(tmp_path, documents, family, document_attention, request):
     tokenizer = request.getfixturevalue(TOKENIZERS[family])
     # 200 documents make 189 blocks of 32 BPE tokens: step 6 of 32 sequences holds the padded last block.
-    single = losses_and_norms(tmp_path / "a", tokenizer, documents, micro=32, family=family)
+    common = {"family": family, "document_attention": document_attention}
+    single = losses_and_norms(tmp_path / "a", tokenizer, documents, micro=32, **common)
     assert len(single) == 6 and single[0][0] == pytest.approx(math.log(320), abs=0.3)
     for micro, accumulation in ((8, 4), (4, 8)):
         cut = losses_and_norms(
-            tmp_path / f"b{micro}", tokenizer, documents, micro=micro, accumulation=accumulation, family=family
+            tmp_path / f"b{micro}", tokenizer, documents, micro=micro, accumulation=accumulation, **common
         )
         for (loss, norm), (cut_loss, cut_norm) in zip(single, cut, strict=True):
             assert cut_loss == pytest.approx(loss, abs=1e-5)
@@ -98,6 +100,7 @@ OPTIONS = {
     "lengths, batches, workers": (CHANGES | {"dataloader_num_workers": 2}, {}),
     "muon": ({"optim": "muon"}, {}),
     "decay": ({"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 3}}, {}),
+    "documents": ({"document_attention": True}, {}),
     "spans": ({}, {"spans": Spans()}),
     "rate": ({}, {"mlm_probability": 0.4, "rate_of": MaskingRateDecay(0.4, 0.1, stages_of(8, LENGTH, 32), LENGTH)}),
 }

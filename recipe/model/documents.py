@@ -1,0 +1,48 @@
+"""Document attention: in a block of several documents, each token attends to those of its own document alone, and
+positions begin anew at each document (Krell et al., "Efficient sequence packing", 2021, arXiv:2107.02027).
+
+transformers' encoders ignore packed position ids in their masks, so the masks are given whole; model code is not
+touched. Shapes are static.
+"""
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from recipe.model.config import is_causal
+from recipe.model.families import FAMILIES
+from recipe.system.errors import UserError
+
+ATTENTION = "sdpa"  # takes whole masks, and is transformers' default
+
+
+def require_document_attention(config: PreTrainedConfig) -> None:
+    """Raises UserError for an attention implementation that ignores masks of documents."""
+    if config._attn_implementation not in (None, ATTENTION):
+        raise UserError(
+            f"found --document_attention beside the attention implementation {config._attn_implementation}, expected "
+            f"{ATTENTION}"
+        )
+
+
+def document_inputs(model: PreTrainedModel, documents: torch.Tensor) -> dict:
+    """The inputs with which `model`'s encoder treats the documents of a block as if each were alone. `documents`
+    [batch, length] int: the number of each token's document, ascending; padding has a number of its own.
+
+    They are attention_mask, bool [batch, 1, length, length], for ModernBERT one for each type of layer; and, unless
+    positions are relative, position_ids [batch, length], which begin at the family's first position.
+    """
+    config = model.config
+    places = torch.arange(documents.shape[1], device=documents.device)
+    mask = documents[:, None, :, None] == documents[:, None, None, :]
+    if is_causal(config):
+        mask &= places[:, None] >= places
+    if getattr(config, "layer_types", None):
+        near = (places[:, None] - places).abs() <= config.sliding_window
+        mask = {"full_attention": mask, "sliding_attention": mask & near}
+    family = FAMILIES[config.model_type]
+    if family.relative_positions:
+        return {"attention_mask": mask}
+    first = torch.ones_like(documents, dtype=torch.bool)
+    first[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    begins = torch.where(first, places, 0).cummax(1).values
+    return {"attention_mask": mask, "position_ids": places - begins + family.first_position(config)}
