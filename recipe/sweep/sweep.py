@@ -196,8 +196,8 @@ def main() -> int:
 
     def after_checkpoint(checkpoint: str) -> None:
         nonlocal drawn
-        at_end = over and not work.waiting and not engine.jobs  # then all of it is drawn once more below
-        if not at_end and time.monotonic() >= drawn + REDRAW_SECONDS:
+        more = bool(work.waiting or engine.jobs)  # after which this is called again; at the end all is drawn below
+        if time.monotonic() >= drawn + REDRAW_SECONDS if more else not over:
             refresh()
             drawn = time.monotonic()
         if sweep.watch and (line := line_of(sweep.folder, checkpoint)):
