@@ -33,6 +33,7 @@ PRIVATE = {
     "Muon._init_group": "torch.optim.Muon",
     "ray.init._node_ip_address": "ray/_private/worker.py",
     "save_to_disk._data_files": "datasets/arrow_dataset.py",
+    "PreTrainedConfig._attn_implementation": "transformers.PreTrainedConfig",
     "Trainer._created_lr_scheduler": "transformers.Trainer",
     "Trainer._get_grad_norm": "transformers.Trainer",
     "Trainer._get_output_dir": "transformers.Trainer",
