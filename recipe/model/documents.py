@@ -28,8 +28,8 @@ def document_inputs(model: PreTrainedModel, documents: torch.Tensor) -> dict:
     """The inputs with which `model`'s encoder treats the documents of a block as if each were alone. `documents`
     [batch, length] int: the number of each token's document, ascending; padding has a number of its own.
 
-    They are attention_mask, bool [batch, 1, length, length], for ModernBERT one for each type of layer; and, unless
-    positions are relative, position_ids [batch, length], which begin at the family's first position.
+    They are attention_mask, bool [batch, 1, length, length], for ModernBERT one for each type of layer; and
+    position_ids [batch, length], which begin at the family's first position.
     """
     config = model.config
     places = torch.arange(documents.shape[1], device=documents.device)
@@ -39,10 +39,10 @@ def document_inputs(model: PreTrainedModel, documents: torch.Tensor) -> dict:
     if getattr(config, "layer_types", None):
         near = (places[:, None] - places).abs() <= config.sliding_window
         mask = {"full_attention": mask, "sliding_attention": mask & near}
-    family = FAMILIES[config.model_type]
-    if family.relative_positions:
-        return {"attention_mask": mask}
     first = torch.ones_like(documents, dtype=torch.bool)
     first[:, 1:] = documents[:, 1:] != documents[:, :-1]
     begins = torch.where(first, places, 0).cummax(1).values
-    return {"attention_mask": mask, "position_ids": places - begins + family.first_position(config)}
+    return {
+        "attention_mask": mask,
+        "position_ids": places - begins + FAMILIES[config.model_type].first_position(config),
+    }

@@ -16,8 +16,6 @@ class Family:
     tokenizer: str = "bpe"  # the kind that --tokenizer_name train trains: bpe or wordpiece
     # The position id of the first token; the rows of the position table before it are unused.
     first_position: Callable[[PreTrainedConfig], int] = lambda config: 0
-    # Whether attention depends on distances alone (RoPE, Su et al., 2021), so that positions may begin anywhere.
-    relative_positions: bool = False
     # {name of a linear layer: number of matrices stacked in its weight}.
     fused: Mapping[str, int] = field(default_factory=dict)
     # {config key of this family: the usual key}, beyond the attribute_map of its config class.
@@ -32,7 +30,6 @@ FAMILIES: dict[str, Family] = {
     "bert": Family(head=lambda model: model.get_submodule("cls.predictions.transform"), tokenizer="wordpiece"),
     "modernbert": Family(
         head=lambda model: model.get_submodule("head"),
-        relative_positions=True,
         fused={"Wqkv": 3, "Wi": 2},  # queries, keys and values; input and gate of a GLU
     ),
 }

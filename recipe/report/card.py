@@ -13,7 +13,7 @@ from recipe.system.errors import UserError
 from recipe.system.hub import require_hub_for_pushing
 from recipe.train.model_card import CARD, Scores, card_of, may_overwrite, write_card
 
-NOT_FOR_INFERENCE = ["optimizer*", "scheduler*", "rng_state*", "manifest.json", "training_args.bin"]
+NOT_FOR_INFERENCE = ["optimizer*", "scheduler*", "rng_state*", "ema.safetensors", "manifest.json", "training_args.bin"]
 
 
 def write_cards(frame: pd.DataFrame, cells: pd.DataFrame, tables: dict[str, str]) -> list[Path]:

@@ -42,6 +42,10 @@ class PretrainArguments(TrainingArguments):
     document_attention: bool = option(
         False, "Tokens attend within their own document alone, and positions begin anew at each document of a block."
     )
+    ema_decay: float | None = option(
+        None,
+        "Keep an exponential moving average of the weights, e.g. 0.999; python -m recipe.average RUN --ema uses it.",
+    )
     save_at: list[int] = field(
         default_factory=list,
         metadata={
@@ -108,6 +112,10 @@ class PretrainArguments(TrainingArguments):
         for name in self.allow_implausible:
             if name not in ("epochs", "time", "batch"):
                 raise UserError(f"found --allow_implausible {name}, expected epochs, time or batch")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise UserError(f"found --ema_decay {self.ema_decay}, expected a number between 0 and 1, such as 0.999")
+        if self.ema_decay is not None and self.deepspeed:
+            raise UserError("found --ema_decay beside --deepspeed, which shards the weights: leave one of them out")
         if self.nonfinite not in ("stop", "skip"):
             raise UserError(f"found --nonfinite {self.nonfinite}, expected stop or skip")
         if self.deepspeed and not self.do_train:

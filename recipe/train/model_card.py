@@ -25,6 +25,7 @@ from recipe.train.run_record import PLAN, read_record
 from recipe.train.schedules import UNLIMITED_STEPS
 
 CARD = "README.md"
+AVERAGE = "average.json"  # in a checkpoint of averaged weights: what its card says of them
 MARK = "<!-- Written with the scores, and overwritten with them. To keep words of your own here, delete this line. -->"
 RUN_MARK = "<!-- Written by the pre-training, and overwritten. To keep words of your own here, delete this line. -->"
 FORMER_MARKS = (  # of earlier versions
@@ -188,6 +189,8 @@ def _summary(config: PreTrainedConfig | None, record: dict, plan: dict, state: d
             "predicting the next token" if record["meaning"].get("objective") == "clm" else "masked language modelling"
         )
         found.append(f"It was pre-trained by {objective}.")
+    if average := read_json(folder / AVERAGE):
+        found.append(str(average.get("sentence", "")))
     if step_of(folder) >= 0:
         tokens = _tokens_seen(state)
         seen = f" and {tokens:,} tokens" if tokens else ""

@@ -22,7 +22,7 @@ from recipe.system.units import DAY, time_span
 from recipe.train.arguments import PretrainArguments, sequences_per_step
 from recipe.train.calibration import Calibration, Conditions, calibrated
 from recipe.train.run_record import PLAN
-from recipe.train.saving import CHECKPOINT_BYTES_PER_PARAMETER
+from recipe.train.saving import checkpoint_bytes
 from recipe.train.schedules import UNLIMITED_STEPS
 from recipe.train.sequences import Sequences
 from recipe.train.stages import Stage, Stages
@@ -88,7 +88,7 @@ def plan_of(
     the process held before they were."""
     stages, data = sequences.stages, sequences.train
     parameters = model.num_parameters()
-    checkpoint = CHECKPOINT_BYTES_PER_PARAMETER * parameters
+    checkpoint = checkpoint_bytes(parameters, args.ema_decay is not None)
     flops = {s.length: flops_per_token(model, s.length, data.count_predicted(s.length)) for s in stages}
     time = _Time(sequences, flops, args, measured, checkpoint)
     steps = min(args.max_steps, time.steps_within(args.max_hours * 3600)) if args.max_hours else args.max_steps

@@ -23,7 +23,7 @@ from recipe.train.plan import Plan, peak_bytes, plan_run, write_plan
 from recipe.train.resume import checkpoint_to_resume, is_done
 from recipe.train.run_folder import run_lock
 from recipe.train.run_record import build_record, require_identical_ranks, write_record
-from recipe.train.saving import CHECKPOINT_BYTES_PER_PARAMETER
+from recipe.train.saving import checkpoint_bytes
 from recipe.train.sequences import Sequences
 from recipe.train.stopping import StopSignals
 from recipe.train.trackers import continue_wandb_run
@@ -55,7 +55,7 @@ def pretrain(
             "parameters was built, and nothing else is done"
         )
         return 0
-    require_disk_space(run, CHECKPOINT_BYTES_PER_PARAMETER * model.num_parameters())
+    require_disk_space(run, checkpoint_bytes(model.num_parameters(), args.ema_decay is not None))
     require_identical_ranks(signature)
     with run_lock(run) if main_process and not args.dry_run else nullcontext():
         checkpoint = checkpoint_to_resume(run, model, args, say)

@@ -25,11 +25,18 @@ from recipe.train.deepspeed import (
     restore_groups,
     universal_copy,
 )
+from recipe.train.ema import MovingAverage
 from recipe.train.model_card import write_pretraining_card
 from recipe.train.schedules import build_schedule
 
-CHECKPOINT_BYTES_PER_PARAMETER = 12  # the weight and Adam's two moments, four bytes each
+BYTES_PER_PARAMETER = 12  # of a checkpoint: the weight and Adam's two moments, four bytes each
+BYTES_PER_AVERAGE = 4  # and with --ema_decay
 FULL_DISK_BYTES = 1 << 20  # torch.save reports a full disk as a wrong position; less free space means a full disk
+
+
+def checkpoint_bytes(parameters: int, averaged: bool) -> int:
+    """Bytes of a checkpoint of a model with so many parameters; `averaged`: with their moving average."""
+    return parameters * (BYTES_PER_PARAMETER + BYTES_PER_AVERAGE * averaged)
 
 
 class AtomicCheckpoints(Trainer):
@@ -42,6 +49,7 @@ class AtomicCheckpoints(Trainer):
     optimizer: torch.optim.Optimizer  # once training has begun
     deepspeed: Any  # DeepSpeed's engine, None without it
     steps_to_keep: Collection[int] = ()  # their checkpoints are exempt from save_total_limit
+    average: MovingAverage | None = None
     _saving = False
 
     def __init__(self, *args, **kwargs):
@@ -75,6 +83,8 @@ class AtomicCheckpoints(Trainer):
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         checkpoint = Path(resume_from_checkpoint or "")
+        if self.average is not None and resume_from_checkpoint:
+            self.average.resumed_from = checkpoint
         if self.is_deepspeed_enabled and optimizer_shards(checkpoint) not in (0, self.args.world_size):
             folder = self.run_folder / STAGING / checkpoint.name
             if self.args.should_save:
@@ -163,7 +173,7 @@ class AtomicCheckpoints(Trainer):
         if "No space left" not in str(error) and free > FULL_DISK_BYTES:
             return error
         staged = sum(path.stat().st_size for path in (run / STAGING).rglob("*") if path.is_file())
-        needed = CHECKPOINT_BYTES_PER_PARAMETER * self.model.num_parameters()
+        needed = checkpoint_bytes(self.model.num_parameters(), self.average is not None)
         return UserError(
             f"no space left to save {run / name}: it takes {needed:,} bytes and more, {free + staged:,} are free. The "
             "checkpoints before it are intact: free some space and run the same command again"
@@ -200,6 +210,8 @@ class AtomicCheckpoints(Trainer):
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
         folder = Path(output_dir) if output_dir else self.run_folder
+        if self._saving and self.average is not None:
+            self.average.save(folder)
         if is_sharded(self.deepspeed):  # the engine's weights are bf16, the saved ones fp32
             self.model.config.dtype = torch.float32
             self.model.config.save_pretrained(folder)

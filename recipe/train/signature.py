@@ -11,7 +11,8 @@ from recipe.train.arguments import PretrainArguments, sequences_per_step
 SETTINGS = (
     "seed data_seed max_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay "
     "adam_beta1 adam_beta2 adam_epsilon optim_args max_grad_norm bf16 fp16 "
-    "short_seq_length short_seq_share batch_warmup_start batch_warmup_steps max_hours document_attention"
+    "short_seq_length short_seq_share batch_warmup_start batch_warmup_steps max_hours document_attention "
+    "ema_decay"
 )
 
 

@@ -24,6 +24,7 @@ from recipe.model.metrics import METRICS
 from recipe.objective.unigram import UnigramBaseline
 from recipe.system.progress import track
 from recipe.train.arguments import PretrainArguments, sequences_per_step
+from recipe.train.ema import MovingAverage
 from recipe.train.optimizers import MUON, MuonFactory
 from recipe.train.saving import AtomicCheckpoints
 from recipe.train.schedules import TimeBudget
@@ -72,6 +73,9 @@ class PretrainTrainer(AtomicCheckpoints):
         self.model_accepts_loss_kwargs = True  # makes the Trainer count the labels of the global batch
         self._loss_shifts_labels = False  # or it wouldn't count the first label of a causal model's sequences
         self.steps_to_keep = self.args.save_at
+        if self.args.ema_decay is not None and self.args.should_save:
+            self.average = MovingAverage(self.model, self.args.ema_decay)
+            self.add_callback(self.average)
         self.baseline = baseline
         self.short_dataset = short_dataset
         self.length = (self.train_dataset or self.eval_dataset).length

@@ -60,6 +60,7 @@ DRY = (
 )
 EXTENDING = (r"python -m recipe\.sweep .* boolq.*",)  # tests/repository/test_extending.py runs it
 COMPARING = (r"python -m recipe\.compare .*",)  # tests/compare/test_compare.py runs it on scores
+AVERAGING = (r"python -m recipe\.average .*",)  # tests/average/test_averaging.py runs it on checkpoints
 TUTORIAL = (  # tests/repository/test_tutorial.py runs all of docs/tutorial.md, in its order
     r"mkdir -p my_corpus",
     r"python -c .*",
@@ -92,6 +93,7 @@ def groups_of(command: str) -> list[str]:
         "dry": DRY,
         "extending": EXTENDING,
         "comparing": COMPARING,
+        "averaging": AVERAGING,
         "tutorial": TUTORIAL,
     } | NEEDS
     return [group for group, many in patterns.items() if any(re.fullmatch(pattern, command) for pattern in many)]
@@ -109,7 +111,9 @@ def test_every_documented_command_is_in_one_group():
     lost = {f"{found.file}: {found.command}": groups_of(found.command) for found in COMMANDS}
     assert {command: groups for command, groups in lost.items() if len(groups) != 1} == {}
     every = [
-        pattern for many in (REAL, REAL_SLOW, DRY, EXTENDING, COMPARING, TUTORIAL, *NEEDS.values()) for pattern in many
+        pattern
+        for many in (REAL, REAL_SLOW, DRY, EXTENDING, COMPARING, AVERAGING, TUTORIAL, *NEEDS.values())
+        for pattern in many
     ]
     unused = [p for p in every if not any(re.fullmatch(p, found.command) for found in COMMANDS)]
     assert unused == []

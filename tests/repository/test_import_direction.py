@@ -21,6 +21,7 @@ ORDER = (
     "data",
     "objective",
     "train",
+    "average",
     "evaluate",
     "finetune",
     "compare",
