@@ -28,7 +28,6 @@ from recipe.data.blocks import Blocks
 from recipe.data.tokenizer import block_ends
 from recipe.evaluate.summary import report
 from recipe.model.arguments import ModelArguments
-from recipe.model.config import make_causal, require_causal
 from recipe.model.documents import require_document_attention
 from recipe.model.heads import use_next_token_head
 from recipe.objective.causal import NextTokens
@@ -36,7 +35,7 @@ from recipe.system.runtime import join_xla_ranks
 from recipe.train.arguments import PretrainArguments
 from recipe.train.pretraining import pretrain
 from recipe.train.sequences import Sequences, sequences_of
-from recipe.train.setup import begin, config_of, model_of, prepare_text
+from recipe.train.setup import begin, config_of, model_of, prepare_text, with_objective
 from recipe.train.signature import resume_signature
 
 
@@ -58,10 +57,7 @@ def main() -> int:
 
     # From text to blocks. What can be known before step 1 is checked on the way.
     name, config = config_of(model_args)
-    if model_args.model_name_or_path:
-        require_causal(config, name)
-    else:
-        make_causal(config, name)
+    with_objective(config, name, True, model_args, args, say)
     if args.document_attention:
         require_document_attention(config)
     tokenizer, prepared = prepare_text(model_args, data, name, config, say, causal.keep_linebreaks)

@@ -25,7 +25,6 @@ from recipe.data.blocks import Blocks
 from recipe.data.tokenizer import block_ends
 from recipe.evaluate.summary import report
 from recipe.model.arguments import ModelArguments
-from recipe.model.config import require_masked
 from recipe.model.documents import require_document_attention
 from recipe.model.heads import use_masked_only_head
 from recipe.objective.arguments import ObjectiveArguments
@@ -39,7 +38,7 @@ from recipe.train.arguments import PretrainArguments
 from recipe.train.maskable import require_maskable
 from recipe.train.pretraining import pretrain
 from recipe.train.sequences import Sequences, sequences_of
-from recipe.train.setup import begin, config_of, model_of, prepare_text
+from recipe.train.setup import begin, config_of, model_of, prepare_text, with_objective
 from recipe.train.signature import resume_signature
 from recipe.train.stages import MaskingRateDecay
 
@@ -55,7 +54,7 @@ def main() -> int:
 
     # From text to blocks. What can be known before step 1 is checked on the way.
     name, config = config_of(model_args)
-    require_masked(config, name)
+    with_objective(config, name, False, model_args, args, say)
     if args.document_attention:
         require_document_attention(config)
     tokenizer, prepared = prepare_text(model_args, data, name, config, say)

@@ -1,4 +1,4 @@
-"""Model configs: loading, validation against tokenizer and sequence length, conversion to causal models."""
+"""Model configs: loading, validation against tokenizer and sequence length, conversion to causal models and back."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
@@ -164,6 +165,12 @@ def make_causal(config: PreTrainedConfig, name: str) -> None:
         raise UserError(f"{name} is a {config.model_type} model, which has no causal form: expected one of {known}")
     config.is_decoder = True
     config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__]
+
+
+def make_masked(config: PreTrainedConfig) -> None:
+    """Turns a causal model's config into that of an encoder, in which every token attends to all (in place)."""
+    config.is_decoder = False
+    config.architectures = [MODEL_FOR_MASKED_LM_MAPPING[type(config)].__name__]
 
 
 def is_causal(config: PreTrainedConfig) -> bool:

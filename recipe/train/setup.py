@@ -25,7 +25,11 @@ from recipe.model.config import (
     fit_to_tokenizer,
     is_causal,
     load_config,
+    make_causal,
+    make_masked,
+    require_causal,
     require_family,
+    require_masked,
     set_dropout,
 )
 from recipe.model.loading import build_model, load_model
@@ -78,6 +82,26 @@ def config_of(model: ModelArguments) -> tuple[str, PreTrainedConfig]:
     if model.dropout is not None:
         set_dropout(config, model.dropout)
     return name, config
+
+
+def with_objective(
+    config: PreTrainedConfig, name: str, causal: bool, model: ModelArguments, args: PretrainArguments, say: Callable
+) -> None:
+    """Sets `config` to the objective, which a new model takes on, and so does the checkpoint of another objective when
+    it is trained further: its weights, the head's included, fit as they are. Raises UserError for such a checkpoint
+    that is only evaluated, for a causal config in masked training, and for a family without a causal model."""
+    if is_causal(config) == causal:
+        return
+    loaded = model.model_name_or_path
+    if (loaded and not args.do_train) or (not loaded and not causal):
+        (require_causal if causal else require_masked)(config, name)
+    if causal:
+        make_causal(config, name)
+    else:
+        make_masked(config)
+    if loaded:
+        now, seen = ("causal", "those before it") if causal else ("masked", "all of its block")
+        say(f"objective  {name} is trained further as a {now} model: from now on a token sees {seen}")
 
 
 def model_of(

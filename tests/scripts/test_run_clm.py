@@ -7,11 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from toy import TOKENIZERS, flat_tokens, next_tokens_of
 from toy_trainers import CHANGES, losses_and_norms, make_trainer, train_and_kill, weights_and_optimizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 import run_clm
+import run_mlm
 from recipe.evaluate.continuation import continue_text
 from recipe.finetune.glue.arguments import GlueArguments
 from recipe.finetune.starting_point import config_of, tokenizer_of
@@ -159,7 +161,7 @@ def test_a_run_leaves_a_plain_causal_model_that_generates_text(run, tmp_path, fa
     assert "is done: 4 steps" in run("--max_seq_length", None, "--block_size", "24", program=run_clm, family=family)[1]
 
 
-def test_masked_and_causal_share_prepared_tokens_and_refuse_each_others_checkpoints(run, tmp_path):
+def test_masked_and_causal_share_prepared_tokens_and_do_not_evaluate_each_others_checkpoints(run, tmp_path):
     run("--output_dir", "masked")
     prepared = sorted(path.name for path in (tmp_path / "data").iterdir())
     run("--output_dir", "causal", program=run_clm)
@@ -168,11 +170,11 @@ def test_masked_and_causal_share_prepared_tokens_and_refuse_each_others_checkpoi
     with pytest.raises(
         UserError, match=r"causal/checkpoint-4 is a causal model, expected a masked one: use run_clm.py"
     ):
-        run(*model, "causal/checkpoint-4")
+        run(*model, "causal/checkpoint-4", do_train=False)
     with pytest.raises(
         UserError, match=r"masked/checkpoint-4 is a masked model, expected a causal one: use run_mlm.py"
     ):
-        run(*model, "masked/checkpoint-4", program=run_clm)
+        run(*model, "masked/checkpoint-4", program=run_clm, do_train=False)
     assert not (tmp_path / "more").exists()
     assert run(*model, "causal/checkpoint-4", program=run_clm)[0] == 0
     with pytest.raises(UserError, match="begun with objective clm, now it is mlm"):
@@ -180,6 +182,35 @@ def test_masked_and_causal_share_prepared_tokens_and_refuse_each_others_checkpoi
     causal = GlueArguments(model_name_or_path="causal/checkpoint-4", task_name="rte")
     with pytest.raises(UserError, match="causal model, whose first token attends to no other"):
         config_of(causal, tokenizer_of(causal))
+
+
+def test_a_checkpoint_of_one_objective_is_trained_further_by_the_other(run, tmp_path, family):
+    """Its weights are taken as they are, the head's too; a token sees all of its block, or only what is before it."""
+    run("--output_dir", "causal", program=run_clm, family=family)
+    model = ("--config_name", None, "--tokenizer_name", None, "--model_name_or_path")
+    still = ("--learning_rate", "1e-12", "--weight_decay", "0", "--max_steps", "1")
+    found = {}
+    for name, begun_from, program, seen in (
+        ("masked", "causal/checkpoint-4", run_mlm, "all of its block"),
+        ("again", "masked/checkpoint-1", run_clm, "those before it"),
+    ):
+        code, printed = run(*model, begun_from, *still, "--output_dir", name, program=program, family=family)
+        assert code == 0 and f"{begun_from} is trained further as a " in printed and f"a token sees {seen}" in printed
+        found[name] = tmp_path / name / "checkpoint-1"
+    weights = {name: load_file(folder / "model.safetensors") for name, folder in found.items()}
+    before = load_file(tmp_path / "causal" / "checkpoint-4" / "model.safetensors")
+    for after in weights.values():
+        assert before.keys() == after.keys()
+        assert all(torch.allclose(before[name], after[name], rtol=0, atol=1e-6) for name in before)
+    ids = torch.randint(10, 60, (1, 12), generator=torch.Generator().manual_seed(0))
+    other = ids.clone()
+    other[0, 8] = 9
+    for name, kind in (("masked", AutoModelForMaskedLM), ("again", AutoModelForCausalLM)):
+        of_class = kind.from_pretrained(found[name]).eval()
+        assert type(of_class).__name__ == of_class.config.architectures[0]
+        with torch.no_grad():
+            moved = (of_class(ids).logits != of_class(other).logits).any(-1)[0]
+        assert moved[:8].any() == (name == "masked") and moved[8:].all()
 
 
 def test_line_breaks_are_kept_or_become_spaces(run, tmp_path):

@@ -32,6 +32,7 @@ from transformers.trainer_utils import set_seed as set_seed
 from transformers.training_args import TrainingArguments as TrainingArguments
 
 MODEL_FOR_CAUSAL_LM_MAPPING: Mapping[type[PreTrainedConfig], type[PreTrainedModel]]
+MODEL_FOR_MASKED_LM_MAPPING: Mapping[type[PreTrainedConfig], type[PreTrainedModel]]
 
 class HfArgumentParser(ArgumentParser):
     # transformers annotates classes as instances of a NewType, which no class is.
