@@ -5,7 +5,7 @@ sentence likelier? Writes accuracies with standard errors, and every pair's scor
     python run_blimp.py --model_name_or_path runs/first/checkpoint-500 \\
         --blimp_data path/to/blimp --output_dir runs/first/blimp-500
 
-    python run_blimp.py --model_name_or_path roberta-base --output_dir out       pairs from the hub, nyu-mll/blimp
+    python run_blimp.py --model_name_or_path roberta-base --output_dir out
 
 Other minimal pairs, of another language for example, are files of the same two columns, sentence_good and
 sentence_bad. Run the same command again after a stop: paradigms that are scored stay scored.

@@ -6,10 +6,12 @@ Takes the flags of the Hugging Face example script of the same name and all Trai
 file with them.
 
     python run_ner.py --model_name_or_path runs/first/checkpoint-500 \\
-        --dataset_name path/to/wnut17 --do_train --do_eval --output_dir runs/first/ner
+        --dataset_name path/to/wnut17 --do_train --do_eval \\
+        --output_dir runs/first/ner
 
     python run_ner.py --model_name_or_path roberta-base \\
-        --train_file train.conll --validation_file dev.conll --do_train --do_eval --output_dir runs/my-ner
+        --train_file train.conll --validation_file dev.conll \\
+        --do_train --do_eval --output_dir runs/my-ner
 """
 
 if __name__ == "__main__":

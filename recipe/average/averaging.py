@@ -1,10 +1,14 @@
 """A checkpoint whose weights are the mean of several checkpoints of a run (Izmailov et al., 2018, arXiv:1803.05407), or
 the moving average that a run with --ema_decay kept.
 
-    python -m recipe.average runs/NAME --last 5           runs/NAME-last5/checkpoint-N, from its last five checkpoints
-    python -m recipe.average runs/NAME --last 5 --each    and one at each checkpoint that has four before it
-    python -m recipe.average runs/NAME --ema              runs/NAME-ema/checkpoint-N
-    python -m recipe.average runs/NAME/checkpoint-500 runs/NAME/checkpoint-900 --output_dir runs/mine
+    python -m recipe.average runs/NAME --last 5       runs/NAME-last5/checkpoint-N
+
+    python -m recipe.average runs/NAME --last 5 --each
+
+    python -m recipe.average runs/NAME --ema          runs/NAME-ema/checkpoint-N
+
+    python -m recipe.average runs/a/checkpoint-5 runs/a/checkpoint-9 \\
+        --output_dir runs/b
 
 What it writes has weights, config, tokenizer, manifest and card like any checkpoint, and is scored like one, with
 RUN=runs/NAME-last5. It has no optimizer: a run cannot be resumed from it, but can start from it.

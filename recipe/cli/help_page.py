@@ -56,13 +56,14 @@ HEADINGS = (
     Heading(
         "Data",
         "Which text, rows or questions.",
-        "task_name glue_data dataset_name dataset_config_name train_file validation_file test_file "
+        "task_name glue_data blimp_data dataset_name dataset_config_name train_file validation_file test_file "
         "version_2_with_negative validation_split_percentage max_train_samples max_eval_samples max_predict_samples",
     ),
     Heading(
         "File formats",
         "How local files are read.",
-        "text_column text_columns label_column regression line_by_line keep_linebreaks join_rows text_encoding "
+        "text_column text_columns text_column_name label_column label_column_name label_all_tokens "
+        "regression line_by_line keep_linebreaks join_rows text_encoding "
         "csv_delimiter csv_quoting",
     ),
     Heading(
@@ -77,6 +78,7 @@ HEADINGS = (
         "mlm_probability mlm_probability_end mask_replace_prob random_replace_prob whole_word_mask span_masking span_p "
         "span_max_length",
     ),
+    Heading("Attention", "", "document_attention"),
     Heading(
         "Answers",
         "How an answer is chosen from the scores of its first and last token.",
@@ -98,12 +100,14 @@ HEADINGS = (
     Heading(
         "Saving and resuming",
         "The same command again resumes from the newest complete checkpoint, if one was saved.",
-        "save_steps save_strategy save_at save_total_limit save_only_model resume_from_checkpoint allow_changed",
+        "save_steps save_strategy save_at save_total_limit save_only_model resume_from_checkpoint allow_changed "
+        "ema_decay",
     ),
     Heading(
         "Evaluation",
         "",
-        "eval_strategy eval_steps eval_delay eval_on_start per_device_eval_batch_size",
+        "eval_strategy eval_steps eval_delay eval_on_start per_device_eval_batch_size batch_tokens within_word "
+        "return_entity_level_metrics",
     ),
     Heading(
         "Logging and tracking",
@@ -117,7 +121,8 @@ HEADINGS = (
         "activation_checkpointing_kwargs use_cpu ddp_timeout ddp_backend dataloader_num_workers "
         "dataloader_prefetch_factor dataloader_pin_memory",
     ),
-    Heading("Display", "What the page or table shows.", "top_k sentences max_checkpoints output_file"),
+    Heading("Averages", "Which weights are averaged.", "last each ema"),
+    Heading("Display", "What the page or table shows.", "top_k sentences max_checkpoints output_file json"),
     Heading(
         "Hugging Face Hub",
         "",

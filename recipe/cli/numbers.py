@@ -93,6 +93,7 @@ NUMBERS: dict[str, Range] = {
     "save_at": at_least(1, STEPS),
     "max_hours": Range(above=0, most=10**6),
     "peak_tflops": Range(above=0, most=10**9),
+    "ema_decay": Range(above=0, below=1),
     "dropout": Range(least=0, below=1),
     "mlm_probability": PROPER_SHARE,
     "mlm_probability_end": PROPER_SHARE,

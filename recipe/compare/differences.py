@@ -1,10 +1,11 @@
-"""Two models, task by task: their scores, the difference with its 95 % interval, and whether they are told apart.
+"""Two models, task by task: their scores, the difference with its 95 % interval, and whether chance may explain it.
 
     python -m recipe.compare runs/NAME/checkpoint-500 runs/NAME/checkpoint-4000
-    python -m recipe.compare random:runs/NAME runs/NAME       a run stands for its last scored checkpoint
+    python -m recipe.compare random:runs/NAME runs/NAME
     python -m recipe.compare runs/a runs/b --json
 
-A and B have been scored by finetune_glue.sh, finetune_qa.sh or another sweep. Intervals are those of a paired bootstrap
+A and B have been scored by finetune_glue.sh, finetune_qa.sh or another sweep; a run stands for its last scored
+checkpoint. Intervals are those of a paired bootstrap
 over the dev examples and, where there are several, over the seeds.
 """
 

@@ -112,8 +112,6 @@ class PretrainArguments(TrainingArguments):
         for name in self.allow_implausible:
             if name not in ("epochs", "time", "batch"):
                 raise UserError(f"found --allow_implausible {name}, expected epochs, time or batch")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise UserError(f"found --ema_decay {self.ema_decay}, expected a number between 0 and 1, such as 0.999")
         if self.ema_decay is not None and self.deepspeed:
             raise UserError("found --ema_decay beside --deepspeed, which shards the weights: leave one of them out")
         if self.nonfinite not in ("stop", "skip"):

@@ -160,5 +160,5 @@ def test_a_run_without_an_average_is_not_continued_with_one(tmp_path, bpe, docum
     with pytest.raises(UserError, match=r"checkpoint-2 has no ema.safetensors, the moving average of its run"):
         later.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
     shutil.rmtree(tmp_path / "run")
-    with pytest.raises(UserError, match=r"found --ema_decay 1.5, expected a number between 0 and 1"):
+    with pytest.raises(UserError, match=r"found --ema_decay 1.5, expected"):
         parse((PretrainArguments,), ["--output_dir", str(tmp_path / "run"), "--ema_decay", "1.5", "--use_cpu"])

@@ -9,15 +9,19 @@ from transformers import TrainingArguments
 
 import fill_mask
 import prepare_data
+import recipe.average.averaging
+import recipe.compare.differences
 import recipe.finetune.qa.scoring
 import recipe.model.scale
 import recipe.report.page
 import recipe.report.publish
 import recipe.report.scores
 import recipe.sweep.sweep
+import run_blimp
 import run_clm
 import run_glue
 import run_mlm
+import run_ner
 import run_qa
 import train_tokenizer
 from recipe.cli.help_page import HEADINGS, OTHERS, program_of, split_docstring
@@ -29,9 +33,13 @@ PROGRAMS = {
     "run_clm.py": run_clm,
     "run_glue.py": run_glue,
     "run_qa.py": run_qa,
+    "run_blimp.py": run_blimp,
+    "run_ner.py": run_ner,
     "prepare_data.py": prepare_data,
     "train_tokenizer.py": train_tokenizer,
     "fill_mask.py": fill_mask,
+    "recipe/average/__main__.py": recipe.average.averaging,
+    "recipe/compare/__main__.py": recipe.compare.differences,
     "recipe/sweep/__main__.py": recipe.sweep.sweep,
     "recipe/report/__main__.py": recipe.report.page,
     "recipe/report/scores.py": recipe.report.scores,
