@@ -13,6 +13,7 @@ if __name__ == "__main__":
 
 import io
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,9 +66,9 @@ class ScoresArguments:
             raise UserError("found --dry_run without --push_to_hub: add --push_to_hub, or leave --dry_run out")
 
 
-def rebuild(sweep: Path, tracker: str = "none") -> str:
-    """Writes everything that shows the results under `sweep`, and returns the table as text. Safe beside
-    another rebuild."""
+def rebuild(sweep: Path, tracker: str = "none", unfinished: Collection[str] = ()) -> str:
+    """Writes everything that shows the results under `sweep`, and returns the table as text. Checkpoints that are
+    `unfinished` are left out of `tracker`, whose history can only grow. Safe beside another rebuild."""
     with FileLock(sweep / ".scores.lock"):
         results = read_results(sweep, warn=lambda line: print(line, file=sys.stderr))
         if not results:
@@ -85,7 +86,7 @@ def rebuild(sweep: Path, tracker: str = "none") -> str:
         write_atomically(sweep / f"{suite}.png", picture.getvalue())
         _show_with_others(sweep, suite, results, frame)
         if tracker != "none":
-            log_curve(sweep, best, cells, tracker)
+            log_curve(sweep, best[~best["checkpoint"].isin(list(unfinished))], cells, tracker)
     return redact(text_of(frame, apart))
 
 

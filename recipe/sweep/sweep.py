@@ -192,7 +192,8 @@ def main() -> int:
         say(f"warning: {folder} is damaged or incomplete ({reason}): not evaluated")
 
     def refresh() -> str:
-        return rebuild(sweep.folder, tracker=sweep.report_to)
+        unfinished = {checkpoint for checkpoint, jobs in work.open.items() if jobs}
+        return rebuild(sweep.folder, tracker=sweep.report_to, unfinished=unfinished)
 
     def after_checkpoint(checkpoint: str) -> None:
         nonlocal drawn
