@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from recipe.cli.parser import option, parse
 from recipe.cli.program import run_script
 from recipe.data.arguments import DataArguments
-from recipe.data.inputs import load_corpus, load_or_prepare_tokens, load_or_train_tokenizer, prepared_dir
+from recipe.data.corpus import joined
+from recipe.data.inputs import load_corpora, load_or_prepare_tokens, load_or_train_tokenizer, prepared_dir
 from recipe.data.upload import require_writable, upload_tokens
 from recipe.model.arguments import ModelArguments
 from recipe.model.config import load_config, require_family
@@ -49,14 +50,15 @@ def main() -> None:
     if model.model_type:
         require_family(model.model_type)
     family = load_config(model.config_name).model_type if model.config_name else model.model_type or "roberta"
-    corpus = load_corpus(data, model)
-    tokenizer = load_or_train_tokenizer(model, family, corpus, prepared_dir(data), needs=("pad",))
-    prepared = load_or_prepare_tokens(data, corpus, tokenizer)
-    print(f"{prepared.folder}")
-    for split, about in prepared.splits.items():
-        print(f"  {split:<10} {about['tokens']:>16,} tokens  {about['documents']:>12,} documents")
-    if upload.upload_to:
-        print(f"{upload_tokens(prepared, tokenizer, upload.upload_to)}")
+    corpora = load_corpora(data, model).values()
+    tokenizer = load_or_train_tokenizer(model, family, joined(corpora), prepared_dir(data), needs=("pad",))
+    for corpus in corpora:
+        prepared = load_or_prepare_tokens(data, corpus, tokenizer)
+        print(f"{prepared.folder}")
+        for split, about in prepared.splits.items():
+            print(f"  {split:<10} {about['tokens']:>16,} tokens  {about['documents']:>12,} documents")
+        if upload.upload_to:
+            print(f"{upload_tokens(prepared, tokenizer, upload.upload_to)}")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,9 @@ from recipe.model.heads import use_next_token_head
 from recipe.objective.causal import NextTokens
 from recipe.system.runtime import join_xla_ranks
 from recipe.train.arguments import PretrainArguments
+from recipe.train.phases import phases_of, require_causal_phases
 from recipe.train.pretraining import pretrain
+from recipe.train.rotary import require_rotary_positions
 from recipe.train.sequences import Sequences, sequences_of
 from recipe.train.setup import begin, config_of, model_of, prepare_text, with_objective
 from recipe.train.signature import resume_signature
@@ -60,27 +62,29 @@ def main() -> int:
     with_objective(config, name, True, model_args, args, say)
     if args.document_attention:
         require_document_attention(config)
-    tokenizer, prepared = prepare_text(model_args, data, name, config, say, causal.keep_linebreaks)
-    sequences = next_tokens(prepared, tokenizer, data, args)
+    phases = phases_of(args)
+    require_causal_phases(phases)
+    require_rotary_positions(config, phases)
+    tokenizer, sources = prepare_text(model_args, data, name, config, say, causal.keep_linebreaks, phases)
+    sequences = next_tokens(sources, tokenizer, data, args, phases)
 
     model = use_next_token_head(model_of(model_args, config, args.seed, say))
-    signature = resume_signature(config, data, args, prepared, tokenizer, {"objective": "clm"})
+    signature = resume_signature(config, data, args, sources, sequences, tokenizer, {"objective": "clm"}, bool(phases))
     fresh = not model_args.model_name_or_path
-    return pretrain(model, tokenizer, prepared, sequences, args, signature, report, say, fresh)
+    return pretrain(model, tokenizer, sources, sequences, args, signature, report, say, fresh)
 
 
-def next_tokens(prepared, tokenizer, data, args) -> Sequences:
+def next_tokens(sources, tokenizer, data, args, phases=()) -> Sequences:
     """Training and evaluation data: blocks one token longer than the model's input, without an end token."""
-
     document_end = block_ends(tokenizer)[1] if args.document_attention else None
 
     def cut(tokens, length) -> Blocks:
         return Blocks(tokens, length + 1, (block_ends(tokenizer)[0], None), tokenizer.pad_token_id)
 
-    def inputs(blocks, stages, order_seed, limit) -> NextTokens:
-        return NextTokens(blocks, order_seed, limit, document_end)
+    def inputs(blocks, stages, phase, **order) -> NextTokens:
+        return NextTokens(blocks, document_end=document_end, **order)
 
-    return sequences_of(prepared, data, args, cut, inputs)
+    return sequences_of(sources, data, args, phases, cut, inputs)
 
 
 if __name__ == "__main__":

@@ -17,17 +17,20 @@ if __name__ == "__main__":
     import recipe.cli.ctrl_c  # noqa: F401  Ctrl-C during the imports below is one line
 
 from dataclasses import asdict
+from functools import partial
 
 from recipe.cli.parser import parse
 from recipe.cli.program import run_script
 from recipe.data.arguments import DataArguments
-from recipe.data.blocks import Blocks
+from recipe.data.blocks import Blocks, OrderedBlocks
 from recipe.data.tokenizer import block_ends
 from recipe.evaluate.summary import report
 from recipe.model.arguments import ModelArguments
 from recipe.model.documents import require_document_attention
 from recipe.model.heads import use_masked_only_head
 from recipe.objective.arguments import ObjectiveArguments
+from recipe.objective.causal import NextTokensOfMasked
+from recipe.objective.hybrid import HybridSequences
 from recipe.objective.masked_sequences import MaskedSequences
 from recipe.objective.masking import Masking
 from recipe.objective.span_masking import Spans
@@ -36,7 +39,9 @@ from recipe.system.errors import UserError
 from recipe.system.runtime import join_xla_ranks
 from recipe.train.arguments import PretrainArguments
 from recipe.train.maskable import require_maskable
+from recipe.train.phases import HYBRID_EVERY, phases_of
 from recipe.train.pretraining import pretrain
+from recipe.train.rotary import require_rotary_positions
 from recipe.train.sequences import Sequences, sequences_of
 from recipe.train.setup import begin, config_of, model_of, prepare_text, with_objective
 from recipe.train.signature import resume_signature
@@ -57,17 +62,20 @@ def main() -> int:
     with_objective(config, name, False, model_args, args, say)
     if args.document_attention:
         require_document_attention(config)
-    tokenizer, prepared = prepare_text(model_args, data, name, config, say)
-    sequences = masked_sequences(prepared, tokenizer, data, objective, args)
+    phases = phases_of(args, objective.objective_schedule)
+    require_rotary_positions(config, phases)
+    tokenizer, sources = prepare_text(model_args, data, name, config, say, phases=phases)
+    sequences = masked_sequences(sources, tokenizer, data, objective, args, phases)
     require_maskable(sequences)
 
     model = use_masked_only_head(model_of(model_args, config, args.seed, say))
-    signature = resume_signature(config, data, args, prepared, tokenizer, {"objective": "mlm", **asdict(objective)})
+    about = {"objective": "mlm", **asdict(objective)}
+    signature = resume_signature(config, data, args, sources, sequences, tokenizer, about, bool(phases))
     fresh = not model_args.model_name_or_path
-    return pretrain(model, tokenizer, prepared, sequences, args, signature, report, say, fresh)
+    return pretrain(model, tokenizer, sources, sequences, args, signature, report, say, fresh)
 
 
-def masked_sequences(prepared, tokenizer, data, objective, args) -> Sequences:
+def masked_sequences(sources, tokenizer, data, objective, args, phases=()) -> Sequences:
     """Training and evaluation data: blocks with begin and end token, and their masks."""
     if args.max_hours and objective.mlm_probability_end is not None:
         raise UserError(
@@ -84,22 +92,30 @@ def masked_sequences(prepared, tokenizer, data, objective, args) -> Sequences:
         "words": word_boundaries(tokenizer) if objective.whole_word_mask else None,
         "spans": Spans(objective.span_p, objective.span_max_length) if objective.span_masking else None,
     }
-
     document_end = block_ends(tokenizer)[1] if args.document_attention else None
 
     def cut(tokens, length) -> Blocks:
         return Blocks(tokens, length, block_ends(tokenizer), tokenizer.pad_token_id)
 
-    def inputs(blocks, stages, order_seed, limit) -> MaskedSequences:
-        rate, end = objective.mlm_probability, objective.final_mlm_probability
-        if order_seed is None:
-            masking = Masking(seed=EVAL_MASK_SEED, mlm_probability=end, **common)
-        else:
-            decay = MaskingRateDecay(rate, end, stages, blocks.length) if end < rate else None
-            masking = Masking(seed=args.seed, mlm_probability=rate, rate_of=decay, **common)
-        return MaskedSequences(blocks, masking, order_seed, limit, document_end)
+    def inputs(blocks, stages, phase, **order) -> OrderedBlocks:
+        order |= {"document_end": document_end}
+        if phase is None:
+            masking = Masking(seed=EVAL_MASK_SEED, mlm_probability=objective.final_mlm_probability, **common)
+            return MaskedSequences(blocks, masking, **order)
+        if phase.objective == "clm":
+            return NextTokensOfMasked(blocks, **order)
+        first, last = (phase.first, phase.last) if phase.mlm_probability else (0, None)
+        begin = phase.mlm_probability or objective.mlm_probability
+        end = phase.mlm_probability_end or (begin if phase.mlm_probability else objective.final_mlm_probability)
+        decay = MaskingRateDecay(begin, end, stages, blocks.length, first, last) if end != begin else None
+        masking = Masking(seed=args.seed, mlm_probability=max(begin, end), rate_of=decay, **common)
+        masked = MaskedSequences(blocks, masking, **order)
+        if phase.objective != "hybrid":
+            return masked
+        steps = partial(stages.steps_of, length=blocks.length)
+        return HybridSequences(masked, NextTokensOfMasked(blocks, **order), HYBRID_EVERY, steps)
 
-    return sequences_of(prepared, data, args, cut, inputs)
+    return sequences_of(sources, data, args, phases, cut, inputs)
 
 
 if __name__ == "__main__":

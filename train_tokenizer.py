@@ -25,9 +25,9 @@ from rich.console import Console
 from recipe.cli.parser import option, parse
 from recipe.cli.program import run_script
 from recipe.data.arguments import DataArguments
-from recipe.data.corpus import Corpus
+from recipe.data.corpus import Corpus, joined
 from recipe.data.fertility import fertility, fertility_table, require_few_unknown, spread_sample
-from recipe.data.inputs import load_corpus
+from recipe.data.inputs import load_corpora
 from recipe.data.tokenizer import (
     KINDS,
     MAX_TRAINING_CHARACTERS,
@@ -81,7 +81,7 @@ def main() -> None:
     others = {name: load_tokenizer(name, needs=(), **hub.hub_options()) for name in options.compare}
     if options.model == "unigram" and options.min_frequency != MIN_FREQUENCY:
         print("warning: --min_frequency has no effect: unigram prunes by likelihood")
-    corpus = load_corpus(data, hub)
+    corpus = joined(load_corpora(data, hub).values())
     tokenizer = train_tokenizer(
         lambda: training_documents(corpus, options),
         kind=options.model,

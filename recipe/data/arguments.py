@@ -8,6 +8,7 @@ from recipe.cli.numbers import require_numbers
 from recipe.cli.parser import option
 from recipe.data.compression import COMPRESSIONS
 from recipe.data.encodings import check_encoding
+from recipe.data.mixtures import weights_of
 from recipe.data.tables import QUOTING, check_delimiter
 from recipe.system.errors import UserError
 
@@ -18,7 +19,8 @@ class DataArguments:
 
     dataset_name: str | None = option(
         None,
-        "Corpus: hub id, file, folder, glob, .tar.gz or URL (s3://, gs://, hf://); docstrings is the built-in one.",
+        "Corpus: hub id, file, folder, glob, .tar.gz or URL (s3://, gs://, hf://); docstrings is the built-in one. "
+        "Several with weights are a mixture: 'wiki/=2 books/=1'.",
     )
     dataset_config_name: str | None = option(None, "Config of a dataset on the hub.")
     train_file: str | None = option(
@@ -27,6 +29,11 @@ class DataArguments:
         f"{' or '.join(COMPRESSIONS)}.",
     )
     validation_file: str | None = option(None, "Validation text; by default documents are split off the training text.")
+    mixture_temperature: float | None = option(
+        None,
+        "Multiply each weight of a mixture by the source's number of tokens to the power of 1 / this: with equal "
+        "weights, 1 is in proportion to size, and large values are nearly equal shares.",
+    )
     text_column: str = option("text", "Column or JSON field that holds the text; a.b is field b of field a.")
     line_by_line: bool = option(
         False,
@@ -52,11 +59,16 @@ class DataArguments:
     pad_to_max_length: bool = option(False, "No effect: blocks always have the full length.")
     streaming: bool = option(False, "No effect: text is streamed in any case.")
     max_train_samples: int | None = option(
-        None, "Train on only this many blocks, spread over the corpus; by default all."
+        None, "Train on only this many blocks of each source, spread over it; by default all."
     )
     max_eval_samples: int | None = option(
-        None, "Evaluate on only this many blocks, spread over the validation text; by default all."
+        None, "Evaluate on only this many blocks of each source, spread over its validation text; by default all."
     )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """{dataset: weight} of the mixture that --dataset_name is; {} if it is one dataset."""
+        return weights_of(self.dataset_name)
 
     def ignored(self) -> list[str]:
         """A sentence for each given flag that has no effect."""
@@ -65,6 +77,8 @@ class DataArguments:
             said.append("--streaming has no effect: preparation streams in any case")
         if self.pad_to_max_length:
             said.append("--pad_to_max_length has no effect: blocks are packed to the full length")
+        if self.mixture_temperature and not self.weights:
+            said.append("--mixture_temperature has no effect: --dataset_name is one dataset")
         local = self.train_file or Path(self.dataset_name or "").expanduser().exists()
         if self.dataset_config_name and (local or self.dataset_name == "docstrings"):
             said.append("--dataset_config_name has no effect: it names a part of a hub dataset")
@@ -72,6 +86,11 @@ class DataArguments:
 
     def __post_init__(self):
         require_numbers(vars(self))
+        if self.weights and self.validation_file:
+            raise UserError(
+                "found --validation_file beside a mixture, whose sources have validation text of their own: leave it "
+                "out"
+            )
         if self.text_encoding is not None:
             check_encoding(self.text_encoding)
         if self.csv_delimiter is not None:

@@ -142,6 +142,35 @@ def open_corpus(
     return Corpus(corpus_name, train, validation, about=(*splits.lines(), *_ineffective_settings(options, formats)))
 
 
+def joined(corpora: Iterable[Corpus]) -> Corpus:
+    """The training texts of several corpora as one, to train a tokenizer on: the next document is always of the corpus
+    of which the fewest characters were read. One corpus stays as it is; of several that are prepared, the result has
+    the folder of the first."""
+    corpora = list(corpora)
+    if len(corpora) == 1:
+        return corpora[0]
+    meter = Meter(unit="characters")
+
+    def documents() -> Iterator[str]:
+        meter.done = 0
+        streams = [iter(corpus.train.texts()) for corpus in corpora]
+        read = dict.fromkeys(range(len(streams)), 0)
+        while read:
+            least = min(read, key=read.__getitem__)
+            document = next(streams[least], None)
+            if document is None:
+                del read[least]
+                continue
+            read[least] += len(document)
+            meter.add(len(document))
+            yield document
+
+    name = "+".join(corpus.name for corpus in corpora)
+    prepared = corpora[0].prepared if all(corpus.prepared for corpus in corpora) else None
+    description = {"joined": [corpus.train.description for corpus in corpora]}
+    return Corpus(name, Source("train", description, documents, meter=meter), prepared=prepared)
+
+
 def _ineffective_settings(options: dict, formats: set[str | None]) -> Iterator[str]:
     """A warning for each setting that applies to none of the `formats`."""
     tables, text = set(DELIMITERS), {".txt", *SOURCE_FILES}

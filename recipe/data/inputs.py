@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from filelock import FileLock
@@ -23,14 +24,24 @@ from recipe.system.progress import Progress
 SPLIT_SEED = 42  # independent of the run's seed, so that eval losses of several seeds are comparable
 
 
-def load_corpus(data: DataArguments, hub: ModelArguments, keep_linebreaks: bool = True) -> Corpus:
-    """Opens the corpus that the arguments name; rank 0 prints which files it consists of.
+def load_corpora(
+    data: DataArguments, hub: ModelArguments, keep_linebreaks: bool = True, more: Iterable[str] = ()
+) -> dict[str, Corpus]:
+    """Opens the corpus that the arguments name, or the sources of the mixture that they name and of `more`; rank 0
+    prints which files they consist of. Returns them by their datasets, as they were named.
 
     Without `keep_linebreaks`, the line breaks inside a document of a .txt file become spaces.
     """
     require_separate_folder("--prepared_dir", data.prepared_dir, data)
+    corpora: dict[str, Corpus] = {}
+    for dataset in dict.fromkeys([*(data.weights or [data.dataset_name]), *more]):
+        corpora[dataset or ""] = _load_corpus(dataset, data, hub, keep_linebreaks)
+    return corpora
+
+
+def _load_corpus(dataset: str | None, data: DataArguments, hub: ModelArguments, keep_linebreaks: bool) -> Corpus:
     corpus = open_corpus(
-        data.dataset_name,
+        dataset,
         config=data.dataset_config_name,
         train_file=data.train_file,
         validation_file=data.validation_file,
@@ -51,11 +62,21 @@ def load_corpus(data: DataArguments, hub: ModelArguments, keep_linebreaks: bool 
     return corpus
 
 
+def short_names(corpora: Mapping[str, Corpus]) -> list[str]:
+    """A name of each source for plan, log and metrics: that of its corpus, with a number where two have the same."""
+    earlier: list[str] = []
+    names = []
+    for corpus in corpora.values():
+        names.append(f"{corpus.name}_{earlier.count(corpus.name) + 1}" if corpus.name in earlier else corpus.name)
+        earlier.append(corpus.name)
+    return names
+
+
 def require_separate_folder(flag: str, folder: str | Path, data: DataArguments) -> None:
     """Raises UserError where `folder`, which a run writes to, is inside a folder that is read as text: the next run
     would train on this run's files."""
     inside = Path(folder).expanduser().resolve()
-    for name in (data.dataset_name, data.train_file, data.validation_file):
+    for name in (*(data.weights or [data.dataset_name]), data.train_file, data.validation_file):
         corpus = Path(name or "").expanduser()
         if name and not is_remote(name) and corpus.is_dir() and inside.is_relative_to(corpus.resolve()):
             raise UserError(

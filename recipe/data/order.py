@@ -63,7 +63,7 @@ def blocks_in(sequences: range, blocks: int, seed: int) -> np.ndarray:
     return np.concatenate(windows)[sequences.start - first * WINDOW : sequences.stop - first * WINDOW]
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=64)  # windows of several sources
 def _window(number: int, blocks: int, seed: int) -> np.ndarray:
     return blocks_of(np.arange(number * WINDOW, (number + 1) * WINDOW), blocks, seed)
 

@@ -1,5 +1,6 @@
-"""Document attention: in a block of several documents, each token attends to those of its own document alone, and
-positions begin anew at each document (Krell et al., "Efficient sequence packing", 2021, arXiv:2107.02027).
+"""Masks of whole blocks. Document attention: in a block of several documents, each token attends to those of its own
+document alone, and positions begin anew at each document (Krell et al., "Efficient sequence packing", 2021,
+arXiv:2107.02027). Causal attention of a masked model: each token attends to those before it and itself.
 
 transformers' encoders ignore packed position ids in their masks, so the masks are given whole; model code is not
 touched. Shapes are static.
@@ -24,9 +25,10 @@ def require_document_attention(config: PreTrainedConfig) -> None:
         )
 
 
-def document_inputs(model: PreTrainedModel, documents: torch.Tensor) -> dict:
-    """The inputs with which `model`'s encoder treats the documents of a block as if each were alone. `documents`
-    [batch, length] int: the number of each token's document, ascending; padding has a number of its own.
+def document_inputs(model: PreTrainedModel, documents: torch.Tensor, causal: bool = False) -> dict:
+    """The inputs with which `model`'s encoder treats the documents of a block as if each were alone, and, if it is
+    `causal` or the model is, each token as if those after it weren't there. `documents` [batch, length] int: the number
+    of each token's document, ascending; padding has a number of its own.
 
     They are attention_mask, bool [batch, 1, length, length], for ModernBERT one for each type of layer; and
     position_ids [batch, length], which begin at the family's first position.
@@ -34,7 +36,7 @@ def document_inputs(model: PreTrainedModel, documents: torch.Tensor) -> dict:
     config = model.config
     places = torch.arange(documents.shape[1], device=documents.device)
     mask = documents[:, None, :, None] == documents[:, None, None, :]
-    if is_causal(config):
+    if causal or is_causal(config):
         mask &= places[:, None] >= places
     if getattr(config, "layer_types", None):
         near = (places[:, None] - places).abs() <= config.sliding_window

@@ -21,14 +21,18 @@ def use_masked_only_head(model: PreTrainedModel) -> PreTrainedModel:
 
     It takes input_ids [batch, length], masked_positions [batch, K], labels [batch, K] (-100 is ignored), for padded
     blocks attention_mask [batch, length], and for document attention, in place of it, documents [batch, length]
-    (recipe.model.documents). It returns loss, the *sum* of the labels' cross-entropies in nats, and in evaluation the
-    sum of each of METRICS over the labels. Loss and gradients equal those of the dense head up to rounding.
-    """
+    (recipe.model.documents); with `causal`, every token attends to those before it alone. It returns loss, the *sum* of
+    the labels' cross-entropies in nats, and in evaluation the sum of each of METRICS over the labels. Loss and
+    gradients equal those of the dense head up to rounding."""
     head, decoder = FAMILIES[model.config.model_type].head(model), model.get_output_embeddings()
     assert decoder is not None, "a language model has a vocabulary projection"
 
-    def forward(self, input_ids, masked_positions, labels, attention_mask=None, documents=None):
-        inputs = {"attention_mask": attention_mask} if documents is None else document_inputs(self, documents)
+    def forward(self, input_ids, masked_positions, labels, attention_mask=None, documents=None, causal=False):
+        if causal and documents is None:
+            documents = torch.zeros_like(input_ids)  # padding comes after all text
+        inputs = {"attention_mask": attention_mask}
+        if documents is not None:
+            inputs = document_inputs(self, documents, causal)
         hidden = self.base_model(input_ids, **inputs)[0]
         index = masked_positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
         return _loss_and_metrics(head(hidden.gather(1, index).flatten(0, 1)), decoder, labels.flatten(), self.training)

@@ -20,6 +20,11 @@ class ObjectiveArguments:
     random_replace_prob: float = option(
         0.1, "Share of the masked positions that get a random token; the rest keep theirs."
     )
+    objective_schedule: str | None = option(
+        None,
+        "Objectives and their shares of the steps, 'clm:0.5 mlm:0.5': clm predicts the next token from those before "
+        "it, hybrid does so in one step of sixteen. By default mlm throughout.",
+    )
     whole_word_mask: bool = option(False, "Mask whole words.")
     span_masking: bool = option(False, "Mask spans of tokens, or of words with --whole_word_mask.")
     span_p: float = option(0.2, "Parameter p of the span lengths: P(l) is proportional to p (1 - p)^(l - 1).")

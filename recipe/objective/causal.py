@@ -1,9 +1,12 @@
-"""Batches of the causal objective: next-token prediction."""
+"""Batches of the causal objective: next-token prediction, by a causal model or by a masked one in a causal phase."""
+
+from typing import Any
 
 import numpy as np
 import torch
 
-from recipe.data.blocks import Blocks, OrderedBlocks, document_numbers
+from recipe.data.blocks import Blocks, JoinedBlocks, OrderedBlocks, document_numbers
+from recipe.data.mixtures import Turns
 from recipe.objective.masking import IGNORED
 
 
@@ -19,9 +22,14 @@ class NextTokens(OrderedBlocks):
     metric_prefix = ""
 
     def __init__(
-        self, blocks: Blocks, order_seed: int | None, limit: int | None = None, document_end: int | None = None
+        self,
+        blocks: Blocks | JoinedBlocks,
+        order_seed: int | None,
+        limit: int | None = None,
+        document_end: int | None = None,
+        turns: Turns | None = None,
     ):
-        super().__init__(blocks, order_seed, limit, document_end)
+        super().__init__(blocks, order_seed, limit, document_end, turns)
         self.length = blocks.length - 1
 
     def __getitems__(self, sequences: range) -> dict[str, torch.Tensor]:
@@ -35,3 +43,34 @@ class NextTokens(OrderedBlocks):
 
     def count_predicted(self, length: int) -> int:
         return length
+
+
+class NextTokensOfMasked(OrderedBlocks):
+    """The blocks of a masked model in a causal phase: each token of the text but the first is predicted from those
+    before it, through the same head, and the block's end token isn't.
+
+    A batch holds input_ids [batch, length], masked_positions and labels [batch, length - 2], all int64, with
+    `document_end` documents [batch, length], and causal, which is True. Padding has the label -100.
+    """
+
+    metric_prefix = "masked_"
+
+    def __init__(self, blocks: Blocks | JoinedBlocks, **order):
+        super().__init__(blocks, **order)
+        self.length = blocks.length
+
+    def __getitems__(self, sequences: range) -> dict[str, Any]:
+        ids = self.blocks.rows(self.block_ids(sequences)).astype(np.int64)
+        labels = ids[:, 1:-1].copy()
+        labels[labels == self.blocks.pad_id] = IGNORED
+        batch = {
+            "input_ids": ids,
+            "masked_positions": np.broadcast_to(np.arange(labels.shape[1]), labels.shape).copy(),
+            "labels": labels,
+        }
+        if self.document_end is not None:
+            batch["documents"] = document_numbers(ids, self.document_end)
+        return {"causal": True} | {name: torch.from_numpy(array) for name, array in batch.items()}
+
+    def count_predicted(self, length: int) -> int:
+        return length - 2

@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from recipe.data.blocks import Blocks, OrderedBlocks, document_numbers
+from recipe.data.blocks import Blocks, JoinedBlocks, OrderedBlocks, document_numbers
+from recipe.data.mixtures import Turns
 from recipe.objective.masking import Masking
 
 
@@ -19,13 +20,14 @@ class MaskedSequences(OrderedBlocks):
 
     def __init__(
         self,
-        blocks: Blocks,
+        blocks: Blocks | JoinedBlocks,
         masking: Masking,
         order_seed: int | None,
         limit: int | None = None,
         document_end: int | None = None,
+        turns: Turns | None = None,
     ):
-        super().__init__(blocks, order_seed, limit, document_end)
+        super().__init__(blocks, order_seed, limit, document_end, turns)
         self.masking, self.length = masking, blocks.length
 
     def __getitems__(self, sequences: range) -> dict[str, torch.Tensor]:

@@ -39,6 +39,16 @@ class PretrainArguments(TrainingArguments):
         None, "Batch-size warm-up: sequences per step at first; doubles at equal intervals up to the global batch size."
     )
     batch_warmup_steps: int = option(0, "Step at which batch-size warm-up reaches the global batch size.")
+    phases: str | None = option(
+        None,
+        "YAML file with the phases of the run: each has its share of the steps, and its data, length, masking rate or "
+        "learning rate (docs/phases.md).",
+    )
+    branch_from: str | None = option(
+        None,
+        "Begin with the weights, optimizer and data order of this checkpoint of another run, whose learning rate has "
+        "not decayed yet, and end that run here.",
+    )
     document_attention: bool = option(
         False, "Tokens attend within their own document alone, and positions begin anew at each document of a block."
     )
@@ -158,6 +168,14 @@ class PretrainArguments(TrainingArguments):
             check_optimizer(self)
 
     def _check_stages(self) -> None:
+        for name in ("short_seq_length", "max_hours"):
+            if self.phases is not None and getattr(self, name) is not None:
+                why = (
+                    "a phase has its own max_seq_length" if name == "short_seq_length" else "phases are shares of steps"
+                )
+                raise UserError(f"found --phases beside --{name}: {why}; leave one of them out")
+        if self.branch_from is not None and self.resume_from_checkpoint:
+            raise UserError("found --branch_from beside --resume_from_checkpoint: pass one of them")
         if self.max_hours is not None and self.short_seq_length is not None:
             raise UserError(
                 "found --short_seq_length beside --max_hours: its share is one of the steps, whose number is not known "

@@ -21,7 +21,7 @@ if __name__ == "__main__":
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -35,7 +35,7 @@ from recipe.cli.program import run_script
 from recipe.data.arguments import DataArguments
 from recipe.data.blocks import Blocks
 from recipe.data.corpus import Corpus
-from recipe.data.inputs import load_corpus
+from recipe.data.inputs import load_corpora
 from recipe.data.prepared_tokens import load_prepared
 from recipe.model.arguments import ModelArguments
 from recipe.model.config import load_config
@@ -134,7 +134,7 @@ def main() -> int:
         print(f"auto       the settings that {auto.output_dir} was begun with", file=sys.stderr)
         settings = begun
     else:
-        corpus = corpus_tokens(load_corpus_quietly(data, hub))
+        corpus = sum(map(corpus_tokens, load_corpora_quietly(data, hub)))
         settings = choose(auto, corpus, Path(data.prepared_dir))
     for name, value in settings.items():
         if not os.environ.get(name):
@@ -148,12 +148,12 @@ def settings_of(run: Path) -> dict[str, str]:
     return {FLAGS[flag]: value for flag, value in pairwise(words) if flag in FLAGS}
 
 
-def load_corpus_quietly(data: DataArguments, hub: ModelArguments) -> Corpus:
-    """The corpus; which files it consists of is printed by the run."""
+def load_corpora_quietly(data: DataArguments, hub: ModelArguments) -> Iterable[Corpus]:
+    """The corpus, or the sources of a mixture; which files they consist of is printed by the run."""
     rank = os.environ.get("RANK")
     os.environ["RANK"] = "1"
     try:
-        return load_corpus(data, hub)
+        return load_corpora(data, hub).values()
     finally:
         os.environ.pop("RANK") if rank is None else os.environ.update(RANK=rank)
 

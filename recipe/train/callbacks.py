@@ -97,6 +97,17 @@ class Progress(TrainerCallback):
         state.epoch = state.num_input_tokens_seen / self.tokens_per_epoch
 
 
+class SourceEpochs(TrainerCallback):
+    """Adds to each training log of a mixture how often each of its sources was passed over: epoch_NAME."""
+
+    def __init__(self, epochs: Callable[[int], dict[str, float]]):
+        self.epochs = epochs
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs is not None and "loss" in logs:
+            logs |= {f"epoch_{name}": round(seen, 4) for name, seen in self.epochs(state.global_step).items()}
+
+
 class LossSinceLog(TrainerCallback, ExportableState):
     """Keeps the sum of the losses since the last log in trainer_state.json, so that the first log after a resume
     reports the same mean as an uninterrupted run."""

@@ -17,16 +17,17 @@ CHUNK_TOKENS = 1 << 20
 def require_maskable(sequences: Sequences[MaskedSequences]) -> None:
     """Raises UserError if a split has no token that can be masked, or if whole-word masking masks at most MIN_FRACTION
     of the requested tokens in training, or none in validation."""
-    train, short, evaluation = sequences.train, sequences.short, sequences.evaluation
+    train, evaluation = sequences.train, sequences.evaluation
     for split, data in (("training", train), ("validation", evaluation)):
         if not _has_maskable(data):
             raise UserError(
-                f"found nothing to mask: all {len(data.blocks.tokens):,} {split} tokens are special or unknown; "
-                "expected text that the tokenizer knows: use TOKENIZER=train, or other text"
+                f"found nothing to mask: all {sum(len(s.tokens) for s in data.blocks.sources):,} {split} tokens are "
+                "special or unknown; expected text that the tokenizer knows: use TOKENIZER=train, or other text"
             )
-    limits = (("training", train, MIN_FRACTION), ("training", short, MIN_FRACTION), ("validation", evaluation, 0.0))
-    for split, data, fraction in limits:
-        if data is None or data.masking.words is None:
+    masked_phases = [data for data in sequences.of_phases if isinstance(data, MaskedSequences)]
+    limits = [("training", data, MIN_FRACTION) for data in masked_phases]
+    for split, data, fraction in [*limits, ("validation", evaluation, 0.0)]:
+        if data.masking.words is None:
             continue
         masked, requested = masking_rates(data)
         if masked <= fraction * requested:
@@ -49,6 +50,9 @@ def masking_rates(data: MaskedSequences) -> tuple[float, float]:
 
 
 def _has_maskable(data: MaskedSequences) -> bool:
-    tokens, special = data.blocks.tokens, data.masking.is_special
-    starts = range(0, len(tokens), CHUNK_TOKENS)
-    return any(not special[tokens[start : start + CHUNK_TOKENS]].all() for start in starts)
+    special = data.masking.is_special
+    return any(
+        not special[source.tokens[start : start + CHUNK_TOKENS]].all()
+        for source in data.blocks.sources
+        for start in range(0, len(source.tokens), CHUNK_TOKENS)
+    )

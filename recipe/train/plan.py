@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from recipe.data.blocks import OrderedBlocks
-from recipe.data.prepared_tokens import PreparedTokens
+from recipe.data.sources import Sources
 from recipe.model.flops import flops_per_token
 from recipe.model.scale import state_bytes
 from recipe.system.errors import UserError
@@ -48,6 +48,7 @@ class Plan:
     steps: int  # of a run that --max_hours ends: about so many
     steps_left: int
     epochs: float
+    source_epochs: dict[str, float]  # over each source, by its short name
     flops: float
     seconds: tuple[float, float]  # of the steps that are left: at best, at worst
     memory: float
@@ -59,7 +60,7 @@ class Plan:
 
 def plan_run(
     model: PreTrainedModel,
-    prepared: PreparedTokens,
+    sources: Sources,
     sequences: Sequences,
     args: PretrainArguments,
     first_step: int,
@@ -68,8 +69,8 @@ def plan_run(
     UserError where it makes no sense."""
     require_plausible(sequences.stages, sequences.train, args)
     resident = psutil.Process().memory_info().rss
-    measured = calibrated(model, sequences.train, Conditions.of(args), prepared.folder.parent)
-    plan = plan_of(model, prepared, sequences, args, measured, resident, first_step)
+    measured = calibrated(model, sequences.train, Conditions.of(args), sources.folder.parent)
+    plan = plan_of(model, sources, sequences, args, measured, resident, first_step)
     require_time(plan, args)
     require_epochs(plan, args)
     return plan
@@ -77,7 +78,7 @@ def plan_run(
 
 def plan_of(
     model: PreTrainedModel,
-    prepared: PreparedTokens,
+    sources: Sources,
     sequences: Sequences,
     args: PretrainArguments,
     measured: Calibration,
@@ -89,22 +90,26 @@ def plan_of(
     stages, data = sequences.stages, sequences.train
     parameters = model.num_parameters()
     checkpoint = checkpoint_bytes(parameters, args.ema_decay is not None)
-    flops = {s.length: flops_per_token(model, s.length, data.count_predicted(s.length)) for s in stages}
-    time = _Time(sequences, flops, args, measured, checkpoint)
+    flops = {
+        s: flops_per_token(model, s.length, sequences.of_phases[s.phase].count_predicted(s.length)) for s in stages
+    }
+    timed = flops_per_token(model, data.length, data.count_predicted(data.length))
+    time = _Time(sequences, flops, timed, args, measured, checkpoint)
     steps = min(args.max_steps, time.steps_within(args.max_hours * 3600)) if args.max_hours else args.max_steps
     saves = _occasions(args.save_strategy, args.save_steps, 0, steps)
     memory, available = _memory(model, sequences, args, measured, resident)
     return Plan(
         parameters=parameters,
         embedding_parameters=embedding_parameters(model),
-        training_tokens=prepared.splits["train"]["tokens"],
-        validation_tokens=prepared.splits["validation"]["tokens"],
+        training_tokens=sum(sources.tokens("train")),
+        validation_tokens=sum(sources.tokens("validation")),
         processes=args.world_size,
         tokens_per_step=sequences_per_step(args) * data.length,
         steps=steps,
         steps_left=max(0, steps - first_step),
         epochs=stages.tokens_before(steps) / (len(data) * data.length),
-        flops=sum(max(0, min(s.last, steps) - s.first) * s.batch * s.length * flops[s.length] for s in stages),
+        source_epochs=sequences.epochs(steps),
+        flops=sum(max(0, min(s.last, steps) - s.first) * s.batch * s.length * flops[s] for s in stages),
         seconds=time.of_steps(first_step, steps),
         memory=memory,
         memory_available=available,
@@ -134,7 +139,8 @@ class _Time:
     """The time of a run's steps, evaluations and checkpoints, from the figures of a calibration."""
 
     sequences: Sequences
-    flops: dict[int, float]  # per token, by the length of its sequence
+    flops: dict[Stage, float]  # per token
+    flops_measured: float  # per token of the sequences that were timed
     args: PretrainArguments
     measured: Calibration
     checkpoint: int  # bytes
@@ -172,7 +178,7 @@ class _Time:
 
     def _step_seconds(self, stage: Stage) -> float:
         full, measured = self.sequences.train.length, self.measured
-        per_token = measured.sequence_seconds / full * self.flops[stage.length] / self.flops[full]
+        per_token = measured.sequence_seconds / full * self.flops[stage] / self.flops_measured
         tokens = stage.batch / self.args.world_size * stage.length
         return tokens * per_token + measured.update_seconds + measured.reduce_seconds
 

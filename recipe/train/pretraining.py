@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from recipe.data.prepared_tokens import PreparedTokens
+from recipe.data.sources import Sources
 from recipe.model.checkpoints import require_disk_space, step_of
 from recipe.system.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, UserError
 from recipe.train.arguments import PretrainArguments
@@ -21,6 +21,7 @@ from recipe.train.describe import compared, describe
 from recipe.train.model_card import write_run_cards
 from recipe.train.plan import Plan, peak_bytes, plan_run, write_plan
 from recipe.train.resume import checkpoint_to_resume, is_done
+from recipe.train.rotary import RotaryBase
 from recipe.train.run_folder import run_lock
 from recipe.train.run_record import build_record, require_identical_ranks, write_record
 from recipe.train.saving import checkpoint_bytes
@@ -33,7 +34,7 @@ from recipe.train.trainer import NonFiniteError
 def pretrain(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    prepared: PreparedTokens,
+    sources: Sources,
     sequences: Sequences,
     args: PretrainArguments,
     signature: dict,
@@ -69,19 +70,20 @@ def pretrain(
             )
             return 0
         done = step_of(checkpoint) if checkpoint else 0
-        plan = plan_run(model, prepared, sequences, args, done) if args.do_train else None
+        plan = plan_run(model, sources, sequences, args, done) if args.do_train else None
         if args.dry_run == "json":
             say(json.dumps(asdict(plan) if plan else {}, indent=2))
             return 0
-        describe(say, model, prepared, sequences, args, tokenizer, plan)
+        describe(say, model, sources, sequences, args, tokenizer, plan)
         if args.dry_run:
             return 0
 
-        tokenizer.model_max_length = sequences.train.length  # what the model is trained on
+        tokenizer.model_max_length = max(stage.length for stage in sequences.stages)  # what the model is trained on
         began = time.monotonic()
         stop = StopSignals()
         first_step = FirstStep(lambda: write_what_is_known(run, record, plan))
-        trainer = build_trainer(model, tokenizer, prepared, sequences, args, [first_step, stop])
+        rotary = RotaryBase(model, sequences.phases)
+        trainer = build_trainer(model, tokenizer, sources, sequences, args, [rotary, first_step, stop])
         if args.do_train:
             try:
                 result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -99,6 +101,7 @@ def pretrain(
             trainer.save_state()
         elif checkpoint:
             trainer._load_from_checkpoint(str(checkpoint))
+            rotary.set(step_of(checkpoint) - 1)
             say(f"evaluating {checkpoint}")
         elif fresh:
             raise UserError(f"found no checkpoint in {run} to evaluate: pass --do_train or --model_name_or_path")

@@ -21,6 +21,23 @@ UNLIMITED_STEPS = 1_000_000_000  # max_steps of a run that only --max_hours ends
 HORIZON = 1_000_000  # steps of a schedule over time: each is a millionth of the budget
 NEEDS_A_METRIC = ("reduce_lr_on_plateau", "greedy")
 ENDLESS = ("inverse_sqrt",)
+# How a phase (recipe.train.phases) goes from one learning rate to another, by the share of its steps that are done.
+LR_SHAPES: dict[str, Callable[[float], float]] = {
+    "linear": lambda done: done,
+    "cosine": lambda done: (1 - math.cos(math.pi * done)) / 2,
+    "sqrt": lambda done: math.sqrt(done),  # a decay of 1 - sqrt (Hägele et al., 2024)
+}
+
+
+def phase_rates(progress: float, pieces: list, warmup: int) -> float:
+    """The share of the peak learning rate in a run of phases. `pieces` has (first step, last step, share at its begin,
+    at its end, name in LR_SHAPES) of each, `warmup` the steps before `progress` is counted."""
+    step = round(warmup + progress * (pieces[-1][1] - warmup))
+    first, last, begin, end, shape = next((piece for piece in pieces if step < piece[1]), pieces[-1])
+    return begin + (end - begin) * LR_SHAPES[shape]((step - first) / (last - first))
+
+
+PHASES = "phases"  # the schedule of a run whose phases have their own learning rates
 # Schedules beyond those of transformers, by their name for --lr_scheduler_type. Each maps progress, the share of the
 # steps after warm-up that are done (0 to 1), to a share of the peak learning rate; --lr_scheduler_kwargs are its
 # keyword arguments. Warm-up is linear.
@@ -54,11 +71,13 @@ def own_schedules_allowed(args: TrainingArguments) -> Iterator[None]:
 def build_schedule(
     name: SchedulerType | str, optimizer: torch.optim.Optimizer, warmup: int, steps: int, kwargs: dict | str | None
 ) -> LRScheduler:
-    """The schedule called `name`, of SCHEDULES or of transformers, over `steps` steps with `warmup` of warm-up."""
+    """The schedule called `name`, of SCHEDULES or of transformers, or PHASES, over `steps` steps with `warmup` of
+    warm-up."""
     assert not isinstance(kwargs, str), "TrainingArguments reads it"
-    if name not in SCHEDULES:
+    own = SCHEDULES | {PHASES: phase_rates}
+    if name not in own:
         return get_scheduler(name, optimizer, warmup, steps, kwargs)
-    shape, kwargs = SCHEDULES[name], kwargs or {}
+    shape, kwargs = own[name], kwargs or {}
     shape(0.0, **kwargs)  # a wrong keyword raises here and not after the warm-up
 
     def factor(step: int) -> float:

@@ -2,21 +2,23 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
 from recipe.data.arguments import DataArguments
+from recipe.data.corpus import joined
 from recipe.data.inputs import (
-    load_corpus,
+    load_corpora,
     load_or_prepare_tokens,
     load_or_train_tokenizer,
     prepared_dir,
     require_separate_folder,
+    short_names,
 )
-from recipe.data.prepared_tokens import PreparedTokens
+from recipe.data.sources import Sources
 from recipe.model.arguments import ModelArguments
 from recipe.model.checkpoints import require_disk_space
 from recipe.model.config import (
@@ -38,6 +40,7 @@ from recipe.system.hub import require_hub_for_pushing
 from recipe.system.paths import ROOT
 from recipe.system.runtime import keep_freed_memory, quiet_libraries, warning_of_slow_bf16
 from recipe.train.arguments import PretrainArguments
+from recipe.train.phases import Phase
 from recipe.train.trackers import select_trackers
 
 CONFIGS = ROOT / "configs"
@@ -122,22 +125,26 @@ def prepare_text(
     config: PreTrainedConfig,
     say: Callable[..., None],
     keep_linebreaks: bool = True,
-) -> tuple[PreTrainedTokenizerFast, PreparedTokens]:
-    """The tokenizer and the prepared tokens, which are made if they don't exist. Sets the vocabulary size and the
-    special tokens of a new model's `config` to the tokenizer's. `name` is the model's, for messages.
+    phases: Sequence[Phase] = (),
+) -> tuple[PreTrainedTokenizerFast, Sources]:
+    """The tokenizer and the prepared tokens of the data and of `phases`, which are made if they don't exist. Sets the
+    vocabulary size and the special tokens of a new model's `config` to the tokenizer's. `name` is the model's, for
+    messages.
 
-    Raises UserError if the sequence length or the tokenizer doesn't fit the model, and for unusable text.
+    Raises UserError if a sequence length or the tokenizer doesn't fit the model, and for unusable text.
     """
-    check_length(config, data.max_seq_length, name)
-    corpus = load_corpus(data, model, keep_linebreaks)
+    for length in (data.max_seq_length, *(phase.max_seq_length or data.max_seq_length for phase in phases)):
+        check_length(config, length, name)
+    corpora = load_corpora(data, model, keep_linebreaks, [dataset for phase in phases for dataset in phase.data or ()])
     needs = ("pad",) if is_causal(config) else ("pad", "mask")
-    tokenizer = load_or_train_tokenizer(model, config.model_type, corpus, prepared_dir(data), needs)
+    tokenizer = load_or_train_tokenizer(model, config.model_type, joined(corpora.values()), prepared_dir(data), needs)
     if model.model_name_or_path:
         check_tokenizer(config, tokenizer, name)
     elif change := fit_to_tokenizer(config, tokenizer, name):
         say(change)
     _let_first_ranks_go_ahead()
-    return tokenizer, load_or_prepare_tokens(data, corpus, tokenizer)
+    prepared = tuple(load_or_prepare_tokens(data, corpus, tokenizer) for corpus in corpora.values())
+    return tokenizer, Sources(tuple(corpora), tuple(short_names(corpora)), prepared)
 
 
 def _let_first_ranks_go_ahead() -> None:

@@ -4,6 +4,7 @@ run has the same values as an uninterrupted one."""
 import itertools
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +15,14 @@ from recipe.system.errors import UserError
 @dataclass(frozen=True)
 class Stage:
     """Steps `first` to `last` - 1, whose global batches have the same shape: `batch` sequences of `length` tokens.
-    `start` is the number n of its first sequence."""
+    `start` is the number n of its first sequence, `phase` the number of the phase that the steps belong to."""
 
     first: int
     last: int
     length: int
     batch: int
     start: int
+    phase: int = 0
 
 
 class Stages:
@@ -80,23 +82,57 @@ def stages_of(
     (of `length`) and doubles in equal intervals until it is `batch` at step `warmup_steps`. Raises UserError if
     `short_length` doesn't divide `length`, or if `batch` isn't a power of two times `warmup_start`.
     """
-    if short_length is not None and (short_length >= length or length % short_length):
-        raise UserError(
-            f"found --short_seq_length {short_length} beside --max_seq_length {length}, expected a smaller divisor of "
-            f"it, such as {length // 4}: every step has the same number of tokens"
-        )
-    cut = 0 if short_length is None else round(short_share * steps)
+    phases = [(steps, length)]
+    if short_length is not None:
+        if short_length >= length or length % short_length:
+            raise UserError(
+                f"found --short_seq_length {short_length} beside --max_seq_length {length}, expected a smaller divisor "
+                f"of it, such as {length // 4}: every step has the same number of tokens"
+            )
+        cut = round(short_share * steps)
+        phases = [(cut, short_length)] * (cut > 0) + phases * (cut < steps)
+    return stages_of_phases(phases, length, batch, warmup_start=warmup_start, warmup_steps=warmup_steps)
+
+
+def stages_of_phases(
+    phases: Sequence[tuple[int, int]],
+    length: int,
+    batch: int,
+    *,
+    warmup_start: int | None = None,
+    warmup_steps: int = 0,
+    cuts: int = 1,
+) -> Stages:
+    """The stages of a run whose phases are (step at which it ends, sequence length) each. A step has the tokens of
+    `batch` sequences of `length`, whatever the length of its own; batch-size warm-up as in `stages_of`.
+
+    Raises UserError if these tokens aren't a multiple of `cuts` sequences of a phase's length: each accumulation step
+    of each device has equally many."""
     doublings = 0 if warmup_start is None else _doublings(warmup_start, batch)
     grows = [round(number * warmup_steps / doublings) for number in range(1, doublings + 1)]
-    edges = sorted({0, *(edge for edge in (cut, *grows) if 0 < edge < steps), steps})
+    ends = [end for end, _ in phases]
+    edges = sorted({0, *(edge for edge in (*ends, *grows) if 0 < edge < ends[-1]), ends[-1]})
     stages, tokens = [], 0
     for first, last in itertools.pairwise(edges):
+        phase = bisect_right(ends, first)
+        own_length = phases[phase][1]
         size = batch >> (doublings - bisect_right(grows, first))
-        own_length = short_length if short_length is not None and first < cut else length
-        sequences = size * (length // own_length)
-        stages.append(Stage(first, last, own_length, sequences, tokens // own_length))
+        sequences, rest = divmod(size * length, own_length)
+        if rest or sequences % cuts:
+            raise UserError(
+                f"found a phase with max_seq_length {own_length}, expected one of which the {size * length:,} tokens "
+                f"of a step are a multiple of {cuts} sequences: {_fitting(size * length, own_length, cuts)}"
+            )
+        stages.append(Stage(first, last, own_length, sequences, tokens // own_length, phase))
         tokens += (last - first) * sequences * own_length
     return Stages(stages)
+
+
+def _fitting(tokens: int, length: int, cuts: int) -> str:
+    """Lengths near `length` that divide the tokens of a step into a multiple of `cuts` sequences."""
+    fitting = [one for one in range(8, tokens + 1) if tokens % (one * cuts) == 0]
+    near = sorted(sorted(fitting, key=lambda one: abs(one - length))[:4])
+    return f"{', '.join(map(str, near))}" if near else "there is none, use a larger batch"
 
 
 def _doublings(start: int, batch: int) -> int:
@@ -124,15 +160,18 @@ def steps_for(sequences: float, batch: int, warmup_start: int | None = None, war
 
 @dataclass(frozen=True)
 class MaskingRateDecay:
-    """The masking rate for sequences of one length: linear from `begin` at the first step to `end` at the last (Ankner
-    et al., "Dynamic masking rate schedules for MLM pretraining", 2023)."""
+    """The masking rate for sequences of one length: linear from `begin` at step `first` to `end` at step `last` - 1, by
+    default the last of the run (Ankner et al., "Dynamic masking rate schedules for MLM pretraining", 2023)."""
 
     begin: float
     end: float
     stages: Stages
     length: int
+    first: int = 0
+    last: int | None = None
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
         """The masking rate of each sequence n."""
-        last = max(1, self.stages.stages[-1].last - 1)
-        return self.begin + (self.end - self.begin) * np.minimum(self.stages.steps_of(numbers, self.length) / last, 1.0)
+        steps = max(1, (self.last or self.stages.stages[-1].last) - 1 - self.first)
+        done = (self.stages.steps_of(numbers, self.length) - self.first) / steps
+        return self.begin + (self.end - self.begin) * np.clip(done, 0.0, 1.0)

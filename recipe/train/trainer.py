@@ -8,7 +8,8 @@ stops the run before it changes the weights.
 
 import math
 import time
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ class NonFiniteError(FloatingPointError):
 class _BlockLoader(DataLoader):
     dataset: OrderedBlocks
     counted_batches: int = 0  # of an evaluation; later batches only keep the ranks in step
+    sources: Sequence[int] = ()  # the source of each of these
 
 
 class PretrainTrainer(AtomicCheckpoints):
@@ -52,10 +54,10 @@ class PretrainTrainer(AtomicCheckpoints):
     `use_next_token_head` on `NextTokens`.
 
     `args.max_steps` must be set. `stages` set sequence length and batch size by step; by default there is one stage.
-    Stages of another length than the training data's take their sequences from `short_dataset`. Evaluation reports
-    eval_loss (nats per predicted token), eval_perplexity, each of METRICS (eval_masked_accuracy; eval_accuracy of a
-    causal model) and, if a `baseline` is given, its loss and accuracy.
-    """
+    The stages of a phase take their sequences from that one of `phase_datasets`, by default from the training data.
+    Evaluation reports eval_loss (nats per predicted token), eval_perplexity, each of METRICS (eval_masked_accuracy;
+    eval_accuracy of a causal model), for a mixture the loss on each source, whose names are `source_names`, and, if a
+    `baseline` is given, its loss and accuracy."""
 
     args: PretrainArguments
     train_dataset: OrderedBlocks  # None in a run that doesn't train; eval_dataset is one that doesn't evaluate
@@ -66,7 +68,8 @@ class PretrainTrainer(AtomicCheckpoints):
         *args,
         baseline: UnigramBaseline | None = None,
         stages: Stages | None = None,
-        short_dataset: OrderedBlocks | None = None,
+        phase_datasets: Sequence[OrderedBlocks] = (),
+        source_names: Sequence[str] = ("",),
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
@@ -77,14 +80,14 @@ class PretrainTrainer(AtomicCheckpoints):
             self.average = MovingAverage(self.model, self.args.ema_decay)
             self.add_callback(self.average)
         self.baseline = baseline
-        self.short_dataset = short_dataset
+        self.phase_datasets, self.source_names = phase_datasets, source_names
         self.length = (self.train_dataset or self.eval_dataset).length
         self.stages = stages or stages_of(self.args.max_steps, self.length, sequences_per_step(self.args))
         self.time_budget = TimeBudget(self.args.max_hours, self.args.max_steps) if self.args.max_hours else None
         if budget := self.time_budget:
             self.add_callback(budget)
             self.progress.done, self.progress.unit = (lambda: budget.progress), ""
-        self._flops: dict[int, float] = {}  # per token, by sequence length
+        self._flops: dict[tuple[int, int], float] = {}  # per token, by sequence length and predicted tokens
         self.peak_flops = self._peak_flops()
         self.skipped_updates = 0
         self._logged_at: tuple[int, float] | None = None  # (step, clock) of the last training log, or of the start
@@ -116,19 +119,23 @@ class PretrainTrainer(AtomicCheckpoints):
         return self._loader(self._data_of(stage), sampler)
 
     def _data_of(self, stage: Stage) -> OrderedBlocks:
-        if stage.length == self.length:
-            return self.train_dataset
-        assert self.short_dataset is not None, "a stage of short sequences needs their dataset"
-        return self.short_dataset
+        return self.phase_datasets[stage.phase] if self.phase_datasets else self.train_dataset
 
     def get_eval_dataloader(self, eval_dataset: OrderedBlocks | None = None) -> _BlockLoader:
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         size, ranks, rank = self.args.per_device_eval_batch_size, self.args.world_size, self.args.process_index
-        starts = range(rank * size, len(dataset), ranks * size)
-        ranges = [range(start, min(start + size, len(dataset))) for start in starts]
+        batches = [
+            range(start, min(start + size, part.stop))  # of one source
+            for part in dataset.parts()
+            for start in range(part.start, part.stop, size)
+        ]
+        mine = batches[rank::ranks]
         # Every rank makes the same number of forward passes, as collectives require; surplus ones are not counted.
-        rounds = -(-len(dataset) // (size * ranks))
-        return self._loader(dataset, ranges + [range(1)] * (rounds - len(ranges)), counted=len(ranges))
+        rounds = -(-len(batches) // ranks)
+        loader = self._loader(dataset, mine + [range(1)] * (rounds - len(mine)), counted=len(mine))
+        firsts = [part.start for part in dataset.parts()]
+        loader.sources = [bisect_right(firsts, batch.start) - 1 for batch in mine]
+        return loader
 
     def _loader(self, dataset: OrderedBlocks, batches, counted: int = 0) -> _BlockLoader:
         loader = _BlockLoader(
@@ -181,14 +188,17 @@ class PretrainTrainer(AtomicCheckpoints):
             super().follow_schedule(changed)
 
     def floating_point_ops(self, inputs) -> float:
-        return self.flops_per_token(inputs["input_ids"].shape[1]) * inputs["input_ids"].numel()
+        return (
+            self.flops_per_token(*inputs["input_ids"].shape[1:], *inputs["labels"].shape[1:])
+            * inputs["input_ids"].numel()
+        )
 
-    def flops_per_token(self, length: int) -> float:
-        """Floating-point operations per token of a training step on sequences of `length` tokens."""
-        if length not in self._flops:
-            predicted = (self.train_dataset or self.eval_dataset).count_predicted(length)
-            self._flops[length] = flops_per_token(self.model, length, predicted)
-        return self._flops[length]
+    def flops_per_token(self, length: int, predicted: int) -> float:
+        """Floating-point operations per token of a training step on sequences of `length` tokens, of which so many are
+        predicted."""
+        if (length, predicted) not in self._flops:
+            self._flops[length, predicted] = flops_per_token(self.model, length, predicted)
+        return self._flops[length, predicted]
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -233,7 +243,10 @@ class PretrainTrainer(AtomicCheckpoints):
         model.eval()
         self.callback_handler.eval_dataloader = dataloader  # pyright: ignore[reportAttributeAccessIssue] (None by its type)
         summed = ("loss", *METRICS)
-        totals = torch.zeros(len(summed) + 1, dtype=torch.float64)  # the last one is the number of predicted tokens
+        sources = len(self.source_names)
+        by_source = torch.zeros(
+            sources, len(summed) + 1, dtype=torch.float64
+        )  # the last is the number of predicted tokens
         baseline = torch.zeros(2, dtype=torch.float64)  # sum of losses, number of correct predictions
         for number, batch in enumerate(track(dataloader, "evaluating", len(dataloader), "batches")):
             labels = batch["labels"]
@@ -241,12 +254,14 @@ class PretrainTrainer(AtomicCheckpoints):
                 outputs = model(**self._prepare_inputs(batch))
             if number < dataloader.counted_batches:
                 counts = [*(outputs[name].item() for name in summed), (labels >= 0).sum().item()]
-                totals += torch.tensor(counts, dtype=torch.float64)
+                by_source[dataloader.sources[number]] += torch.tensor(counts, dtype=torch.float64)
                 if self.baseline:
                     baseline += torch.tensor(self.baseline.score(labels), dtype=torch.float64)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        sums = self.accelerator.reduce(torch.cat([totals, baseline]).to(self.args.device), "sum").tolist()
-        loss, *scores, count, baseline_loss, baseline_correct = sums
+        sums = self.accelerator.reduce(torch.cat([by_source.flatten(), baseline]).to(self.args.device), "sum")
+        baseline_loss, baseline_correct = sums[-2:].tolist()
+        by_source = sums[:-2].reshape(sources, -1)
+        loss, *scores, count = by_source.sum(0).tolist()
         prefix = dataloader.dataset.metric_prefix
         metrics = {
             "loss": loss / count,
@@ -254,6 +269,9 @@ class PretrainTrainer(AtomicCheckpoints):
             **{f"{prefix}{name}": score / count for name, score in zip(METRICS, scores, strict=True)},
             f"{prefix}tokens": int(count),
         }
+        if sources > 1:
+            for name, (own_loss, *_, own_count) in zip(self.source_names, by_source.tolist(), strict=True):
+                metrics[f"loss_{name}"] = own_loss / own_count if own_count else math.nan
         if self.baseline:
             metrics |= {"unigram_loss": baseline_loss / count, "unigram_accuracy": baseline_correct / count}
         prefixed = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
@@ -300,7 +318,8 @@ class PretrainTrainer(AtomicCheckpoints):
         self._logged_at, self._paused = (step, now), 0.0
         speed = {"tokens_seen": tokens, "tokens_per_second": rate}
         if self.peak_flops:
-            flops = self.flops_per_token(self.stages.at(step - 1).length)
+            stage = self.stages.at(step - 1)
+            flops = self.flops_per_token(stage.length, self._data_of(stage).count_predicted(stage.length))
             speed["mfu"] = rate * flops / (self.peak_flops * self.args.world_size)
         return speed
 

@@ -90,7 +90,7 @@ def make_trainer(
         model=model,
         args=args,
         train_dataset=train,
-        short_dataset=toy(tokenizer, documents, length=short) if short else None,
+        phase_datasets=[toy(tokenizer, documents, length=short), train] if short else [],
         stages=stages_of_toy(args),
         eval_dataset=own(tokenizer, documents[:30], order_seed=None),
         processing_class=tokenizer,

@@ -110,8 +110,9 @@ def test_another_seed_masks_other_tokens_in_training_and_the_same_in_evaluation(
     monkeypatch.setattr(run_mlm, "pretrain", lambda *parts: runs.update({parts[4].seed: parts[3]}) or 0)
     for seed in ("1", "2"):
         run("--seed", seed, "--data_seed", "5", "--short_seq_length", "16", "--short_seq_share", "0.5")
-    for part, same in (("train", False), ("short", False), ("evaluation", True)):
-        sequences = [getattr(runs[seed], part) for seed in (1, 2)]
+    short, whole = ((lambda run, phase=phase: run.of_phases[phase]) for phase in (0, 1))
+    for part, same in ((short, False), (whole, False), (lambda run: run.evaluation, True)):
+        sequences = [part(runs[seed]) for seed in (1, 2)]
         assert (sequences[0].block_ids(range(8)) == sequences[1].block_ids(range(8))).all()
         masks = [of.__getitems__(range(8))["masked_positions"] for of in sequences]
         assert torch.equal(*masks) == same, part

@@ -28,11 +28,11 @@ def of_tokens(tokenizer, tokens, length=32, **masking) -> MaskedSequences:
 def test_a_split_of_special_and_unknown_tokens_is_refused(wordpiece, documents):
     text = of_tokens(wordpiece, flat_tokens(wordpiece, documents))
     nothing = of_tokens(wordpiece, [wordpiece.unk_token_id, wordpiece.sep_token_id] * 100)
-    require_maskable(Sequences(None, text, None, text))
+    require_maskable(Sequences(None, text, (text,), text))
     with pytest.raises(UserError, match="found nothing to mask: all 200 training tokens are special or unknown"):
-        require_maskable(Sequences(None, nothing, None, text))
+        require_maskable(Sequences(None, nothing, (nothing,), text))
     with pytest.raises(UserError, match="all 200 validation tokens"):
-        require_maskable(Sequences(None, text, None, nothing))
+        require_maskable(Sequences(None, text, (text,), nothing))
 
 
 @pytest.mark.parametrize("spans", [None, Spans()])
@@ -41,20 +41,20 @@ def test_words_longer_than_the_masked_tokens_of_a_block_are_refused(bpe, documen
     text = sequences_of(bpe, documents, length=64, words=words, spans=spans)
     masked, requested = masking_rates(text)
     assert 0.9 * requested < masked <= 1.05 * requested and requested == pytest.approx(0.15)
-    require_maskable(Sequences(None, text, None, text))
+    require_maskable(Sequences(None, text, (text,), text))
     endless = sequences_of(
         bpe, ["".join(toy_documents(40)).replace(" ", "")[:2000]], length=64, words=words, spans=spans
     )
     letters = sequences_of(bpe, ["ACGT" * 500], length=64, words=words, spans=spans)
     assert masking_rates(letters)[0] == 0.0
-    for split in ((letters, None, text), (text, letters, text), (text, None, letters)):
+    for phases, evaluation in (((letters,), text), ((text, letters), text), ((text,), letters)):
         with pytest.raises(
             UserError, match=r"--whole_word_mask masks 0.0% of the .* in blocks of 64, expected about 15%"
         ):
-            require_maskable(Sequences(None, *split))
+            require_maskable(Sequences(None, text, phases, evaluation))
     assert masking_rates(endless)[0] > 0  # punctuation
     require_maskable(
-        Sequences(None, sequences_of(bpe, ["ACGT" * 500], spans=spans), None, text)
+        Sequences(None, sequences_of(bpe, ["ACGT" * 500], spans=spans), (), text)
     )  # single tokens always fit
 
 

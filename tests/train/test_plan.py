@@ -11,6 +11,7 @@ from ranks import run_ranks
 from toy import sequences_of
 from toy_trainers import make_trainer
 
+from recipe.data.sources import Sources
 from recipe.system.errors import UserError
 from recipe.system.units import byte_size, count, time_span
 from recipe.train import calibration
@@ -48,10 +49,11 @@ def planned(bpe, documents, tmp_path):
         )
         data, args = trainer.train_dataset, trainer.args
         evaluation = sequences_of(bpe, documents[:20])
-        evaluation.count = 4
-        sequences = Sequences(stages_of(10, data.length, 8, **stages), data, None, evaluation)
-        prepared = SimpleNamespace(splits={"train": {"tokens": 3_000}, "validation": {"tokens": 300}})
-        return plan_of(trainer.model, prepared, sequences, args, MEASURED, 10**6, first_step)
+        evaluation.counts = (4,)
+        sequences = Sequences(stages_of(10, data.length, 8, **stages), data, (data, data), evaluation)
+        about = SimpleNamespace(splits={"train": {"tokens": 3_000}, "validation": {"tokens": 300}})
+        sources = Sources(("toy",), ("toy",), (about,))
+        return plan_of(trainer.model, sources, sequences, args, MEASURED, 10**6, first_step)
 
     return plan
 

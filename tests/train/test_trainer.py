@@ -175,7 +175,7 @@ def test_every_stage_sees_its_own_sequences(tmp_path, bpe, documents):
     assert len(batches) == len(trainer.get_train_dataloader()) == 6 * 2
     for step in range(6):
         stage, numbers = trainer.stages.at(step), trainer.stages.sequences(step)
-        data = trainer.train_dataset if stage.length == LENGTH else trainer.short_dataset
+        data = trainer.train_dataset if stage.length == LENGTH else trainer.phase_datasets[0]
         expected = data.__getitems__(numbers)["input_ids"]
         assert torch.equal(torch.cat([batch["input_ids"] for batch in batches[2 * step : 2 * step + 2]]), expected)
 
