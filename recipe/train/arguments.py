@@ -174,8 +174,9 @@ class PretrainArguments(TrainingArguments):
                     "a phase has its own max_seq_length" if name == "short_seq_length" else "phases are shares of steps"
                 )
                 raise UserError(f"found --phases beside --{name}: {why}; leave one of them out")
-        if self.branch_from is not None and self.resume_from_checkpoint:
-            raise UserError("found --branch_from beside --resume_from_checkpoint: pass one of them")
+        if self.branch_from is not None and (self.resume_from_checkpoint or not self.do_train):
+            beside = "beside --resume_from_checkpoint" if self.resume_from_checkpoint else "without --do_train"
+            raise UserError(f"found --branch_from {beside}: a branch trains on from the checkpoint that it names")
         if self.max_hours is not None and self.short_seq_length is not None:
             raise UserError(
                 "found --short_seq_length beside --max_hours: its share is one of the steps, whose number is not known "

@@ -30,5 +30,7 @@ def _line(state, logs: dict) -> str:
     if "eval_loss" in logs:
         baseline = f"  (unigram {logs['eval_unigram_loss']:.3f})" if "eval_unigram_loss" in logs else ""
         metrics = "".join(f"  {title} {value}" for title, value in shown_metrics(logs).items())
-        return f"{step}  eval loss {logs['eval_loss']:.3f}{baseline}{metrics}"
+        own = {name.removeprefix("eval_loss_"): loss for name, loss in logs.items() if name.startswith("eval_loss_")}
+        sources = f" = {', '.join(f'{name} {loss:.3f}' for name, loss in own.items())}" if own else ""
+        return f"{step}  eval loss {logs['eval_loss']:.3f}{sources}{baseline}{metrics}"
     return ""

@@ -15,6 +15,7 @@ from recipe.data.sources import Sources
 from recipe.model.checkpoints import require_disk_space, step_of
 from recipe.system.errors import INTERRUPTED_EXIT_CODE, NONFINITE_EXIT_CODE, UserError
 from recipe.train.arguments import PretrainArguments
+from recipe.train.branch import branch_point, take_over_log
 from recipe.train.build import build_trainer
 from recipe.train.callbacks import FirstStep
 from recipe.train.describe import compared, describe
@@ -59,8 +60,11 @@ def pretrain(
     require_disk_space(run, checkpoint_bytes(model.num_parameters(), args.ema_decay is not None))
     require_identical_ranks(signature)
     with run_lock(run) if main_process and not args.dry_run else nullcontext():
-        checkpoint = checkpoint_to_resume(run, model, args, say)
-        record = build_record(run, signature, args.to_sanitized_dict(), args.allow_changed, checkpoint)
+        checkpoint, allowed = checkpoint_to_resume(run, model, args, say), args.allow_changed
+        if branches := checkpoint is None and args.branch_from is not None:
+            checkpoint, changed = branch_point(model, args, signature, say)
+            allowed = ",".join((allowed, *changed))
+        record = build_record(run, signature, args.to_sanitized_dict(), allowed, checkpoint)
         if main_process and "wandb" in (args.report_to or ()):
             continue_wandb_run(record["wandb_run_id"])
         if args.do_train and checkpoint and is_done(run, checkpoint, args):
@@ -85,6 +89,8 @@ def pretrain(
         rotary = RotaryBase(model, sequences.phases)
         trainer = build_trainer(model, tokenizer, sources, sequences, args, [rotary, first_step, stop])
         if args.do_train:
+            if branches and checkpoint and main_process:
+                take_over_log(checkpoint, run)
             try:
                 result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             except NonFiniteError as error:
