@@ -22,15 +22,28 @@ model_given=${MODEL:+yes}
 export MODEL=${MODEL:-configs/roberta_tiny.json} # a config of configs/ (from scratch), or a checkpoint to continue from
 [[ $MODEL == *.json ]] && own=train || own=$MODEL
 export TOKENIZER=${TOKENIZER:-$own}              # a hub id, a folder, or train: one of VOCAB_SIZE tokens on the corpus
-export DATASET=${DATASET:-docstrings}            # a file, folder, glob, .tar.gz, s3://... or hub id; docstrings: text anywhere
+export DATASET=${DATASET:-docstrings}            # a file, folder, glob, .tar.gz, s3://... or hub id; docstrings: text anywhere;
+                                                 # a mixture: "wiki/=2 books/=1"
 export PREPARED_DIR=${PREPARED_DIR:-data}        # where its tokens are kept, or lie ready
 export OBJECTIVE=${OBJECTIVE:-mlm}                # mlm: fill blanks; clm: predict the next token
 HOURS=${HOURS:-${MAX_HOURS:-}}                   # train for so many hours in place of MAX_STEPS: the schedule ends with them
 SEED=${SEED:-42}
+corpus=${DATASET%%#sha256=*} # as the run is named after it
+if [[ $corpus == *://* ]]; then # neither a signature nor a password in the run's name
+    corpus=${corpus%%\?*}
+    corpus=${corpus%/}
+    corpus=${corpus##*/}
+    corpus=${corpus##*@}
+fi
+mixture='' # of sources with weights: wiki+books
+if [[ ! -e $DATASET && $DATASET =~ =[0-9.]+[[:space:]].*=[0-9.]+$ ]]; then
+    mixture=yes
+    corpus=$(sed -E "s/[\"']//g; s#/*=[0-9.]+([[:space:]]+|\$)#\n#g" <<<"$DATASET" | sed -E 's#.*/##; s/ /-/g; /^$/d' | paste -sd+ -)
+fi
 if [[ -z ${RECIPE:-} ]]; then # auto is for text of your own, where neither a recipe nor steps are given
     RECIPE=roberta
     [[ $DATASET != docstrings ]] || RECIPE=demo
-    [[ ! -e $DATASET || -n ${MAX_STEPS:-} || ${NNODES:-1} != 1 ]] || RECIPE=auto
+    [[ ( ! -e $DATASET && -z $mixture ) || -n ${MAX_STEPS:-} || ${NNODES:-1} != 1 ]] || RECIPE=auto
 fi
 export RECIPE
 
@@ -51,7 +64,7 @@ case $RECIPE in
         auto=(--dataset_name "$DATASET" --prepared_dir "$PREPARED_DIR" --hours "${HOURS:-1}")
         auto+=(--processes "${NPROC_PER_NODE:-$((count > 0 ? count : cores))}")
         [[ -z $model_given && $MODEL == configs/roberta_tiny.json ]] || auto+=(--model "$MODEL")
-        RUN_NAME=${RUN_NAME:-auto-$(basename -- "${DATASET%/}")-${HOURS:-1}h-seed$SEED}
+        RUN_NAME=${RUN_NAME:-auto-$(basename -- "${corpus%/}")-${HOURS:-1}h-seed$SEED}
         [[ " ${auto[*]} " == *" --model "* ]] || unset MODEL
         chosen=$("$PYTHON" -m recipe.train.auto "${auto[@]}" --output_dir "${OUTPUT_DIR:-runs/$RUN_NAME}" "$@") || exit $?
         eval "$(grep -E '^[A-Z_]+=' <<<"$chosen")"
@@ -82,13 +95,6 @@ SAVE_AT=${SAVE_AT:-} # further steps to save after, 250 500 1000; --save_total_l
 MASK_RATE=${MASK_RATE:-} # share of the tokens that are masked; empty: 0.15
 MICRO_BATCH_SIZE=${MICRO_BATCH_SIZE:-auto} # sequences that a device takes at a time; auto: as many as fit
 VOCAB_SIZE=${VOCAB_SIZE:-8192} # of TOKENIZER=train
-corpus=${DATASET%%#sha256=*}
-if [[ $corpus == *://* ]]; then # neither a signature nor a password in the run's name
-    corpus=${corpus%%\?*}
-    corpus=${corpus%/}
-    corpus=${corpus##*/}
-    corpus=${corpus##*@}
-fi
 kind=$([[ $OBJECTIVE == mlm ]] || echo "$OBJECTIVE-")
 RUN_NAME=${RUN_NAME:-$kind$(basename -- "${MODEL%.json}")-$(basename -- "${corpus%/}")-L$SEQ_LENGTH-B$GLOBAL_BATCH_SIZE-lr$PEAK_LR-seed$SEED}
 OUTPUT_DIR=${OUTPUT_DIR:-runs/$RUN_NAME}

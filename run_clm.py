@@ -28,7 +28,7 @@ from recipe.data.blocks import Blocks
 from recipe.data.tokenizer import block_ends
 from recipe.evaluate.summary import report
 from recipe.model.arguments import ModelArguments
-from recipe.model.documents import require_document_attention
+from recipe.model.documents import require_masks
 from recipe.model.heads import use_next_token_head
 from recipe.objective.causal import NextTokens
 from recipe.system.runtime import join_xla_ranks
@@ -59,16 +59,16 @@ def main() -> int:
 
     # From text to blocks. What can be known before step 1 is checked on the way.
     name, config = config_of(model_args)
-    with_objective(config, name, True, model_args, args, say)
+    config = with_objective(config, name, True, model_args, args, say)
     if args.document_attention:
-        require_document_attention(config)
+        require_masks(config, "--document_attention")
     phases = phases_of(args)
     require_causal_phases(phases)
     require_rotary_positions(config, phases)
     tokenizer, sources = prepare_text(model_args, data, name, config, say, causal.keep_linebreaks, phases)
     sequences = next_tokens(sources, tokenizer, data, args, phases)
 
-    model = use_next_token_head(model_of(model_args, config, args.seed, say))
+    model = use_next_token_head(model_of(model_args, config, args.seed, say, tokenizer))
     signature = resume_signature(config, data, args, sources, sequences, tokenizer, {"objective": "clm"}, bool(phases))
     fresh = not model_args.model_name_or_path
     return pretrain(model, tokenizer, sources, sequences, args, signature, report, say, fresh)

@@ -26,7 +26,7 @@ from recipe.data.blocks import Blocks, OrderedBlocks
 from recipe.data.tokenizer import block_ends
 from recipe.evaluate.summary import report
 from recipe.model.arguments import ModelArguments
-from recipe.model.documents import require_document_attention
+from recipe.model.documents import require_masks
 from recipe.model.heads import use_masked_only_head
 from recipe.objective.arguments import ObjectiveArguments
 from recipe.objective.causal import NextTokensOfMasked
@@ -59,16 +59,18 @@ def main() -> int:
 
     # From text to blocks. What can be known before step 1 is checked on the way.
     name, config = config_of(model_args)
-    with_objective(config, name, False, model_args, args, say)
+    config = with_objective(config, name, False, model_args, args, say)
     if args.document_attention:
-        require_document_attention(config)
+        require_masks(config, "--document_attention")
     phases = phases_of(args, objective.objective_schedule)
     require_rotary_positions(config, phases)
+    if any(phase.objective in ("clm", "hybrid") for phase in phases):
+        require_masks(config, "a causal phase")
     tokenizer, sources = prepare_text(model_args, data, name, config, say, phases=phases)
     sequences = masked_sequences(sources, tokenizer, data, objective, args, phases)
     require_maskable(sequences)
 
-    model = use_masked_only_head(model_of(model_args, config, args.seed, say))
+    model = use_masked_only_head(model_of(model_args, config, args.seed, say, tokenizer))
     about = {"objective": "mlm", **asdict(objective)}
     signature = resume_signature(config, data, args, sources, sequences, tokenizer, about, bool(phases))
     fresh = not model_args.model_name_or_path

@@ -43,7 +43,7 @@ def models_of(checkpoints: list[str]):
     for name in (*CONFIGS, "causal roberta_tiny") if not checkpoints else ():
         config = load_config(str(ROOT / "configs" / f"{name.split()[-1]}.json"))
         if name.startswith("causal"):
-            make_causal(config, name)
+            config = make_causal(config, name)
         torch.manual_seed(0)
         yield f"{name}, fresh weights", build_model(config)
 

@@ -40,6 +40,9 @@ class ModelArguments(HubArguments):
     tokenizer_name: str | None = option(
         None, "Hub id or folder, or train: train one on the corpus. By default the model's."
     )
+    add_tokens: str | None = option(
+        None, "Text file of tokens, one a line, that a checkpoint's tokenizer gets: the words of a domain."
+    )
     use_fast_tokenizer: bool = option(True, "Must be on: only fast tokenizers are supported.")
     vocab_size: int = option(8192, "Tokens of a tokenizer that is trained here, special tokens included.")
     lowercase: bool = option(False, "Let a tokenizer that is trained here lower-case its text.")

@@ -15,6 +15,7 @@ from transformers import (
 
 from recipe.model.config_check import check_config, check_numbers
 from recipe.model.families import FAMILIES, own_key
+from recipe.model.modernbert_decoder import DECODER, ENCODER, other_form
 from recipe.system.errors import UserError
 from recipe.system.hub import is_local, require_hub, require_local_path
 
@@ -157,24 +158,37 @@ def check_length(config: PreTrainedConfig, length: int, name: str) -> None:
         raise UserError(f"--max_seq_length is {length}, expected at least 8 tokens")
 
 
-def make_causal(config: PreTrainedConfig, name: str) -> None:
-    """Turns an encoder's config into that of a decoder with causal attention (in place). Raises UserError for a family
-    without a causal model."""
+def make_causal(config: PreTrainedConfig, name: str) -> PreTrainedConfig:
+    """The config of a decoder with causal attention in place of an encoder's: `config` changed, for ModernBERT that of
+    its causal form. Raises UserError for a family without a causal model."""
+    if config.model_type == ENCODER:
+        config = other_form(config)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        known = ", ".join(family for family in FAMILIES if CONFIG_MAPPING[family] in MODEL_FOR_CAUSAL_LM_MAPPING)
+        known = ", ".join(
+            family for family in FAMILIES if family == ENCODER or CONFIG_MAPPING[family] in MODEL_FOR_CAUSAL_LM_MAPPING
+        )
         raise UserError(f"{name} is a {config.model_type} model, which has no causal form: expected one of {known}")
-    config.is_decoder = True
+    if not FAMILIES[config.model_type].is_causal:
+        config.is_decoder = True
     config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__]
+    return config
 
 
-def make_masked(config: PreTrainedConfig) -> None:
-    """Turns a causal model's config into that of an encoder, in which every token attends to all (in place)."""
-    config.is_decoder = False
+def make_masked(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config of an encoder, in which every token attends to all, in place of a causal model's: `config` changed,
+    for ModernBERT's decoder that of its masked form."""
+    if config.model_type == DECODER:
+        config = other_form(config)
+    else:
+        config.is_decoder = False
     config.architectures = [MODEL_FOR_MASKED_LM_MAPPING[type(config)].__name__]
+    return config
 
 
 def is_causal(config: PreTrainedConfig) -> bool:
     """Whether attention is causal."""
+    if config.model_type in FAMILIES and FAMILIES[config.model_type].is_causal:
+        return True
     named = (name for name in config.architectures or () if name.endswith(("CausalLM", "LMHeadModel")))
     return bool(getattr(config, "is_decoder", False) or any(named))
 

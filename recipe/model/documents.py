@@ -16,12 +16,15 @@ from recipe.system.errors import UserError
 ATTENTION = "sdpa"  # takes whole masks, and is transformers' default
 
 
-def require_document_attention(config: PreTrainedConfig) -> None:
-    """Raises UserError for an attention implementation that ignores masks of documents."""
+def require_masks(config: PreTrainedConfig, what: str) -> None:
+    """Raises UserError for a family or an attention implementation that doesn't take masks of whole blocks, which
+    `what` needs: --document_attention, or a causal step of a masked model."""
+    if not FAMILIES[config.model_type].takes_masks:
+        known = ", ".join(name for name, family in FAMILIES.items() if family.takes_masks)
+        raise UserError(f"found {what} for a {config.model_type} model, expected one of {known}")
     if config._attn_implementation not in (None, ATTENTION):
         raise UserError(
-            f"found --document_attention beside the attention implementation {config._attn_implementation}, expected "
-            f"{ATTENTION}"
+            f"found {what} beside the attention implementation {config._attn_implementation}, expected {ATTENTION}"
         )
 
 
@@ -39,7 +42,9 @@ def document_inputs(model: PreTrainedModel, documents: torch.Tensor, causal: boo
     if causal or is_causal(config):
         mask &= places[:, None] >= places
     if getattr(config, "layer_types", None):
-        near = (places[:, None] - places).abs() <= config.sliding_window
+        apart = (places[:, None] - places).abs()
+        # ModernBERT's decoder sees one token less than its encoder.
+        near = apart < config.sliding_window if causal or is_causal(config) else apart <= config.sliding_window
         mask = {"full_attention": mask, "sliding_attention": mask & near}
     first = torch.ones_like(documents, dtype=torch.bool)
     first[:, 1:] = documents[:, 1:] != documents[:, :-1]

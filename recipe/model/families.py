@@ -20,19 +20,34 @@ class Family:
     fused: Mapping[str, int] = field(default_factory=dict)
     # {config key of this family: the usual key}, beyond the attribute_map of its config class.
     config_keys: Mapping[str, str] = field(default_factory=dict)
+    is_causal: bool = False  # whether all its models are causal
+    # Whether its attention takes masks of whole blocks (recipe.model.documents).
+    takes_masks: bool = True
 
 
+ROBERTA = Family(
+    head=lambda model: nn.Sequential(model.lm_head.dense, nn.GELU(), model.lm_head.layer_norm),
+    first_position=lambda config: config.pad_token_id + 1,
+)
 FAMILIES: dict[str, Family] = {
-    "roberta": Family(
-        head=lambda model: nn.Sequential(model.lm_head.dense, nn.GELU(), model.lm_head.layer_norm),
-        first_position=lambda config: config.pad_token_id + 1,
-    ),
+    "roberta": ROBERTA,
     "bert": Family(head=lambda model: model.get_submodule("cls.predictions.transform"), tokenizer="wordpiece"),
     "modernbert": Family(
         head=lambda model: model.get_submodule("head"),
         fused={"Wqkv": 3, "Wi": 2},  # queries, keys and values; input and gate of a GLU
     ),
+    "modernbert-decoder": Family(head=lambda model: model.get_submodule("lm_head"), fused={"Wi": 2}, is_causal=True),
+    "distilbert": Family(
+        head=lambda model: nn.Sequential(model.vocab_transform, nn.GELU(), model.vocab_layer_norm),
+        tokenizer="wordpiece",
+        config_keys={"hidden_dim": "intermediate_size"},
+    ),
+    "electra": Family(head=lambda model: model.get_submodule("generator_predictions"), tokenizer="wordpiece"),
+    "deberta-v2": Family(head=lambda model: model.get_submodule("cls.predictions.transform"), takes_masks=False),
+    "xlm-roberta": ROBERTA,
+    "camembert": ROBERTA,
 }
+MASKED = tuple(name for name, family in FAMILIES.items() if not family.is_causal)
 
 
 def usual_key(model_type: str | None, key: str) -> str:

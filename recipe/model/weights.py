@@ -5,6 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -74,7 +75,12 @@ def _is_in_encoder(name: str, model: PreTrainedModel) -> bool:
 
 def has_no_head(model: PreTrainedModel, drawn: list[str]) -> bool:
     """Whether the head's weights are all in `drawn`, as for the folder of a plain BertModel."""
-    head = {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
+    embeddings: Any = model.get_input_embeddings()  # to which the projection may be tied
+    head = {
+        name
+        for name, weight in model.named_parameters()
+        if not name.startswith(f"{model.base_model_prefix}.") and weight is not embeddings.weight
+    }
     return bool(head) and head <= set(drawn)
 
 

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
 from recipe.report.hover import hover_of
+from recipe.train.model_card import BY_SOURCE
 
 matplotlib.rcParams["svg.hashsalt"] = "recipe"  # the same picture is the same file
 
@@ -120,6 +121,9 @@ def _loss(axis: Axes, train: pd.DataFrame, evals: pd.DataFrame) -> None:
         axis.plot(train["step"], train["loss"], color=BLUE, linewidth=1.4, marker=_marker(train), label="training")
     if len(evals):
         axis.plot(evals["step"], evals["eval_loss"], color=RED, marker="o", markersize=4, label="evaluation")
+    for number, column in enumerate(name for name in evals.columns if name.startswith(BY_SOURCE)):
+        label = f"on {column.removeprefix(BY_SOURCE)}"
+        axis.plot(evals["step"], evals[column], color=f"C{number % 10}", linewidth=1.0, linestyle=":", label=label)
     unigram = rows_with(evals, "eval_unigram_loss")
     if len(unigram):
         baseline = unigram["eval_unigram_loss"].iloc[-1]

@@ -4,6 +4,7 @@ from transformers import TrainerCallback
 
 from recipe.model.metrics import shown_metrics
 from recipe.system.progress import say
+from recipe.train.model_card import losses_by_source
 from recipe.train.schedules import UNLIMITED_STEPS
 
 
@@ -30,7 +31,7 @@ def _line(state, logs: dict) -> str:
     if "eval_loss" in logs:
         baseline = f"  (unigram {logs['eval_unigram_loss']:.3f})" if "eval_unigram_loss" in logs else ""
         metrics = "".join(f"  {title} {value}" for title, value in shown_metrics(logs).items())
-        own = {name.removeprefix("eval_loss_"): loss for name, loss in logs.items() if name.startswith("eval_loss_")}
+        own = losses_by_source(logs)
         sources = f" = {', '.join(f'{name} {loss:.3f}' for name, loss in own.items())}" if own else ""
         return f"{step}  eval loss {logs['eval_loss']:.3f}{sources}{baseline}{metrics}"
     return ""

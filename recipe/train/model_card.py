@@ -40,6 +40,7 @@ METRIC_NAMES = {
     "eval_unigram_loss": "loss of the unigram baseline",
     **{f"eval_{prefix}{name}": f"{prefix}{name}".replace("_", " ") for name in METRICS for prefix in PREFIXES},
 }
+BY_SOURCE = "eval_loss_"  # begins the metrics of each source of a mixture
 _DATA_FLAGS = ("--dataset_name", "--dataset_config_name", "--train_file")
 
 
@@ -80,6 +81,7 @@ def card_of(folder: Path, metrics: dict[str, float] | None = None, scores: Score
     state = read_json(folder / "trainer_state.json") or {}
     metrics = _last_evaluation(state) if metrics is None else metrics
     shown = {METRIC_NAMES[key]: value for key, value in metrics.items() if key in METRIC_NAMES}
+    shown |= {f"loss on {source}": loss for source, loss in losses_by_source(metrics).items()}
     results = (_pretraining_results(shown, record) if record else []) + (scores.results if scores else [])
     settings = record.get("settings", {})
     data = ModelCardData(
@@ -144,10 +146,22 @@ def _last_evaluation(state: dict) -> dict[str, float]:
     return found[-1] if found else {}
 
 
+def losses_by_source(metrics: dict) -> dict[str, float]:
+    """The evaluation losses on the sources of a mixture, by their short names."""
+    return {name.removeprefix(BY_SOURCE): value for name, value in metrics.items() if name.startswith(BY_SOURCE)}
+
+
+def _phase_value(value: object) -> str:
+    if isinstance(value, dict):  # a mixture
+        return " ".join(f"{_public(source)}={weight:g}" for source, weight in value.items())
+    return " to ".join(f"{end:g}" for end in value) if isinstance(value, list) else str(value)
+
+
 def _hub_datasets(record: dict) -> list[str]:
-    """The corpus, if it is a dataset of the hub."""
+    """The corpus, or the sources of its mixture, as far as they are datasets of the hub."""
     command = record.get("command", [])
-    names = [command[n + 1] for n, part in enumerate(command[:-1]) if part == "--dataset_name"]
+    named = [command[n + 1] for n, part in enumerate(command[:-1]) if part == "--dataset_name"]
+    names = list(record.get("meaning", {}).get("mixture") or named)
     return [name for name in names if name != DOCSTRINGS and "://" not in name and not is_local(name)]
 
 
@@ -246,6 +260,8 @@ def _training(record: dict, plan: dict, state: dict) -> str:
     length, batch, steps = meaning.get("max_seq_length"), meaning.get("global_batch_size"), meaning.get("max_steps")
     done, tokens = state.get("global_step"), _tokens_seen(state)
     data = [f"`{_public(command[n + 1])}`" for n, part in enumerate(command[:-1]) if part in _DATA_FLAGS]
+    if mixture := meaning.get("mixture"):
+        data = [f"`{_public(source)}` (weight {weight:g})" for source, weight in mixture.items()]
     corpus = plan.get("training_tokens")
     rows: dict[str, object] = {}
     if data:
@@ -280,8 +296,15 @@ def _training(record: dict, plan: dict, state: dict) -> str:
         rows["hardware"] = f"{plan['processes']} {device}, {record.get('machine')}"
     if plan.get("flops"):
         rows["planned compute"] = f"{plan['flops']:.1e} FLOP"
-    if meaning.get("data"):
-        rows["sha256 of the prepared data"] = meaning["data"]
+    for number, phase in enumerate(meaning.get("phases") or [], 1):
+        about = ", ".join(
+            f"{key} {_phase_value(value)}" for key, value in phase.items() if key not in ("first", "last")
+        )
+        rows[f"phase {number}"] = f"steps {phase['first'] + 1:,} to {phase['last']:,}: {about}"
+    if isinstance(found := meaning.get("data"), str):
+        rows["sha256 of the prepared data"] = found
+    else:
+        rows |= {f"sha256 of the prepared {_public(source)}": digest for source, digest in (found or {}).items()}
     packages = ", ".join(f"{package} {version}" for package, version in record.get("packages", {}).items() if version)
     versions = f"Versions: Python {record.get('python')}, {packages}."
     return f"{_table('## Pre-training', rows, ('setting', 'value'))}\n\n{versions}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
+from recipe.data.added_tokens import add_tokens
 from recipe.data.arguments import DataArguments
 from recipe.data.corpus import joined
 from recipe.data.inputs import (
@@ -19,6 +20,7 @@ from recipe.data.inputs import (
     short_names,
 )
 from recipe.data.sources import Sources
+from recipe.data.tokenizer import load_tokenizer
 from recipe.model.arguments import ModelArguments
 from recipe.model.checkpoints import require_disk_space
 from recipe.model.config import (
@@ -34,7 +36,8 @@ from recipe.model.config import (
     require_masked,
     set_dropout,
 )
-from recipe.model.loading import build_model, load_model
+from recipe.model.loading import build_model, grow_vocabulary, load_model
+from recipe.model.modernbert_decoder import copy_weights
 from recipe.system.errors import UserError
 from recipe.system.hub import require_hub_for_pushing
 from recipe.system.paths import ROOT
@@ -89,33 +92,45 @@ def config_of(model: ModelArguments) -> tuple[str, PreTrainedConfig]:
 
 def with_objective(
     config: PreTrainedConfig, name: str, causal: bool, model: ModelArguments, args: PretrainArguments, say: Callable
-) -> None:
-    """Sets `config` to the objective, which a new model takes on, and so does the checkpoint of another objective when
-    it is trained further: its weights, the head's included, fit as they are. Raises UserError for such a checkpoint
-    that is only evaluated, for a causal config in masked training, and for a family without a causal model."""
+) -> PreTrainedConfig:
+    """`config` for the objective, which a new model takes on, and so does the checkpoint of another objective when it
+    is trained further: its weights, the head's included, fit. Raises UserError for such a checkpoint that is only
+    evaluated, for a causal config in masked training, and for a family without a causal model."""
     if is_causal(config) == causal:
-        return
+        return config
     loaded = model.model_name_or_path
     if (loaded and not args.do_train) or (not loaded and not causal):
         (require_causal if causal else require_masked)(config, name)
-    if causal:
-        make_causal(config, name)
-    else:
-        make_masked(config)
+    config = make_causal(config, name) if causal else make_masked(config)
     if loaded:
         now, seen = ("causal", "those before it") if causal else ("masked", "all of its block")
         say(f"objective  {name} is trained further as a {now} model: from now on a token sees {seen}")
+    return config
 
 
 def model_of(
-    model: ModelArguments, config: PreTrainedConfig, seed: int, say: Callable[..., None] = print
+    model: ModelArguments,
+    config: PreTrainedConfig,
+    seed: int,
+    say: Callable[..., None] = print,
+    tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> PreTrainedModel:
     """The model to train: the one of --model_name_or_path, whose head is initialised from `seed` if the checkpoint has
-    none, or a new one initialised from `seed`."""
+    none, or a new one initialised from `seed`. A checkpoint gets embeddings for tokens that were added to its
+    `tokenizer`, also initialised from `seed`."""
     set_seed(seed)
-    if model.model_name_or_path:
-        return load_model(model.model_name_or_path, config, say, new_head=True, **model.hub_options())
-    return build_model(config)
+    if not model.model_name_or_path:
+        return build_model(config)
+    own = load_config(model.model_name_or_path, **model.hub_options())
+    if own.model_type != config.model_type:  # a ModernBERT that becomes causal, or the reverse
+        loaded = build_model(config)
+        copy_weights(load_model(model.model_name_or_path, own, say, **model.hub_options()), loaded)
+        return loaded
+    loaded = load_model(model.model_name_or_path, config, say, new_head=True, **model.hub_options())
+    if model.add_tokens and tokenizer is not None:
+        own = load_tokenizer(tokenizer.name_or_path, (), **model.hub_options())
+        grow_vocabulary(loaded, len(tokenizer), len(own))
+    return loaded
 
 
 def prepare_text(
@@ -142,6 +157,13 @@ def prepare_text(
         check_tokenizer(config, tokenizer, name)
     elif change := fit_to_tokenizer(config, tokenizer, name):
         say(change)
+    if model.add_tokens:
+        if not model.model_name_or_path:
+            raise UserError(
+                "found --add_tokens without --model_name_or_path: a new model's tokenizer is trained on its text"
+            )
+        added, known = add_tokens(tokenizer, model.add_tokens)
+        say(f"tokens     {added:,} of {model.add_tokens} added, {known:,} were known: {len(tokenizer):,} tokens")
     _let_first_ranks_go_ahead()
     prepared = tuple(load_or_prepare_tokens(data, corpus, tokenizer) for corpus in corpora.values())
     return tokenizer, Sources(tuple(corpora), tuple(short_names(corpora)), prepared)

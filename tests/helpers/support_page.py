@@ -27,7 +27,7 @@ finds the same losses and final weights, to the bit.
 
 {tables}
 
-`run_clm.py` refuses ModernBERT, whose causal form is another class in transformers. The engines are those of
+The causal form of ModernBERT is transformers' ModernBertDecoder. The engines are those of
 [distributed.md](distributed.md): DDP and ZeRO run with gloo on CPUs and NCCL on GPUs. The GPU tests have not been run yet:
 no GPU was at hand.
 

@@ -10,7 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from recipe.data.blocks import Blocks
 from recipe.data.tokenizer import block_ends
-from recipe.model.families import FAMILIES
+from recipe.model.families import FAMILIES, MASKED
 from recipe.objective.causal import NextTokens
 from recipe.objective.masked_sequences import MaskedSequences
 from recipe.objective.masking import Masking
@@ -27,10 +27,23 @@ OWN_SETTINGS = {  # what sets the families' toy configs apart
     "roberta": BPE_IDS | NO_DROPOUT,
     "bert": {"pad_token_id": 0} | NO_DROPOUT,
     # Its second layer sees eight tokens at a time, fewer than a block has.
+    "distilbert": {
+        "pad_token_id": 0,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "hidden_dim": 32,
+        "intermediate_size": None,
+    },
+    "electra": {"pad_token_id": 0, "embedding_size": 8} | NO_DROPOUT,
+    "deberta-v2": BPE_IDS
+    | NO_DROPOUT
+    | {"relative_attention": True, "pos_att_type": "p2c|c2p", "position_biased_input": False},
+    "xlm-roberta": BPE_IDS | NO_DROPOUT,
+    "camembert": BPE_IDS | NO_DROPOUT,
     "modernbert": BPE_IDS | {"cls_token_id": 0, "sep_token_id": 2, "local_attention": 8},
 }
 TOKENIZERS = {name: family.tokenizer for name, family in FAMILIES.items()}  # the fixture of each family
-ARCHITECTURES = {name: MODEL_FOR_MASKED_LM_MAPPING_NAMES[name] for name in FAMILIES}
+ARCHITECTURES = {name: MODEL_FOR_MASKED_LM_MAPPING_NAMES[name] for name in MASKED}
 
 
 def toy_documents(count: int = 200, seed: int = 0) -> list[str]:
@@ -50,7 +63,10 @@ def config_settings(family: str, vocab_size: int = 320, **more) -> dict:
         "intermediate_size": 32,
         "max_position_embeddings": 66,
     }
-    return common | OWN_SETTINGS[family] | more
+    settings = common | OWN_SETTINGS[family] | more
+    if family == "distilbert" and "intermediate_size" in more:
+        del settings["hidden_dim"]  # two names of one setting
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def flat_tokens(tokenizer, documents) -> np.ndarray:

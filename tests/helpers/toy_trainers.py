@@ -66,7 +66,7 @@ def make_trainer(
     set_dropout(config, dropout)
     torch.manual_seed(0)
     if causal:
-        make_causal(config, "toy")
+        config = make_causal(config, "toy")
     model = (use_next_token_head if causal else use_masked_only_head)(build_model(config))
     settings = {
         "output_dir": str(folder),

@@ -9,31 +9,32 @@ from transformers.masking_utils import (
     create_bidirectional_mask,
     create_bidirectional_sliding_window_mask,
     create_causal_mask,
+    create_sliding_window_causal_mask,
     packed_sequence_mask_function,
 )
 
 from recipe.data.blocks import document_numbers
 from recipe.data.tokenizer import block_ends
 from recipe.model.config import make_causal, set_dropout
-from recipe.model.documents import document_inputs, require_document_attention
-from recipe.model.families import FAMILIES
+from recipe.model.documents import document_inputs, require_masks
+from recipe.model.families import FAMILIES, MASKED
 from recipe.model.heads import use_masked_only_head, use_next_token_head
 from recipe.model.loading import build_model
 from recipe.system.errors import UserError
 
-CAUSAL = "causal roberta"
-KINDS = [*FAMILIES, CAUSAL]
+CAUSAL = ("causal roberta", "causal modernbert")
+KINDS = [*(name for name in MASKED if FAMILIES[name].takes_masks), *CAUSAL]
 LENGTH = 48
 BORDERS = ((20, 29), (1, 47))  # where the second and the third document of each of two blocks begin
 
 
 def model_of(kind):
-    family = "roberta" if kind == CAUSAL else kind
+    family = kind.removeprefix("causal ")
     config = AutoConfig.for_model(**config_settings(family))
     set_dropout(config, 0.0)
     config.initializer_range = 0.2  # of a size at which attention matters
-    if kind == CAUSAL:
-        make_causal(config, "toy")
+    if kind in CAUSAL:
+        config = make_causal(config, "toy")
     torch.manual_seed(0)
     return build_model(config).eval()
 
@@ -94,11 +95,14 @@ def test_masks_are_those_of_transformers_for_packed_sequences(kind, numbers):
         "and_mask_function": packed_sequence_mask_function(numbers),
     }
     found = document_inputs(model, numbers)["attention_mask"]
-    if kind == "modernbert":
-        assert torch.equal(found["full_attention"], create_bidirectional_mask(**about))
-        sliding = create_bidirectional_sliding_window_mask(**about)
+    if "modernbert" in kind:
+        past = {"past_key_values": None}
+        full = create_causal_mask(**about, **past) if kind in CAUSAL else create_bidirectional_mask(**about)
+        near = create_sliding_window_causal_mask if kind in CAUSAL else create_bidirectional_sliding_window_mask
+        sliding = near(**about, **(past if kind in CAUSAL else {}))
+        assert torch.equal(found["full_attention"], full)
         assert torch.equal(found["sliding_attention"], sliding) and not torch.equal(found["full_attention"], sliding)
-    elif kind == CAUSAL:
+    elif kind in CAUSAL:
         assert torch.equal(found, create_causal_mask(**about, past_key_values=None))
     else:
         assert torch.equal(found, create_bidirectional_mask(**about))
@@ -120,11 +124,11 @@ def test_documents_end_with_their_end_token():
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_of_a_block_is_that_of_its_documents(kind, request):
     """With the heads that train: a padded last block, too, is the sum over its documents, each alone."""
-    family = "roberta" if kind == CAUSAL else kind
+    family = kind.removeprefix("causal ")
     tokenizer = request.getfixturevalue(TOKENIZERS[family])
     texts = [f"{text} more" for text in ("a short one", "a bit longer text than that", "and this") * 5]
     end = block_ends(tokenizer)[1]
-    if kind == CAUSAL:
+    if kind in CAUSAL:
         model, data = use_next_token_head(model_of(kind)), next_tokens_of(tokenizer, texts, LENGTH, document_end=end)
     else:
         data = sequences_of(tokenizer, texts, LENGTH, document_end=end, mlm_probability=0.4)
@@ -135,7 +139,7 @@ def test_the_loss_of_a_block_is_that_of_its_documents(kind, request):
         for document in documents.unique():
             part = torch.nonzero(documents == document).squeeze(1)
             alone = {"input_ids": batch["input_ids"][:, part]}
-            if kind == CAUSAL:
+            if kind in CAUSAL:
                 alone["labels"] = batch["labels"][:, part]
             else:
                 inside = torch.isin(batch["masked_positions"][0], part)
@@ -147,9 +151,11 @@ def test_the_loss_of_a_block_is_that_of_its_documents(kind, request):
         torch.testing.assert_close(model(**batch)["loss"], total, rtol=1e-5, atol=1e-4)
 
 
-def test_an_attention_that_ignores_masks_is_refused():
+def test_an_attention_or_a_family_that_ignores_masks_is_refused():
     config = AutoConfig.for_model(**config_settings("roberta"))
-    require_document_attention(config)
+    require_masks(config, "--document_attention")
     config._attn_implementation = "flash_attention_2"
     with pytest.raises(UserError, match="found --document_attention beside the attention implementation flash_att"):
-        require_document_attention(config)
+        require_masks(config, "--document_attention")
+    with pytest.raises(UserError, match="found a causal phase for a deberta-v2 model, expected one of roberta, bert"):
+        require_masks(AutoConfig.for_model(**config_settings("deberta-v2")), "a causal phase")

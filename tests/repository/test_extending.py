@@ -74,12 +74,12 @@ def test_every_change_of_the_page_is_used(extended):
         return done.stdout
 
     printed = python(
-        "run_mlm.py", "--config_name", "configs/distilbert_tiny.json", "--tokenizer_name", "train",
+        "run_mlm.py", "--config_name", "configs/ernie_tiny.json", "--tokenizer_name", "train",
         "--vocab_size", "300", "--train_file", "text.jsonl.xz", "--max_seq_length", "32",
         "--per_device_train_batch_size", "8", "--lr_scheduler_type", "one_minus_sqrt", "--learning_rate", "1e-3",
         "--do_train", "--do_eval", "--max_steps", "4", "--logging_steps", "1", "--output_dir", "runs/x",
     )  # fmt: skip
-    assert "model      distilbert" in printed and "Training a wordpiece tokenizer" in printed
+    assert "model      ernie" in printed and "Training a wordpiece tokenizer" in printed
     log = [json.loads(line) for line in (extended / "runs" / "x" / "log.jsonl").read_text().splitlines()]
     rates = [line["learning_rate"] for line in log if "learning_rate" in line]
     assert rates == pytest.approx([1e-3 * (1 - (step / 4) ** 0.5) for step in range(4)])

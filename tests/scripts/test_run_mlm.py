@@ -16,14 +16,14 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainerCallback, p
 import run_mlm
 from recipe.finetune.starting_point import progress_of
 from recipe.model.checkpoints import checkpoints, step_of
-from recipe.model.families import FAMILIES
+from recipe.model.families import MASKED
 from recipe.sweep.sweep import training_is_over
 from recipe.system.errors import UserError
 from recipe.train import build
 from recipe.train.trainer import PretrainTrainer
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("family", MASKED)
 def test_a_run_leaves_what_users_of_transformers_expect(run, tmp_path, family):
     code, printed = run(family=family)
     folder = tmp_path / "run"

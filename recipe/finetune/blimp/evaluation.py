@@ -241,19 +241,21 @@ def _unigrams(data: BlimpArguments, tokenizer: PreTrainedTokenizerFast) -> np.nd
     if not folder.is_dir():
         folder = Path(data.tokenizer_name or "").expanduser()  # fresh weights of a config, with a run's tokenizer
     record = read_record(run_folder(folder))
-    wanted, command = record.get("meaning", {}).get("data"), record.get("command", [])
+    wanted, command = record.get("meaning", {}).get("data") or (), record.get("command", [])
+    wanted = {wanted} if isinstance(wanted, str) else set(dict(wanted).values())  # of the sources of a mixture
     named = [value for flag, value in itertools.pairwise(command) if flag == "--prepared_dir"]
-    if not wanted:
-        return None
+    counts = {}
     for described in sorted(Path([DEFAULT_PREPARED, *named][-1]).expanduser().glob(f"*/{PREPARED}")):
-        if (read_json(described) or {}).get("fingerprint") == wanted:
+        fingerprint = (read_json(described) or {}).get("fingerprint")
+        if fingerprint in wanted:
             try:
-                counts = load_prepared(described.parent, tokenizer).unigram_counts()
+                counts[fingerprint] = load_prepared(described.parent, tokenizer).unigram_counts()
             except UserError:
                 return None
-            smoothed = counts.astype(np.float64) + 1.0
-            return np.log(smoothed / smoothed.sum())
-    return None
+    if not wanted or counts.keys() != wanted:
+        return None
+    smoothed = np.sum(list(counts.values()), axis=0).astype(np.float64) + 1.0
+    return np.log(smoothed / smoothed.sum())
 
 
 def _unigram_score(sentence: Sentence, log_probabilities: np.ndarray) -> float:

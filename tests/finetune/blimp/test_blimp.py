@@ -33,7 +33,7 @@ from recipe.finetune.blimp.likelihoods import (
 from recipe.finetune.blimp.pairs import read_pairs
 from recipe.finetune.results import read_results
 from recipe.finetune.suites import SUITES
-from recipe.model.families import FAMILIES
+from recipe.model.families import MASKED
 from recipe.system.errors import UserError
 
 PAIRS = [  # (paradigm, field, good, bad)
@@ -70,7 +70,7 @@ def plain_log_probability(model, ids: list[int], place: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("within_word", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MASKED)
 def test_a_pseudo_log_likelihood_is_that_of_one_forward_pass_per_token(family, within_word):
     tokenizer, model = toy_tokenizer(), model_of(family)
     texts = [text for pair in PAIRS for text in pair[2:]]
