@@ -149,11 +149,12 @@ def settings_of(run: Path) -> dict[str, str]:
 
 
 def load_corpora_quietly(data: DataArguments, hub: ModelArguments) -> Iterable[Corpus]:
-    """The corpus, or the sources of a mixture; which files they consist of is printed by the run."""
+    """The corpus, or the sources of a mixture that are trained on; which files they consist of is printed by the run."""
     rank = os.environ.get("RANK")
     os.environ["RANK"] = "1"
     try:
-        return load_corpora(data, hub).values()
+        corpora = load_corpora(data, hub)
+        return [corpus for dataset, corpus in corpora.items() if data.weights.get(dataset, 1.0) > 0]
     finally:
         os.environ.pop("RANK") if rank is None else os.environ.update(RANK=rank)
 

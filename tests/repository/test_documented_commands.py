@@ -127,8 +127,9 @@ def test_new_documentation_cannot_escape():
 def checkout(tmp_path_factory) -> Path:
     """A copy of the repository, and what the placeholders of the commands stand for."""
     folder = copy_repository(tmp_path_factory.mktemp("checkout"))
-    (folder / "my_corpus").mkdir()
-    for file in (folder / "my.txt", folder / "my_corpus" / "text.txt"):
+    files = [folder / "my.txt", *(folder / name / "text.txt" for name in ("my_corpus", "wiki", "books", "my_text"))]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
         file.write_text("\n\n".join(toy_documents(220)))
     written = re.search(r"```yaml\n(# boolq.yaml.*?)```", (folder / "docs" / "finetuning.md").read_text(), re.DOTALL)
     assert written, "docs/finetuning.md has a task file"
