@@ -149,7 +149,8 @@ def settings_of(run: Path) -> dict[str, str]:
 
 
 def load_corpora_quietly(data: DataArguments, hub: ModelArguments) -> Iterable[Corpus]:
-    """The corpus, or the sources of a mixture that are trained on; which files they consist of is printed by the run."""
+    """The corpus, or the sources of a mixture that are trained on; which files they consist of is printed by the
+    run."""
     rank = os.environ.get("RANK")
     os.environ["RANK"] = "1"
     try:
