@@ -51,12 +51,13 @@ HEADINGS = (
         "Tokenizer",
         "",
         "tokenizer_name model vocab_size lowercase min_frequency max_characters sample_share held_out compare "
-        "use_fast_tokenizer",
+        "add_tokens use_fast_tokenizer",
     ),
     Heading(
         "Data",
         "Which text, rows or questions.",
-        "task_name glue_data blimp_data dataset_name dataset_config_name train_file validation_file test_file "
+        "task_name glue_data blimp_data dataset_name mixture_temperature dataset_config_name train_file validation_file "
+        "test_file "
         "version_2_with_negative validation_split_percentage max_train_samples max_eval_samples max_predict_samples",
     ),
     Heading(
@@ -76,7 +77,7 @@ HEADINGS = (
         "Objective",
         "Masking options of the MLM objective.",
         "mlm_probability mlm_probability_end mask_replace_prob random_replace_prob whole_word_mask span_masking span_p "
-        "span_max_length",
+        "span_max_length objective_schedule",
     ),
     Heading("Attention", "", "document_attention"),
     Heading(
@@ -88,7 +89,7 @@ HEADINGS = (
         "Steps and batch size",
         "Global batch size = micro-batch x gradient accumulation x devices.",
         "max_steps num_train_epochs max_hours global_batch_size per_device_train_batch_size "
-        "gradient_accumulation_steps batch_warmup_start batch_warmup_steps short_seq_length short_seq_share",
+        "gradient_accumulation_steps batch_warmup_start batch_warmup_steps short_seq_length short_seq_share phases",
     ),
     Heading(
         "Optimizer and learning rate",
@@ -100,7 +101,8 @@ HEADINGS = (
     Heading(
         "Saving and resuming",
         "The same command again resumes from the newest complete checkpoint, if one was saved.",
-        "save_steps save_strategy save_at save_total_limit save_only_model resume_from_checkpoint allow_changed "
+        "save_steps save_strategy save_at save_total_limit save_only_model resume_from_checkpoint branch_from "
+        "allow_changed "
         "ema_decay",
     ),
     Heading(

@@ -108,6 +108,7 @@ NUMBERS: dict[str, Range] = {
     "max_eval_samples": SAMPLES,
     "max_predict_samples": SAMPLES,
     "preprocessing_num_workers": at_least(1, 1024),
+    "mixture_temperature": Range(above=0, most=10**6),
     "validation_split_percentage": Range(above=0, below=100),
     "vocab_size": at_least(1, 1 << 21),
     "min_frequency": at_least(0, STEPS),

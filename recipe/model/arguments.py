@@ -32,7 +32,7 @@ class ModelArguments(HubArguments):
 
     model_name_or_path: str | None = option(None, "Checkpoint to continue pre-training from: a folder or hub id.")
     config_name: str | None = option(None, "Config of a new model: a file of configs/, a folder or a hub id.")
-    model_type: str | None = option(None, "New model with the base config of a family: roberta, bert or modernbert.")
+    model_type: str | None = option(None, "New model with the base config of a family: roberta, bert, modernbert ...")
     config_overrides: str | None = option(None, "Changes to the config of a new model: key=value,key=value.")
     dropout: float | None = option(
         None, "Rate of every dropout in the encoder; by default the config's. 0 turns dropout off."

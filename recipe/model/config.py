@@ -30,7 +30,8 @@ def require_family(model_type: str) -> None:
 
 
 def load_config(name: str, overrides: str | None = None, **hub_options) -> PreTrainedConfig:
-    """Reads a model config from a JSON file, a folder or the hub, and applies `overrides` ("key=value,key=value").
+    """Reads a model config from a JSON file, a folder or the hub, or takes a family's default one, and applies
+    `overrides` ("key=value,key=value").
 
     Raises UserError for invalid JSON, a key unknown to the config class, a value out of range, a number of attention
     heads that doesn't divide the width, and a family that isn't in FAMILIES.
@@ -40,6 +41,8 @@ def load_config(name: str, overrides: str | None = None, **hub_options) -> PreTr
     file = path / "config.json" if path.is_dir() else path
     if is_local(name):
         config = _config_from_file(file, strict=not path.is_dir())
+    elif name in FAMILIES:
+        config = CONFIG_MAPPING[name]()
     else:
         require_hub(f"model {name}", "a local folder, or a file of configs/ as MODEL")
         try:

@@ -43,7 +43,9 @@ FAMILIES: dict[str, Family] = {
         config_keys={"hidden_dim": "intermediate_size"},
     ),
     "electra": Family(head=lambda model: model.get_submodule("generator_predictions"), tokenizer="wordpiece"),
-    "deberta-v2": Family(head=lambda model: model.get_submodule("cls.predictions.transform"), takes_masks=False),
+    "deberta-v2": Family(
+        head=lambda model: model.get_submodule("cls.predictions.transform"), tokenizer="wordpiece", takes_masks=False
+    ),
     "xlm-roberta": ROBERTA,
     "camembert": ROBERTA,
 }

@@ -61,8 +61,7 @@ class NextTokensOfMasked(OrderedBlocks):
 
     def __getitems__(self, sequences: range) -> dict[str, Any]:
         ids = self.blocks.rows(self.block_ids(sequences)).astype(np.int64)
-        labels = ids[:, 1:-1].copy()
-        labels[labels == self.blocks.pad_id] = IGNORED
+        labels = np.where(ids[:, 1:-1] == self.blocks.pad_id, IGNORED, ids[:, 1:-1])
         batch = {
             "input_ids": ids,
             "masked_positions": np.broadcast_to(np.arange(labels.shape[1]), labels.shape).copy(),

@@ -1,5 +1,6 @@
 """Tokens added to a checkpoint's tokenizer, and the rows that its model gets for them."""
 
+import copy
 import hashlib
 
 import pytest
@@ -16,7 +17,7 @@ from recipe.system.errors import UserError
 
 def test_an_added_word_is_one_token_where_it_is_a_whole_word(bpe, wordpiece, tmp_path):
     (tmp_path / "words.txt").write_text("xylophone\n\n xylophone \nthe\nzebra crossing\n")
-    for tokenizer in (bpe, wordpiece):
+    for tokenizer in map(copy.deepcopy, (bpe, wordpiece)):
         before = len(tokenizer)
         added, known = add_tokens(tokenizer, str(tmp_path / "words.txt"))
         assert (added, known) == (2, 1) and len(tokenizer) == before + 2
@@ -38,7 +39,7 @@ def test_mistakes(bpe, tmp_path, content, message):
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(UserError, match=message):
-        add_tokens(bpe, str(file))
+        add_tokens(copy.deepcopy(bpe), str(file))
 
 
 @pytest.mark.parametrize("family", MASKED)

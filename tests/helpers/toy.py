@@ -35,7 +35,7 @@ OWN_SETTINGS = {  # what sets the families' toy configs apart
         "intermediate_size": None,
     },
     "electra": {"pad_token_id": 0, "embedding_size": 8} | NO_DROPOUT,
-    "deberta-v2": BPE_IDS
+    "deberta-v2": {"pad_token_id": 0}
     | NO_DROPOUT
     | {"relative_attention": True, "pos_att_type": "p2c|c2p", "position_biased_input": False},
     "xlm-roberta": BPE_IDS | NO_DROPOUT,

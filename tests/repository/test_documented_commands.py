@@ -131,6 +131,8 @@ def checkout(tmp_path_factory) -> Path:
     for file in files:
         file.parent.mkdir(exist_ok=True)
         file.write_text("\n\n".join(toy_documents(220)))
+    (folder / "runs" / "general").mkdir(parents=True)  # a model to train further
+    shutil.copy(folder / "configs" / "modernbert_tiny.json", folder / "runs" / "general" / "config.json")
     written = re.search(r"```yaml\n(# boolq.yaml.*?)```", (folder / "docs" / "finetuning.md").read_text(), re.DOTALL)
     assert written, "docs/finetuning.md has a task file"
     (folder / "boolq.yaml").write_text(written[1])
