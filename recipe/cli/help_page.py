@@ -56,8 +56,8 @@ HEADINGS = (
     Heading(
         "Data",
         "Which text, rows or questions.",
-        "task_name glue_data blimp_data dataset_name mixture_temperature dataset_config_name train_file validation_file "
-        "test_file "
+        "task_name glue_data blimp_data dataset_name mixture_temperature dataset_config_name train_file "
+        "validation_file test_file "
         "version_2_with_negative validation_split_percentage max_train_samples max_eval_samples max_predict_samples",
     ),
     Heading(

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 
+import numpy as np
 import pytest
 import torch
 from toy import toy_documents
@@ -107,6 +108,23 @@ def test_a_run_of_phases_and_mixtures_killed_at_every_border_ends_with_the_same_
             "killed",
             family="modernbert",
         )
+
+
+def test_a_phase_goes_on_where_the_earlier_ones_left_each_source(run, texts, tmp_path, monkeypatch):
+    (tmp_path / "own.yaml").write_text('- {share: 0.5}\n- {share: 0.5, data: "b.txt=3 c.txt=1"}')
+    seen = []
+    monkeypatch.setattr(run_mlm, "pretrain", lambda *parts: seen.append(parts[3]) or 0)
+    run(*texts, "--phases", "own.yaml", "--max_steps", "64")
+    (sequences,) = seen
+    stages, first = sequences.stages, len(sequences.train.blocks.sources[0])
+    second = first + len(sequences.train.blocks.sources[1])
+    numbers = [stages.sequences(step) for step in range(64)]
+    blocks = np.concatenate([sequences.of_phases[step // 32].block_ids(numbers[step]) for step in range(64)])
+    own = blocks[(blocks >= first) & (blocks < second)]  # of b.txt, which both phases read
+    count = second - first
+    assert len(own) == pytest.approx(256 / 3 + 256 * 3 / 4, abs=2) and len(own) > count
+    assert sorted(own[:count]) == list(range(first, second))  # an epoch goes over the border
+    assert sequences.epochs(64)["b.txt"] == pytest.approx(len(own) / count)
 
 
 def test_a_mixture_alone_and_its_evaluation_by_source(run, texts, tmp_path):
