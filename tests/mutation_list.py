@@ -164,10 +164,10 @@ MUTATIONS = [
 
     # ---- resume signature and exit codes
     Mutation("order-by-data-seed", "recipe/train/sequences.py",
-        "order_seed = args.seed if args.data_seed is None else args.data_seed", "order_seed = args.seed",
+        "args.seed if args.data_seed is None else args.data_seed", "args.seed",
         ("tests/scripts/test_run_mlm.py",), "--data_seed has no effect"),
     Mutation("validation-split", "recipe/train/sequences.py",
-        'evaluation=inputs(cut(prepared.checked("validation"), length)', 'evaluation=inputs(cut(prepared.checked("train"), length)',
+        'blocks("validation", data.max_seq_length)', 'blocks("train", data.max_seq_length)',
         ("tests/scripts/test_run_mlm.py",), "the evaluation loss is computed on training text", missed=True),
     Mutation("signature-learning-rate", "recipe/train/signature.py",
         '"seed data_seed max_steps learning_rate lr_scheduler_type', '"seed data_seed max_steps lr_scheduler_type',
@@ -190,10 +190,10 @@ MUTATIONS = [
 
     # ---- stages and schedules
     Mutation("short-stage-tokens", "recipe/train/stages.py",
-        "sequences = size * (length // own_length)", "sequences = size",
+        "divmod(size * length, own_length)", "divmod(size * own_length, own_length)",
         ("tests/train/test_stages.py",), "steps of short sequences have a fraction of the tokens"),
     Mutation("stage-numbers", "recipe/train/stages.py",
-        "stages.append(Stage(first, last, own_length, sequences, tokens // own_length))", "stages.append(Stage(first, last, own_length, sequences, 0))",
+        "tokens // own_length, phase))", "0, phase))",
         ("tests/train/test_stages.py",), "each stage starts again with the first sequences"),
     Mutation("falling-rate", "recipe/train/stages.py",
         "return self.begin + (self.end - self.begin) *", "return self.end + (self.begin - self.end) *",
@@ -482,7 +482,7 @@ MUTATIONS = [
         "first[:, 1:] = documents[:, 1:] != documents[:, :-1]", "first[:, 1:] = False",
         ("tests/model/test_documents.py",), "positions don't begin anew at a document"),
     Mutation("document-window", "recipe/model/documents.py",
-        ".abs() <= config.sliding_window", ".abs() < config.sliding_window",
+        "else apart <= config.sliding_window", "else apart < config.sliding_window",
         ("tests/model/test_documents.py",), "ModernBERT's local layers see one token less"),
     Mutation("document-numbers", "recipe/data/blocks.py",
         "return np.cumsum(ends, axis=1) - ends", "return np.cumsum(ends, axis=1)",
