@@ -30,6 +30,7 @@ def add_tokens(tokenizer: PreTrainedTokenizerFast, file: str) -> tuple[int, int]
         raise UserError(f"found {len(wanted):,} tokens in --add_tokens {file}, expected at most {MOST:,}")
     known, space = tokenizer.get_vocab(), isinstance(tokenizer.backend_tokenizer.decoder, decoders.ByteLevel)
     new = [token for token in wanted if token not in known and not (space and f"Ġ{token}" in known)]
-    added: list[str | AddedToken] = [AddedToken(token, single_word=True, lstrip=space) for token in new]
-    tokenizer.add_tokens(added)
+    tokenizer.add_tokens(
+        [AddedToken(token, single_word=True, lstrip=space) for token in new]  # pyright: ignore[reportArgumentType]
+    )
     return len(new), len(wanted) - len(new)

@@ -38,7 +38,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "modernbert-decoder": Family(head=lambda model: model.get_submodule("lm_head"), fused={"Wi": 2}, is_causal=True),
     "distilbert": Family(
-        head=lambda model: nn.Sequential(model.vocab_transform, nn.GELU(), model.vocab_layer_norm),
+        head=lambda model: nn.Sequential(
+            model.get_submodule("vocab_transform"), nn.GELU(), model.get_submodule("vocab_layer_norm")
+        ),
         tokenizer="wordpiece",
         config_keys={"hidden_dim": "intermediate_size"},
     ),

@@ -4,7 +4,7 @@ matrices of queries, keys and values apart."""
 import re
 
 import torch
-from transformers import ModernBertConfig, ModernBertDecoderConfig, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 ENCODER, DECODER = "modernbert", "modernbert-decoder"
 _PARTS = ("q_proj", "k_proj", "v_proj")
@@ -14,7 +14,7 @@ _PART = re.compile(r"(.*\.attn\.)([qkv]_proj)\.(weight|bias)")
 
 def other_form(config: PreTrainedConfig) -> PreTrainedConfig:
     """The config of the causal form of a ModernBERT, or of the masked form of its decoder."""
-    kind = ModernBertDecoderConfig if config.model_type == ENCODER else ModernBertConfig
+    kind = CONFIG_MAPPING[DECODER if config.model_type == ENCODER else ENCODER]
     known = kind().to_dict()
     left_out = {"model_type", "architectures", "transformers_version"}
     shared = {key: value for key, value in config.to_dict().items() if key in known and key not in left_out}
