@@ -14,9 +14,8 @@ from recipe.system.errors import UserError
 from recipe.train.deepspeed import avoid_compiling
 from recipe.train.deepspeed_config import check_deepspeed
 from recipe.train.flag_help import flag_help
-from recipe.train.optimizers import MUON, muon_settings
 from recipe.train.schedules import SCHEDULE_NAMES, UNLIMITED_STEPS, own_schedules_allowed
-from recipe.train.settings import check_optimizer, check_settings
+from recipe.train.settings import MUON, check_optimizer, check_settings, muon_settings
 from recipe.train.stages import steps_for
 
 

@@ -1,36 +1,11 @@
 """Muon for the matrices of the encoder and AdamW for all other weights, as one optimizer."""
 
-from typing import Any
-
 import torch
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 
 from recipe.model.families import FAMILIES
-from recipe.system.errors import UserError
-
-MUON = "muon"
-# The settings that --optim_args may have: those of torch.optim.Muon; lr is its peak learning rate.
-MUON_SETTINGS = {"lr": float, "momentum": float, "ns_steps": int, "adjust_lr_fn": str}
-
-
-def muon_settings(optim_args: str | None) -> dict:
-    """Parses "momentum=0.9,ns_steps=5" into settings of torch.optim.Muon. Raises UserError for anything else."""
-    settings: dict[str, Any] = {"adjust_lr_fn": "match_rms_adamw"}
-    for part in filter(None, (optim_args or "").replace(" ", "").split(",")):
-        name, _, value = part.partition("=")
-        try:
-            settings[name] = MUON_SETTINGS[name](value)
-        except (KeyError, ValueError) as error:
-            raise UserError(
-                f"found --optim_args {part} beside --optim muon, expected some of {', '.join(MUON_SETTINGS)}, as in "
-                "momentum=0.95,ns_steps=5"
-            ) from error
-    try:
-        torch.optim.Muon([nn.Parameter(torch.zeros(1, 1))], **settings)
-    except ValueError as error:
-        raise UserError(f"found --optim_args {optim_args} beside --optim muon: {error}") from error
-    return settings
+from recipe.train.settings import MUON, muon_settings
 
 
 def hidden_matrices(model: PreTrainedModel) -> dict[torch.Tensor, int]:

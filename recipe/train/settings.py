@@ -7,6 +7,7 @@ an upgrade adds is classified.
 import importlib.util
 import json
 from dataclasses import MISSING, fields
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -124,6 +125,9 @@ OPTIMIZER_PACKAGES = (
 OBJECTS = ("lr_scheduler_kwargs", "activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")
 NEED_A_MODEL = ("galore", "apollo", "lomo", "adalomo")  # optimizers that need the model, not only its parameters
 IGNORE_THEIR_ARGS = ("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "adafactor")
+MUON = "muon"  # of recipe.train.optimizers
+# The settings that --optim_args may have beside it: those of torch.optim.Muon; lr is its peak learning rate.
+MUON_SETTINGS = {"lr": float, "momentum": float, "ns_steps": int, "adjust_lr_fn": str}
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
@@ -160,10 +164,11 @@ def check_settings(args: TrainingArguments, pretraining: bool) -> list[str]:
 def check_optimizer(args: TrainingArguments) -> None:
     """Raises UserError if the optimizer rejects its settings or --optim_args, which it would otherwise do at step 1.
     Must be called after transformers' own __post_init__."""
-    from transformers import Trainer
-
-    if args.deepspeed or _as_text(args.optim).startswith(NEED_A_MODEL):
+    usual = args.optim == TrainingArguments.optim and not args.optim_args  # whose numbers are checked as flags
+    if args.deepspeed or usual or _as_text(args.optim).startswith(NEED_A_MODEL):
         return
+    from transformers import Trainer  # takes seconds
+
     given = f" with --optim_args {args.optim_args}" if args.optim_args else ""
     try:
         kind, settings = Trainer.get_optimizer_cls_and_kwargs(args)
@@ -172,6 +177,25 @@ def check_optimizer(args: TrainingArguments) -> None:
         kind([torch.nn.Parameter(torch.zeros(1))], **settings)
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
         raise UserError(f"found --optim {_as_text(args.optim)}{given}: {str(error).splitlines()[0]}") from error
+
+
+def muon_settings(optim_args: str | None) -> dict:
+    """Parses "momentum=0.9,ns_steps=5" into settings of torch.optim.Muon. Raises UserError for anything else."""
+    settings: dict[str, Any] = {"adjust_lr_fn": "match_rms_adamw"}
+    for part in filter(None, (optim_args or "").replace(" ", "").split(",")):
+        name, _, value = part.partition("=")
+        try:
+            settings[name] = MUON_SETTINGS[name](value)
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"found --optim_args {part} beside --optim muon, expected some of {', '.join(MUON_SETTINGS)}, as in "
+                "momentum=0.95,ns_steps=5"
+            ) from error
+    try:
+        torch.optim.Muon([torch.nn.Parameter(torch.zeros(1, 1))], **settings)
+    except ValueError as error:
+        raise UserError(f"found --optim_args {optim_args} beside --optim muon: {error}") from error
+    return settings
 
 
 def _require_object(name: str, value: object) -> None:

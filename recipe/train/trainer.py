@@ -26,9 +26,10 @@ from recipe.objective.unigram import UnigramBaseline
 from recipe.system.progress import track
 from recipe.train.arguments import PretrainArguments, sequences_per_step
 from recipe.train.ema import MovingAverage
-from recipe.train.optimizers import MUON, MuonFactory
+from recipe.train.optimizers import MuonFactory
 from recipe.train.saving import AtomicCheckpoints
 from recipe.train.schedules import TimeBudget
+from recipe.train.settings import MUON
 from recipe.train.stages import Stage, Stages, stages_of
 
 # Peak dense bf16 TFLOP/s (without sparsity) from NVIDIA's data sheets, by a part of the device's name.

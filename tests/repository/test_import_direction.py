@@ -27,6 +27,7 @@ ORDER = (
     "compare",
     "report",
     "sweep",
+    "programs",
 )
 SUITES = tuple(f"recipe.finetune.{name}" for name in PACKAGES)  # they share recipe.finetune, and nothing of each other
 OUTSIDE = {"tests", *(path.stem for path in REPOSITORY.glob("*.py"))}  # scripts and tests, which import recipe

@@ -17,6 +17,7 @@ import run_mlm
 from recipe.finetune.starting_point import progress_of
 from recipe.model.checkpoints import checkpoints, step_of
 from recipe.model.families import MASKED
+from recipe.programs import mlm
 from recipe.sweep.sweep import training_is_over
 from recipe.system.errors import UserError
 from recipe.train import build
@@ -107,7 +108,7 @@ def test_all_objectives_and_schedules_together_and_none_may_change_on_resume(run
 
 def test_another_seed_masks_other_tokens_in_training_and_the_same_in_evaluation(run, monkeypatch):
     runs = {}
-    monkeypatch.setattr(run_mlm, "pretrain", lambda *parts: runs.update({parts[4].seed: parts[3]}) or 0)
+    monkeypatch.setattr(mlm, "pretrain", lambda *parts: runs.update({parts[4].seed: parts[3]}) or 0)
     for seed in ("1", "2"):
         run("--seed", seed, "--data_seed", "5", "--short_seq_length", "16", "--short_seq_share", "0.5")
     short, whole = ((lambda run, phase=phase: run.of_phases[phase]) for phase in (0, 1))
@@ -120,7 +121,7 @@ def test_another_seed_masks_other_tokens_in_training_and_the_same_in_evaluation(
 
 def test_training_and_evaluation_use_their_own_splits(run, monkeypatch, tmp_path):
     runs = []
-    monkeypatch.setattr(run_mlm, "pretrain", lambda *parts: runs.append(parts[3]) or 0)
+    monkeypatch.setattr(mlm, "pretrain", lambda *parts: runs.append(parts[3]) or 0)
     run()
     (prepared,) = (tmp_path / "data").glob("*/prepared.json")
     for sequences, split in ((runs[0].train, "train"), (runs[0].evaluation, "validation")):

@@ -11,8 +11,8 @@ from toy import toy_documents
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 import run_clm
-import run_mlm
 from recipe.model.checkpoints import checkpoints, step_of
+from recipe.programs import mlm
 from recipe.system.errors import UserError
 from recipe.train.trainer import PretrainTrainer
 
@@ -113,7 +113,7 @@ def test_a_run_of_phases_and_mixtures_killed_at_every_border_ends_with_the_same_
 def test_a_phase_goes_on_where_the_earlier_ones_left_each_source(run, texts, tmp_path, monkeypatch):
     (tmp_path / "own.yaml").write_text('- {share: 0.5}\n- {share: 0.5, data: "b.txt=3 c.txt=1"}')
     seen = []
-    monkeypatch.setattr(run_mlm, "pretrain", lambda *parts: seen.append(parts[3]) or 0)
+    monkeypatch.setattr(mlm, "pretrain", lambda *parts: seen.append(parts[3]) or 0)
     run(*texts, "--phases", "own.yaml", "--max_steps", "64")
     (sequences,) = seen
     stages, first = sequences.stages, len(sequences.train.blocks.sources[0])
@@ -141,7 +141,7 @@ def test_a_mixture_alone_and_its_evaluation_by_source(run, texts, tmp_path):
 def test_a_temperature_makes_shares_of_sizes(run, texts, tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("\n\n".join(toy_documents(360)))  # some three times the others
     shares = []
-    monkeypatch.setattr(run_mlm, "pretrain", lambda *parts: shares.append(parts[3].of_phases[0].turns.shares) or 0)
+    monkeypatch.setattr(mlm, "pretrain", lambda *parts: shares.append(parts[3].of_phases[0].turns.shares) or 0)
     equal = (*texts[:3], "a.txt=1 b.txt=1", *texts[4:])
     for more in ((), ("--mixture_temperature", "1"), ("--mixture_temperature", "1000")):
         run(*equal, *more)
@@ -299,7 +299,7 @@ def test_nothing_of_later_tokens_reaches_a_prediction_in_a_causal_step(
     run, texts, monkeypatch, family, document_attention
 ):
     seen = []
-    monkeypatch.setattr(run_mlm, "pretrain", lambda *parts: seen.append((parts[0], parts[3])) or 0)
+    monkeypatch.setattr(mlm, "pretrain", lambda *parts: seen.append((parts[0], parts[3])) or 0)
     run(*texts, "--objective_schedule", "clm:0.5 mlm:0.5", "--document_attention", document_attention, family=family)
     ((model, sequences),) = seen
     model.eval()
@@ -324,7 +324,7 @@ def test_nothing_of_later_tokens_reaches_a_prediction_in_a_causal_step(
 
 def test_one_step_in_sixteen_of_a_hybrid_is_causal(run, texts, monkeypatch):
     seen = []
-    monkeypatch.setattr(run_mlm, "pretrain", lambda *parts: seen.append(parts[3]) or 0)
+    monkeypatch.setattr(mlm, "pretrain", lambda *parts: seen.append(parts[3]) or 0)
     run(*texts, "--objective_schedule", "hybrid:1", "--max_steps", "64")
     (sequences,) = seen
     data = sequences.of_phases[0]

@@ -11,7 +11,8 @@ from recipe.model.families import MASKED
 from recipe.model.loading import build_model
 from recipe.system.errors import UserError
 from recipe.train.arguments import PretrainArguments
-from recipe.train.optimizers import MuonFactory, hidden_matrices, muon_settings
+from recipe.train.optimizers import MuonFactory, hidden_matrices
+from recipe.train.settings import muon_settings
 
 
 def toy(family="roberta"):

@@ -15,13 +15,14 @@ STEPS = 16
 PROGRAM = """
 import json, os
 import run_mlm
+from recipe.train import build
 if os.environ.get("USE_TORCH_XLA") == "0":
     metrics = None
 else:
     import torch_xla.debug.metrics as metrics
 from recipe.cli.program import run_script
 
-class Counts(run_mlm.JsonLog):  # records the device, and the number of compiled graphs after each step
+class Counts(build.JsonLog):  # records the device, and the number of compiled graphs after each step
     def on_train_end(self, args, state, control, **kwargs):
         with open(args.output_dir + "/device", "w") as stream:
             stream.write(args.device.type)
@@ -31,7 +32,7 @@ class Counts(run_mlm.JsonLog):  # records the device, and the number of compiled
         with open(args.output_dir + "/compiled.jsonl", "a") as stream:
             stream.write(json.dumps([state.global_step, data[0] if data else 0]) + "\\n")
 
-run_mlm.JsonLog = Counts
+build.JsonLog = Counts
 run_script(run_mlm.main)
 """
 

@@ -1,15 +1,20 @@
 """Labels of data and of checkpoints: parsing, classes or scores, and matching a model's outputs to labels by name."""
 
+from __future__ import annotations
+
 import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
 
 from recipe.system.errors import UserError
+
+if TYPE_CHECKING:  # takes seconds, and arguments about labels are read with this module
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 _DEFAULT_NAME = re.compile(r"LABEL_(\d+)")  # the names in transformers' default id2label

@@ -19,6 +19,7 @@ from recipe.cli.parser import parse
 from recipe.finetune.finetuning import train_batches
 from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
 from recipe.finetune.glue.finetuning import prepare
+from recipe.programs import glue as program
 from recipe.system.errors import UserError
 from recipe.train.trainer import NonFiniteError
 
@@ -121,7 +122,7 @@ def test_law_1_two_processes_take_the_steps_of_one_and_write_its_files(monkeypat
         "save_strategy": "epoch",
         "use_cpu": None,
     }
-    original = run_glue.prepare
+    original = program.prepare
 
     def steps(name, micro) -> list:
         norms = Norms()
@@ -131,7 +132,7 @@ def test_law_1_two_processes_take_the_steps_of_one_and_write_its_files(monkeypat
             job.trainer.add_callback(norms)
             return job
 
-        monkeypatch.setattr(run_glue, "prepare", watched)
+        monkeypatch.setattr(program, "prepare", watched)
         argv = flags(**settings, per_device_train_batch_size=micro, output_dir=tmp_path / name)
         assert script(monkeypatch, argv) == 0
         return norms.seen

@@ -23,6 +23,7 @@ from recipe.cli.parser import parse
 from recipe.finetune.qa.arguments import QaArguments, QaTrainingArguments
 from recipe.finetune.qa.finetuning import prepare
 from recipe.model.checkpoints import checkpoints, newest_complete, step_of
+from recipe.programs import qa
 from recipe.system.errors import INTERRUPTED_EXIT_CODE, UserError
 
 
@@ -108,7 +109,7 @@ def test_law_1_no_cut_of_the_batch_changes_a_step(work):
 
 def test_law_1_two_processes_take_the_steps_of_one_and_write_its_files(monkeypatch, flags, tmp_path):
     """Nobody passes --use_cpu."""
-    original = run_qa.prepare
+    original = qa.prepare
 
     def steps(name, micro) -> list:
         norms = Norms()
@@ -118,7 +119,7 @@ def test_law_1_two_processes_take_the_steps_of_one_and_write_its_files(monkeypat
             job.trainer.add_callback(norms)
             return job
 
-        monkeypatch.setattr(run_qa, "prepare", watched)
+        monkeypatch.setattr(qa, "prepare", watched)
         argv = flags(
             per_device_train_batch_size=micro, output_dir=tmp_path / name, use_cpu=None, learning_rate=0.1, max_steps=6,
             optim="sgd", save_strategy="steps", save_steps=3,
@@ -189,7 +190,7 @@ def test_a_killed_run_continues_to_the_same_bits(monkeypatch, flags, tmp_path, r
         "logging_steps": 3,  # the loss of step 4, the last before the kill that is kept, wasn't logged yet
     }
     assert script(monkeypatch, flags(**argv, output_dir=tmp_path / "whole")) == 0
-    original = run_qa.prepare
+    original = qa.prepare
 
     def killed(*args):
         job = original(*args)
@@ -201,11 +202,11 @@ def test_a_killed_run_continues_to_the_same_bits(monkeypatch, flags, tmp_path, r
         job.trainer.add_callback(steps)
         return job
 
-    monkeypatch.setattr(run_qa, "prepare", killed)
+    monkeypatch.setattr(qa, "prepare", killed)
     with pytest.raises(KeyboardInterrupt):
         script(monkeypatch, flags(**argv))
     steps = Steps()
-    monkeypatch.setattr(run_qa, "prepare", watched)
+    monkeypatch.setattr(qa, "prepare", watched)
     assert newest_complete(tmp_path / "out").name == "checkpoint-6"
     (tmp_path / "out" / "checkpoint-6" / "optimizer.pt").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"was begun with learning_rate 0.01, now it is 0.1"):
