@@ -3,7 +3,6 @@
 from typing import Any
 
 from transformers import PreTrainedConfig
-from transformers.activations import ACT2FN
 
 from recipe.cli.numbers import Range, at_least
 from recipe.model.families import usual_key
@@ -31,6 +30,8 @@ ACTIVATIONS = ("hidden_act", "hidden_activation", "classifier_activation")
 
 def check_config(config: PreTrainedConfig, name: str) -> None:
     """Raises UserError, naming the key, for a value with which a model cannot be built or trained."""
+    from transformers.activations import ACT2FN  # takes seconds
+
     settings = config.to_dict()
     check_numbers(settings, name)
     for key in settings:

@@ -1,10 +1,16 @@
 """Model families: one record each, with what this project needs to know beyond transformers' classes."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+if TYPE_CHECKING:  # takes seconds, which programs without a model don't wait for
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)

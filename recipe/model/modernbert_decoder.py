@@ -1,10 +1,16 @@
 """ModernBERT's causal form, which is a family of its own in transformers: the same weights under other names, with the
 matrices of queries, keys and values apart."""
 
+from __future__ import annotations
+
 import re
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+if TYPE_CHECKING:  # takes seconds, which programs without a model don't wait for
+    from transformers import PreTrainedModel
 
 ENCODER, DECODER = "modernbert", "modernbert-decoder"
 _PARTS = ("q_proj", "k_proj", "v_proj")

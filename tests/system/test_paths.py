@@ -2,12 +2,12 @@
 
 import pytest
 
-import fill_mask
 import train_tokenizer
 from recipe.cli.parser import parse
 from recipe.data.arguments import DataArguments
 from recipe.finetune.glue.arguments import FineTuneArguments, GlueArguments
 from recipe.model.arguments import ModelArguments
+from recipe.programs import fill
 from recipe.system.errors import UserError
 from recipe.system.hub import is_local
 from recipe.system.paths import path_exists, require_paths
@@ -58,8 +58,8 @@ def test_an_empty_output_folder_is_refused(program):
 
 
 def test_a_text_too_long_for_a_path_is_a_text(capsys):
-    assert fill_mask.is_text("a" * 10_000 + " ___")
-    assert fill_mask.is_text("~nobodyatall ___") and not fill_mask.is_text("a" * 10_000)
-    assert fill_mask.readable("cut \ud83d ___") == "cut \ufffd ___"
+    assert fill.is_text("a" * 10_000 + " ___")
+    assert fill.is_text("~nobodyatall ___") and not fill.is_text("a" * 10_000)
+    assert fill.readable("cut \ud83d ___") == "cut \ufffd ___"
     assert "1 bytes of 'cut \ufffd ___' are not UTF-8: replaced" in capsys.readouterr().err
-    assert fill_mask.readable("naïve ___") == "naïve ___" and not capsys.readouterr().err
+    assert fill.readable("naïve ___") == "naïve ___" and not capsys.readouterr().err
