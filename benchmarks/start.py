@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Seconds from the command to the first step, and from the same command again to its next step, deep into a run.
+"""Seconds from the command to the first step, and from the same command again to its next step, deep into a run; of a
+help page and of a mistake in the flags; and, to compare with, of the imports that these can't do without.
 
     python benchmarks/start.py
+    python benchmarks/start.py --steps --checkout ../before      help and mistakes of another checkout
     python benchmarks/start.py --steps 10 10000 1000000 --rounds 5 --model configs/roberta_mini.json
 
 run_mlm.py is started as a user starts it; the clock stops when it prints its first step, then it is killed. The run has
@@ -34,20 +36,32 @@ from recipe.system.manifest import MANIFEST, manifest_of
 LAST_STEP = 2_000_000
 SAVED_STEP = 10
 FRESH = "fresh"
+IMPORTS = {
+    "import torch": "import torch",
+    "import TrainingArguments": "from transformers import TrainingArguments",
+    "import Trainer": "from transformers import Trainer",
+}
+ENDS = {"--help": ["--help"], "a mistake in the flags": ["--max_seq_lenght", "128"]}  # of run_mlm.py, before its run
 
 
 def main() -> None:
     options = parsed()
     tokenizer, prepared = prepare_setting(options.work, options.dataset, options.vocabulary)
     command = [sys.executable, "run_mlm.py", *flags(options, tokenizer, prepared)]
-    seconds: dict[str, list[float]] = {FRESH: []} | {f"restart at step {step:,}": [] for step in options.steps}
+    seconds: dict[str, list[float]] = {name: [] for name in (*IMPORTS, *ENDS, FRESH)}
+    seconds |= {f"restart at step {step:,}": [] for step in options.steps}
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         first_step([*command, "--output_dir", str(run), "--save_steps", str(SAVED_STEP)], until=SAVED_STEP + 1)
         for number in range(options.rounds):
             fresh = Path(folder) / f"fresh-{number}"
             seconds[FRESH].append(first_step([*command, "--output_dir", str(fresh)], until=1))
-            for step, its in zip(options.steps, list(seconds.values())[1:], strict=True):
+            for name, code in IMPORTS.items():
+                seconds[name].append(whole([sys.executable, "-c", code], options.checkout))
+            for name, argv in ENDS.items():
+                seconds[name].append(whole([sys.executable, "run_mlm.py", *argv], options.checkout))
+            for step in options.steps:
+                its = seconds[f"restart at step {step:,}"]
                 copy = Path(folder) / f"run-{number}-{step}"
                 restart_at(run, copy, step)
                 its.append(first_step([*command, "--output_dir", str(copy)], until=step + 1))
@@ -58,7 +72,8 @@ def main() -> None:
 
 def parsed():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", nargs="+", type=int, default=[10, 10_000, 1_000_000])
+    parser.add_argument("--checkout", type=Path, default=ROOT, help="whose help and mistakes are timed")
+    parser.add_argument("--steps", nargs="*", type=int, default=[10, 10_000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", default="configs/roberta_tiny.json")
     parser.add_argument("--vocabulary", type=int, default=50_265)
@@ -85,6 +100,13 @@ def flags(options, tokenizer: str, prepared: str) -> list[str]:
     if not torch.cuda.is_available():
         given["--use_cpu"] = True
     return ["--do_train", *(str(part) for pair in given.items() for part in pair)]
+
+
+def whole(command: list[str], checkout: Path) -> float:
+    """Seconds of a whole process."""
+    began = time.perf_counter()
+    subprocess.run(command, cwd=checkout, capture_output=True, check=False)
+    return time.perf_counter() - began
 
 
 def first_step(command: list[str], until: int) -> float:

@@ -92,6 +92,15 @@ def test_a_run_of_phases_and_mixtures_killed_at_every_border_ends_with_the_same_
     results = json.loads((tmp_path / "whole" / "all_results.json").read_text())
     own = [results[f"eval_loss_{name}.txt"] for name in "abc"]
     assert min(own) < results["eval_loss"] < max(own)
+    card = (tmp_path / "whole" / "README.md").read_text()
+    for part in (
+        "`a.txt` (weight 2), `b.txt` (weight 1)",
+        "| loss on b.txt |",
+        "| phase 2 | steps 11 to 15: max_seq_length 64, mlm_probability 0.3, lr 1 to 0.5,",
+        "| phase 3 | steps 16 to 20: data b.txt=3 c.txt=1, objective hybrid,",
+        "| sha256 of the prepared c.txt |",
+    ):
+        assert part in card, part
     plan = json.loads((tmp_path / "whole" / "plan.json").read_text())["planned"]
     assert plan["source_epochs"].keys() == {"a.txt", "b.txt", "c.txt"}
     assert [round(v, 4) for v in plan["source_epochs"].values()] == list(logged(tmp_path / "whole", *keys[2:])[-1])

@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -247,11 +248,9 @@ def _unigrams(data: BlimpArguments, tokenizer: PreTrainedTokenizerFast) -> np.nd
     counts = {}
     for described in sorted(Path([DEFAULT_PREPARED, *named][-1]).expanduser().glob(f"*/{PREPARED}")):
         fingerprint = (read_json(described) or {}).get("fingerprint")
-        if fingerprint in wanted:
-            try:
+        if fingerprint in wanted and fingerprint not in counts:
+            with suppress(UserError):  # damaged, or the same tokens of another tokenizer
                 counts[fingerprint] = load_prepared(described.parent, tokenizer).unigram_counts()
-            except UserError:
-                return None
     if not wanted or counts.keys() != wanted:
         return None
     smoothed = np.sum(list(counts.values()), axis=0).astype(np.float64) + 1.0
