@@ -100,7 +100,7 @@ LOOKUPS = {"getattr", "hasattr", "setattr", "delattr", "get", "pop"}
 GET_ITEMS = "__getitems__"  # defined here; torch's DataLoader calls it if it exists
 # Dunder names documented by the language, and os._exit.
 DOCUMENTED = {name for kind in (object, dict, list, type, ast, property, BaseException) for name in dir(kind)} | {
-    "__all__", "__annotations__", "__enter__", "__exit__", "__main__", "__path__", "__post_init__", "__version__", "_exit",
+    "__all__", "__annotations__", "__enter__", "__exit__", "__future__", "__main__", "__path__", "__post_init__", "__version__", "_exit",
 }  # fmt: skip
 
 

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from toy import ARCHITECTURES
 from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainerCallback, pipeline
 
-import run_mlm
 from recipe.finetune.starting_point import progress_of
 from recipe.model.checkpoints import checkpoints, step_of
 from recipe.model.families import MASKED
@@ -204,7 +203,7 @@ def test_a_run_killed_in_its_last_evaluation_is_evaluated_by_the_next_call(run, 
     def killed(*args):
         raise Killed
 
-    monkeypatch.setattr(run_mlm, "report", killed)
+    monkeypatch.setattr(mlm, "report", killed)
     monkeypatch.setattr(PretrainTrainer, "evaluate", killed)
     with pytest.raises(Killed):
         run()
