@@ -99,7 +99,8 @@ def flags(options, tokenizer: str, prepared: str) -> list[str]:
     }
     if not torch.cuda.is_available():
         given["--use_cpu"] = True
-    return ["--do_train", *(str(part) for pair in given.items() for part in pair)]
+    long_run = ["--allow_implausible", "epochs", "time"]
+    return ["--do_train", *(str(part) for pair in given.items() for part in pair), *long_run]
 
 
 def whole(command: list[str], checkout: Path) -> float:
