@@ -84,9 +84,10 @@ def masked_sequences(sources, tokenizer, data, objective, args, phases=()) -> Se
             return MaskedSequences(blocks, masking, **order)
         if phase.objective == "clm":
             return NextTokensOfMasked(blocks, **order)
-        first, last = (phase.first, phase.last) if phase.mlm_probability else (0, None)
+        own = phase.mlm_probability or phase.mlm_probability_end  # else the flags' decay, over the whole run
+        first, last = (phase.first, phase.last) if own else (0, None)
         begin = phase.mlm_probability or objective.mlm_probability
-        end = phase.mlm_probability_end or (begin if phase.mlm_probability else objective.final_mlm_probability)
+        end = phase.mlm_probability_end or (begin if own else objective.final_mlm_probability)
         decay = MaskingRateDecay(begin, end, stages, blocks.length, first, last) if end != begin else None
         masking = Masking(seed=args.seed, mlm_probability=max(begin, end), rate_of=decay, **common)
         masked = MaskedSequences(blocks, masking, **order)

@@ -136,6 +136,22 @@ def test_a_phase_goes_on_where_the_earlier_ones_left_each_source(run, texts, tmp
     assert sequences.epochs(64)["b.txt"] == pytest.approx(len(own) / count)
 
 
+def test_a_masking_rate_decays_within_its_phase(run, texts, tmp_path, monkeypatch):
+    (tmp_path / "own.yaml").write_text(
+        "- {share: 0.5}\n- {share: 0.25, mlm_probability_end: 0.05}\n- {share: 0.25, mlm_probability: 0.3}"
+    )
+    seen = []
+    monkeypatch.setattr(mlm, "pretrain", lambda *parts: seen.append(parts[3]) or 0)
+    run(*texts, "--phases", "own.yaml", "--max_steps", "16")
+    (sequences,) = seen
+    rates = [
+        float(sequences.of_phases[sequences.stages.at(step).phase].masking.rates(np.array([first]))[0])
+        for step in range(16)
+        for first in [sequences.stages.sequences(step).start]
+    ]
+    assert rates == pytest.approx([0.15] * 8 + [0.15, 0.35 / 3, 0.25 / 3, 0.05] + [0.3] * 4)
+
+
 def test_a_mixture_alone_and_its_evaluation_by_source(run, texts, tmp_path):
     code, printed = run(*texts, "--eval_strategy", "steps", "--eval_steps", "2", "--max_eval_samples", "2")
     assert code == 0 and "= a.txt " in printed
